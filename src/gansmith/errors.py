@@ -1,0 +1,14 @@
+"""The errors that a person can mend: each is one line that says what, where, and what would be right."""
+
+
+class UserError(ValueError):
+    """Bad input. The command line prints its text as one line and exits with code 2."""
+
+
+class NonFinite(ArithmeticError):
+    """A loss or a gradient is not finite; raised before any weight of that move is touched."""
+
+    def __init__(self, player: str, what: str) -> None:
+        super().__init__(f"{what} of {player} is not finite")
+        self.player = player
+        self.what = what
