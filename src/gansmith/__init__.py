@@ -1,1 +1,49 @@
-"""placeholder"""
+"""Train generative adversarial networks in PyTorch: one line to start, exact to resume, each variant one small file."""
+
+from typing import TYPE_CHECKING, Any
+
+from gansmith._version import __version__
+from gansmith.errors import UserError
+
+if TYPE_CHECKING:
+    from gansmith.exactness import verify
+    from gansmith.inference import Sampler, load
+    from gansmith.recipe import plan, recipe_names
+    from gansmith.training import Diverged, Stopped, train
+
+__all__ = [
+    "Diverged",
+    "Sampler",
+    "Stopped",
+    "UserError",
+    "__version__",
+    "load",
+    "plan",
+    "recipe_names",
+    "train",
+    "verify",
+]
+
+# Where the public names live; they are imported on first use, because torch takes seconds to import.
+_HOMES = {
+    "Diverged": "training",
+    "Sampler": "inference",
+    "Stopped": "training",
+    "load": "inference",
+    "plan": "recipe",
+    "recipe_names": "recipe",
+    "train": "training",
+    "verify": "exactness",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        import importlib
+
+        return getattr(importlib.import_module(f"gansmith.{_HOMES[name]}"), name)
+    raise AttributeError(f"module 'gansmith' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,189 @@
+"""Checkpoints: one folder each, tensors as safetensors and the rest as JSON, whole or not there at all.
+
+    checkpoints/00001000/tensors.safetensors
+    checkpoints/00001000/state.json           schema version, digests, and the tree that names the tensors
+
+No pickle anywhere: a checkpoint from a stranger cannot run code.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from gansmith._version import __version__
+from gansmith.errors import UserError
+
+SCHEMA = 1
+TENSORS, STATE = "tensors.safetensors", "state.json"
+
+
+class Broken(Exception):
+    """A checkpoint does not verify; the text says why."""
+
+
+# ---- a tree of tensors and plain values, as one flat dict of tensors and JSON -----------------------------------
+
+
+def pack(tree: Any, tensors: dict[str, Tensor], at: str = "") -> Any:
+    """The tree as JSON; every tensor in it goes into `tensors` under its path and leaves {"tensor": path} behind."""
+    if isinstance(tree, Tensor):
+        tensors[at] = tree.detach().to("cpu").contiguous().clone()  # clone: safetensors refuses shared memory
+        return {"tensor": at}
+    if isinstance(tree, Mapping):
+        items = [[key, pack(value, tensors, f"{at}.{key}" if at else str(key))] for key, value in tree.items()]
+        return {"map": items}  # pairs, because an optimizer's keys are whole numbers
+    if isinstance(tree, (list, tuple)):
+        return {"list": [pack(value, tensors, f"{at}.{i}") for i, value in enumerate(tree)]}
+    if tree is None or isinstance(tree, (bool, int, float, str)):
+        return tree
+    raise TypeError(f"{at}: a checkpoint cannot hold a {type(tree).__name__}")
+
+
+def unpack(node: Any, tensors: Mapping[str, Tensor]) -> Any:
+    """The inverse of `pack`; tuples come back as lists."""
+    if not isinstance(node, dict):
+        return node
+    if "tensor" in node:
+        return tensors[node["tensor"]]
+    if "map" in node:
+        return {key: unpack(value, tensors) for key, value in node["map"]}
+    return [unpack(value, tensors) for value in node["list"]]
+
+
+# ---- writing ---------------------------------------------------------------------------------------------------
+
+
+def write(folder: Path, round: int, tree: Mapping[str, Any], *, info: Mapping[str, Any]) -> Path:
+    """Write one checkpoint and return its path: under a temporary name, synced, then renamed."""
+    final = folder / f"{round:08d}"
+    temporary = folder / f".writing-{round:08d}"
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(temporary, ignore_errors=True)  # what a killed process left
+    temporary.mkdir()
+    try:
+        tensors: dict[str, Tensor] = {}
+        packed = pack(tree, tensors)
+        save_file(tensors, temporary / TENSORS)
+        body = {
+            "schema": SCHEMA,
+            "gansmith": __version__,
+            "round": round,
+            **info,
+            "sha256": {TENSORS: file_digest(temporary / TENSORS)},
+            "state": packed,
+        }
+        text = json.dumps({"digest": _digest(body), **body}, allow_nan=True)
+        (temporary / STATE).write_text(text, encoding="utf-8")
+        for path in (temporary / TENSORS, temporary / STATE, temporary):
+            _sync(path)
+        replaced = folder / f".replaced-{round:08d}"
+        if final.exists():  # a broken one that a resume has skipped, or the same round once more
+            shutil.rmtree(replaced, ignore_errors=True)
+            os.replace(final, replaced)
+        os.replace(temporary, final)
+        shutil.rmtree(replaced, ignore_errors=True)
+        _sync(folder)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    return final
+
+
+def prune(folder: Path, keep: int, keep_every: int) -> None:
+    """Remove all but the newest `keep` checkpoints and those at multiples of `keep_every` rounds (0: none)."""
+    for path in everything(folder)[keep:]:
+        if not (keep_every and int(path.name) % keep_every == 0):
+            shutil.rmtree(path)
+
+
+def file_digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _digest(body: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(body, sort_keys=True, allow_nan=True).encode()).hexdigest()
+
+
+def _sync(path: Path) -> None:
+    if sys.platform == "win32" and path.is_dir():  # a folder cannot be opened there
+        return
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+# ---- reading ---------------------------------------------------------------------------------------------------
+
+
+def everything(folder: Path) -> list[Path]:
+    """The checkpoints in a folder, the newest first, unverified."""
+    if not folder.is_dir():
+        return []
+    return sorted((p for p in folder.iterdir() if p.is_dir() and p.name.isdigit()), key=lambda p: -int(p.name))
+
+
+def verify(path: Path) -> dict[str, Any]:
+    """The checkpoint's state.json after all its digests hold; raises Broken with the reason."""
+    try:
+        body = json.loads((path / STATE).read_text(encoding="utf-8"))
+        if body["schema"] != SCHEMA:
+            raise Broken(f"it has schema {body['schema']}, this gansmith {__version__} reads schema {SCHEMA}")
+        if body.pop("digest") != _digest(body):
+            raise Broken(f"{STATE} does not match its digest")
+        for name, digest in body["sha256"].items():
+            if file_digest(path / name) != digest:
+                raise Broken(f"{name} does not match its digest")
+    except OSError as error:
+        raise Broken(f"{Path(error.filename or path).name}: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise Broken(f"{STATE} is damaged") from None
+    return dict(body)
+
+
+def read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(the state's tree on the CPU, state.json without it) of a checkpoint that verifies; raises Broken otherwise."""
+    body = verify(path)
+    try:
+        tensors = load_file(path / TENSORS)
+    except (OSError, SafetensorError) as error:
+        raise Broken(f"{TENSORS}: {error}") from None
+    tree = unpack(body.pop("state"), tensors)
+    return tree, body
+
+
+def newest(folder: Path) -> Iterator[tuple[Path, str | None]]:
+    """The checkpoints, the newest first, each with why it is broken or None; stops after the first good one."""
+    for path in everything(folder):
+        try:
+            verify(path)
+        except Broken as error:
+            yield path, str(error)
+        else:
+            yield path, None
+            return
+
+
+def newest_good(folder: Path, say: Any) -> Path:
+    """The newest checkpoint that verifies, saying which broken ones were skipped; UserError if there is none."""
+    skipped = []
+    for path, reason in newest(folder):
+        if reason is None:
+            return path
+        say(f"skipped the broken checkpoint {path}: {reason}")
+        skipped.append(path)
+    what = f"all {len(skipped)} checkpoints are broken" if skipped else "there is no checkpoint"
+    raise UserError(f"{folder}: {what}, so there is nothing to load")

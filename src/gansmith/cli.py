@@ -1,0 +1,362 @@
+"""The command line: parses, makes one call, prints. Nothing heavy is imported before a verb needs it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+
+from gansmith._version import __version__
+from gansmith.errors import UserError
+
+# What of a recipe has a flag of its own in --help, the post's options first, with the gan recipe's defaults. Every other
+# key of a recipe is a flag as well, by its dotted name.
+OPTIONS: dict[str, tuple[str, str, str]] = {
+    "n_epochs": ("INT", "passes over the training images", "200"),
+    "batch_size": ("INT", "images of one batch", "64"),
+    "lr": ("FLOAT", "Adam: learning rate, of both players", "0.0002"),
+    "b1": ("FLOAT", "Adam: decay of the mean of the gradient", "0.5"),
+    "b2": ("FLOAT", "Adam: decay of the mean of the squared gradient", "0.999"),
+    "n_cpu": ("INT", "threads that decode pictures and read batches from disk", "8"),
+    "latent_dim": ("INT", "dimensions of the noise", "100"),
+    "img_size": ("INT", "side of the images in pixels", "28"),
+    "channels": ("INT", "channels of the images: 1, 3 or 4", "1"),
+    "sample_interval": ("INT", "rounds between two pictures of samples", "400"),
+    "steps": ("INT", "length in rounds, in place of --n_epochs", ""),
+    "seed": ("INT", "seed of weights, noise and order of the images", "0"),
+}
+
+
+class _OneLine(click.Group):
+    """Errors are one line on stderr and exit code 2, without a traceback."""
+
+    def main(self, *args: Any, **kwargs: Any) -> NoReturn:
+        try:
+            code = super().main(*args, **{**kwargs, "standalone_mode": False})
+            sys.exit(code if isinstance(code, int) else 0)
+        except click.ClickException as error:
+            where = f" {error.ctx.info_name}" if isinstance(error, click.UsageError) and error.ctx else ""
+            where = "" if where == " gansmith" else where
+            _fail(f"{error.format_message()}  (gansmith{where} --help shows what there is)")
+        except UserError as error:
+            _fail(str(error))
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nobody reads any more
+            sys.exit(1)
+        except OSError as error:
+            _fail(f"{error.filename or 'input/output'}: {error.strerror or error}")
+        except (click.Abort, KeyboardInterrupt):
+            _fail("interrupted", 130)
+
+
+def _fail(text: str, code: int = 2) -> NoReturn:
+    click.echo(f"gansmith: error: {text}", err=True)
+    sys.exit(code)
+
+
+@click.group(cls=_OneLine, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, package_name="gansmith")
+def main() -> None:
+    """Train generative adversarial networks.
+
+    \b
+    gansmith train                      the vanilla GAN on MNIST
+    gansmith train gan --data PICTURES  on a folder of your own pictures
+    gansmith train RUN                  go on with a run
+    gansmith sample RUN                 pictures from a run
+    """
+    if "" not in sys.path:
+        sys.path.append("")  # a private "module:attribute" lies in the folder where one works
+
+
+def _recipe_options(names: tuple[str, ...]) -> Callable[[Any], Any]:
+    def add(command: Any) -> Any:
+        for name in reversed(names):
+            metavar, text, default = OPTIONS[name]
+            shown = f"{text}  [{default}]" if default else text
+            command = click.option(f"--{name}", metavar=metavar, help=shown)(command)
+        return command
+
+    return add
+
+
+_FREE_WORDS = {"ignore_unknown_options": True}
+
+
+@main.command(context_settings=_FREE_WORDS)
+@click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="[WHAT] [--KEY VALUE]...")
+@click.option("--data", metavar="NAME|FOLDER", help="a data set by name, or a folder of pictures  [mnist]")
+@click.option("--out", metavar="RUN", help="folder of the new run  [runs/RECIPE-DATA-NNN]")
+@_recipe_options(tuple(OPTIONS))
+@click.option("--device", default="auto", metavar="DEVICE", help="auto, cpu, cuda or mps  [auto]")
+@click.option("--dry-run", is_flag=True, help="print the resolved recipe, and where each value comes from")
+@click.option("--quiet", is_flag=True, help="print nothing but errors")
+def train(
+    words: tuple[str, ...], out: str | None, device: str, dry_run: bool, quiet: bool, **options: str | None
+) -> None:
+    """Train WHAT: a recipe by name (gansmith recipes ls), a YAML file, or a run's folder, which goes on with it.
+
+    The defaults shown are those of the recipe gan. Any key of a recipe is a flag too: --game.n_critic 5, or
+    networks.G.widths=[64,128]. Flags win over the YAML.
+    """
+    what, flags = _words("gan", words, options)
+    from gansmith.recipe import is_run, plan
+
+    resolved = plan(what, flags=flags)  # before torch is imported: a wrong key is answered at once
+    if dry_run:
+        _print_plan(resolved)
+        return
+    import signal
+
+    from gansmith.training import Diverged, Stopped
+    from gansmith.training import train as run_training
+
+    try:
+        run = run_training(what, out=out, device=device, overrides=flags, quiet=quiet)
+    except Diverged as error:
+        _fail(str(error), 1)
+    except Stopped as stop:
+        click.echo(
+            f"stopped by {signal.Signals(stop.signum).name} and saved; go on with: gansmith train {stop.run}",
+            err=True,
+        )
+        sys.exit(128 + stop.signum)
+    if not quiet:
+        more = "" if is_run(what) else f"\nlonger:   gansmith train {run} --n_epochs N"
+        click.echo(f"look at:  {run / 'growth.gif'}\nthen:     gansmith sample {run}{more}")
+
+
+@main.command()
+@click.argument("run")
+@click.option(
+    "--seeds",
+    metavar="LIST",
+    help="one picture per seed, such as 0-63 or 1,5,9-12  [as many as --grid holds]",
+)
+@click.option("--grid", metavar="COLSxROWS", help="how the pictures are laid out  [8x8]")
+@click.option("--out", metavar="PATH", help=".png: a grid; .npz: arrays; a folder: one .png each  [in RUN]")
+@click.option("--traverse", metavar="CODE", help="vary one code along each row (infogan): category, code1, ...")
+@click.option("--round", type=int, metavar="N", help="the checkpoint of this round  [the newest]")
+@click.option("--raw", is_flag=True, help="the weights themselves where the run keeps a moving average")
+@click.option("--device", default="auto", metavar="DEVICE", help="auto, cpu, cuda or mps  [auto]")
+def sample(
+    run: str,
+    seeds: str | None,
+    grid: str | None,
+    out: str | None,
+    traverse: str | None,
+    round: int | None,
+    raw: bool,
+    device: str,
+) -> None:
+    """Make pictures with the generator of RUN; the same seed gives the same picture."""
+    columns, rows = _grid(grid or ("10x10" if traverse else "8x8"))
+    chosen = _seeds(seeds) if seeds is not None else range(rows if traverse else columns * rows)
+    if grid is not None and not traverse and len(chosen) > columns * rows:
+        raise UserError(
+            f"--grid {grid} has {columns * rows} places for {len(chosen)} seeds; make it larger or leave it away"
+        )
+    from gansmith.inference import load
+    from gansmith.report.pictures import save_images
+
+    sampler = load(run, round=round, ema=not raw, device=device, say=_note)
+    if traverse:
+        pictures = sampler.traverse(traverse, chosen, columns)
+        columns = pictures.shape[1]
+        pictures = pictures.reshape(-1, *pictures.shape[2:])
+        names = [f"seed-{seed}-{traverse}-{i}" for seed in chosen for i in range(columns)]
+    else:
+        pictures = sampler.sample(chosen)
+        names = [f"seed-{seed}" for seed in chosen]
+    what = traverse or f"seeds-{seeds or f'0-{len(chosen) - 1}'}"
+    path = Path(out) if out else Path(run) / f"sample-{sampler.round:06d}-{what}.png"
+    save_images(pictures, path, columns=columns, names=names)
+    click.echo(f"{len(pictures)} pictures of round {sampler.round}: {path}")
+
+
+@main.command()
+@click.argument("run")
+@click.option("--seeds", default="0-4", metavar="LIST", help="the path goes through these, such as 0,7 or 0-4  [0-4]")
+@click.option(
+    "--frames",
+    default=10,
+    type=click.IntRange(min=2),
+    metavar="N",
+    help="pictures from one seed to the next  [10]",
+)
+@click.option("--out", metavar="PATH", help=".png: a strip per pair of seeds; .gif: a film that loops  [in RUN]")
+@click.option("--round", type=int, metavar="N", help="the checkpoint of this round  [the newest]")
+@click.option("--raw", is_flag=True, help="the weights themselves where the run keeps a moving average")
+@click.option("--device", default="auto", metavar="DEVICE", help="auto, cpu, cuda or mps  [auto]")
+def interpolate(run: str, seeds: str, frames: int, out: str | None, round: int | None, raw: bool, device: str) -> None:
+    """Walk through the latent space of RUN, from one seed to the next."""
+    chosen = _seeds(seeds)
+    path = Path(out) if out else None
+    if path and path.suffix.lower() not in (".png", ".gif"):
+        raise UserError(f"--out {path}: it must end in .png (a strip) or .gif (a film)")
+    from gansmith.inference import load
+    from gansmith.report.pictures import save_film, save_images
+
+    sampler = load(run, round=round, ema=not raw, device=device, say=_note)
+    path = path or Path(run) / f"interpolate-{sampler.round:06d}-seeds-{seeds}.png"
+    if path.suffix.lower() == ".gif":
+        closed = [*chosen, chosen[0]]
+        pictures = sampler.interpolate(closed, frames + 1)[:, :-1]  # each path's end is the next one's start
+        save_film(pictures.reshape(-1, *pictures.shape[2:]), path)
+    else:
+        pictures = sampler.interpolate(chosen, frames)
+        save_images(pictures.reshape(-1, *pictures.shape[2:]), path, columns=frames)
+    click.echo(f"{pictures.shape[0]} x {pictures.shape[1]} pictures of round {sampler.round}: {path}")
+
+
+@main.command(context_settings=_FREE_WORDS)
+@click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="[RECIPE] [--KEY VALUE]...")
+@click.option("--data", metavar="NAME|FOLDER", help="a data set by name, or a folder of pictures  [the recipe's]")
+@click.option(
+    "--steps",
+    default=20,
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="rounds before and after the resume  [20]",
+)
+@click.option("--device", default="auto", metavar="DEVICE", help="auto, cpu, cuda or mps  [auto]")
+def verify(words: tuple[str, ...], data: str | None, steps: int, device: str) -> None:
+    """Check on this machine that training 2N rounds equals N, a resume, and N more, bit for bit."""
+    what, flags = _words("gan", words, {"data": data})
+    from gansmith.recipe import is_run, plan
+
+    if is_run(what):
+        raise UserError(f"{what} is a run; verify takes a recipe: gansmith verify {Path(what) / 'recipe.yaml'}")
+    plan(what, flags=flags)
+    from gansmith.exactness import verify as run_verify
+
+    result = run_verify(what, steps=steps, device=device, overrides=flags)
+    if not result.exact:
+        shown = ", ".join(result.different[:5])
+        _fail(
+            f"{len(result.different)} of {result.tensors + result.values} differ after {result.rounds} rounds: {shown}",
+            1,
+        )
+    click.echo(
+        f"exact: {steps} rounds + resume + {steps} rounds equal {result.rounds} rounds, bit for bit"
+        f" ({result.tensors} tensors and {result.values} values compared)"
+    )
+
+
+@main.group()
+def recipes() -> None:
+    """The recipes that gansmith ships: list, show, copy."""
+
+
+@recipes.command("ls")
+def recipes_ls() -> None:
+    """List them, each with the first line of its header."""
+    from gansmith.recipe import recipe_names, recipe_text
+
+    for name in recipe_names():
+        click.echo(f"{name:12s} {recipe_text(name).splitlines()[0].removeprefix('# ')}")
+
+
+@recipes.command("show")
+@click.argument("name")
+def recipes_show(name: str) -> None:
+    """Print the recipe NAME, header included."""
+    from gansmith.recipe import recipe_text
+
+    click.echo(recipe_text(name), nl=False)
+
+
+@recipes.command("cp")
+@click.argument("name")
+@click.argument("path", required=False)
+def recipes_cp(name: str, path: str | None) -> None:
+    """Copy the recipe NAME to PATH, to change it and train it: gansmith train PATH."""
+    from gansmith.recipe import recipe_text
+
+    text = recipe_text(name)
+    target = Path(path or f"{name}.yaml")
+    target = target / f"{name}.yaml" if target.is_dir() else target
+    if target.suffix not in (".yaml", ".yml"):
+        raise UserError(f"{target}: a recipe's file ends in .yaml")
+    try:
+        with target.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError:
+        raise UserError(f"{target} exists; give another path") from None
+    click.echo(f"change it, then: gansmith train {target}")
+
+
+# ---- what the verbs share --------------------------------------------------------------------------------------
+
+
+def _words(default: str, words: tuple[str, ...], options: Mapping[str, str | None]) -> tuple[str, dict[str, Any]]:
+    """(WHAT, flags) of a command line: WHAT may stand anywhere, `--a.b 1`, `--a.b=1` and `a.b=1` are flags."""
+    flags = {key: value for key, value in options.items() if value is not None}
+    if "data" in flags:
+        flags["data.name"] = flags.pop("data")
+    rest, found = list(words), []
+    while rest:
+        word = rest.pop(0)
+        key, equals, value = word.partition("=")
+        if word.startswith("--") and not equals:
+            if not rest or rest[0].startswith("--"):
+                raise UserError(f"{word} needs a value{_suggest(key)}")
+            value = rest.pop(0)
+        elif not equals:
+            if word.startswith("-"):
+                raise UserError(f"there is no option {word}{_suggest(key)}")
+            found.append(word)
+            continue
+        flags[key.lstrip("-")] = value
+    if len(found) > 1:
+        raise UserError(f"{found[0]} and {found[1]}: one recipe, file or run at a time")
+    import yaml
+
+    values = {}
+    for key, value in flags.items():
+        try:
+            values[key] = value if key in ("data.name",) else yaml.safe_load(value)
+        except yaml.YAMLError:
+            values[key] = value
+    if "n_epochs" in values and "steps" not in values:
+        values["steps"] = None  # the length asked for wins over one in the recipe
+    return (found[0] if found else default), values
+
+
+def _suggest(flag: str) -> str:
+    from gansmith.schema import did_you_mean
+
+    return did_you_mean(flag, [f"--{name}" for name in (*OPTIONS, "data", "out", "device", "dry-run", "quiet")])
+
+
+def _grid(text: str) -> tuple[int, int]:
+    columns, _, rows = text.lower().partition("x")
+    if columns.isdecimal() and rows.isdecimal() and int(columns) > 0 and int(rows) > 0:
+        return int(columns), int(rows)
+    raise UserError(f"--grid is {text!r}; it must be columns x rows, such as 8x8")
+
+
+def _seeds(text: str) -> list[int]:
+    """The whole numbers in "0-63" or "1,5,9-12"."""
+    seeds: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()) or (dash and int(last) < int(first)):
+            raise UserError(f"--seeds is {text!r}; it must be whole numbers such as 0-63 or 1,5,9-12")
+        seeds += range(int(first), int(last or first) + 1)
+    return seeds
+
+
+def _note(text: str) -> None:
+    click.echo(text, err=True)
+
+
+def _print_plan(resolved: Any) -> None:
+    rows = [(key, "null" if value is None else str(value), origin) for key, value, origin in resolved.lines()]
+    wide = [max(len(row[i]) for row in rows) for i in (0, 1)]
+    for key, value, origin in rows:
+        click.echo(f"{key:{wide[0]}s}  {value:{wide[1]}s}  # {origin}")

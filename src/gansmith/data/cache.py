@@ -1,0 +1,236 @@
+"""Prepared pictures on disk: one folder per set, made elsewhere and renamed into place in one step.
+
+An entry holds images.npy, labels.npy (when there are labels) and set.json. Two processes that make the same
+entry at once both work; the first rename wins, the other takes the winner's files.
+"""
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import re
+import shutil
+import sys
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from gansmith.data.imageset import Bytes, ImageSet, Labels, content_digest, sha256
+from gansmith.errors import UserError
+
+Say = Callable[[str], None]
+
+HEADER = 128  # bytes of the .npy header; fixed, so that the number of pictures can be filled in at the end
+CHECKED_BYTES = 1 << 28  # up to this size the digest is checked at every load, beyond it only the size
+STALE_SECONDS = 3 * 86_400
+
+
+@dataclass(frozen=True)
+class Broken:
+    """A picture that was left out, and why."""
+
+    file: str
+    why: str
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A prepared set, the pictures that were left out (the first few) and how many they were."""
+
+    data: ImageSet
+    broken: list[Broken]
+    n_broken: int
+
+
+def cache_folder() -> Path:
+    """$GANSMITH_CACHE, else the user's cache folder of the platform."""
+    if own := os.environ.get("GANSMITH_CACHE"):
+        return Path(own).expanduser()
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local")) / "gansmith" / "cache"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gansmith"
+
+
+def entry_path(name: str, *parts: object) -> Path:
+    """Where the set `name` lies when it was made from `parts` (content and preprocessing, as text)."""
+    key = hashlib.sha256("\n".join(str(part) for part in (name, *parts)).encode()).hexdigest()
+    slug = re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-")[:40] or "set"
+    return cache_folder() / f"{slug}-{key[:20]}"
+
+
+def load_entry(path: Path, say: Say) -> Entry | None:
+    """The entry at `path`; None if there is none, or if it is damaged, which is said."""
+    try:
+        about = json.loads((path / "set.json").read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError) as error:
+        say(f"the cache {path} cannot be read ({error}); making it anew")
+        return None
+    try:
+        return _open(path, about)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        say(f"the cache {path} is damaged ({error}); making it anew")
+        return None
+
+
+def _open(path: Path, about: dict[str, Any]) -> Entry:
+    images = np.load(path / "images.npy", mmap_mode="r", allow_pickle=False)
+    shape = tuple(about["shape"])
+    if images.shape != shape or images.dtype != np.uint8:
+        raise ValueError(f"images.npy is {images.dtype} {images.shape}, not uint8 {shape}")
+    if images.nbytes <= CHECKED_BYTES and sha256(images) != about["images_sha256"]:
+        raise ValueError("images.npy has another digest")
+    labels = None
+    if about["labels_sha256"] is not None:
+        labels = np.load(path / "labels.npy", allow_pickle=False)
+        if labels.shape != shape[:1] or labels.dtype != np.int64 or sha256(labels) != about["labels_sha256"]:
+            raise ValueError("labels.npy has another digest")
+        labels.flags.writeable = False
+    data = ImageSet(about["name"], images, labels, tuple(about["classes"]), about["digest"])
+    return Entry(data, [Broken(*pair) for pair in about["broken"]], about["n_broken"])
+
+
+class Draft:
+    """A set while it is made: `write` pictures in order, then `finish`; or leave the `with` block to drop it.
+
+    Lies in a temporary folder beside `path`, or in memory when the cache folder cannot be written.
+    """
+
+    def __init__(self, path: Path, say: Say) -> None:
+        self.path = path
+        self.say = say
+        self.folder: Path | None = None
+        self.count = 0
+        self._shape: tuple[int, ...] = ()
+        self._sha = hashlib.sha256()
+        self._file: BinaryIO
+        folder = path.parent / f".tmp-{uuid.uuid4().hex}"
+        try:
+            folder.mkdir(parents=True)
+            self._file = (folder / "images.npy").open("w+b")
+            self.folder = folder
+        except OSError as error:
+            say(f"the cache folder {path.parent} cannot be written ({error.strerror}); going on in memory")
+            self._file = io.BytesIO()
+        else:
+            _remove_stale(path.parent)
+        self._file.write(bytes(HEADER))
+
+    def __enter__(self) -> "Draft":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+        if self.folder is not None:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    def write(self, images: Bytes) -> None:
+        """Adds images (N, C, H, W); UserError when the disk is full."""
+        flat = np.ascontiguousarray(images)
+        self._shape = flat.shape[1:]
+        self.count += len(flat)
+        self._sha.update(flat.data)
+        with self._disk():
+            self._file.write(flat.data)
+
+    def finish(
+        self,
+        name: str,
+        labels: Labels | None,
+        classes: tuple[str, ...],
+        broken: list[Broken],
+        digest: str | None = None,
+    ) -> ImageSet:
+        """Puts the set in its place and opens it; `digest` replaces the digest of the content."""
+        shape = (self.count, *self._shape)
+        images_sha = self._sha.hexdigest()
+        labels_sha = None if labels is None else sha256(labels)
+        digest = digest or content_digest(shape, images_sha, labels_sha)
+        if self.folder is None:
+            return self._in_memory(name, shape, labels, classes, digest)
+        about = {
+            "name": name,
+            "shape": shape,
+            "classes": classes,
+            "digest": digest,
+            "images_sha256": images_sha,
+            "labels_sha256": labels_sha,
+            "broken": [(item.file, item.why) for item in broken[:10]],
+            "n_broken": len(broken),
+        }
+        with self._disk():
+            self._file.seek(0)
+            self._file.write(_npy_header(shape))
+            _flush(self._file)
+            self._file.close()
+            if labels is not None:
+                with (self.folder / "labels.npy").open("wb") as file:
+                    np.save(file, labels, allow_pickle=False)
+                    _flush(file)
+            with (self.folder / "set.json").open("wb") as file:
+                file.write(json.dumps(about, indent=1).encode())
+                _flush(file)
+            return self._move()
+
+    def _move(self) -> ImageSet:
+        assert self.folder is not None
+        for _ in range(3):
+            try:
+                self.folder.rename(self.path)
+            except OSError:
+                # Something lies there already: another process was first, or it is a damaged entry.
+                if (entry := load_entry(self.path, lambda _: None)) is not None:
+                    return entry.data
+                old = self.path.with_name(f".tmp-{uuid.uuid4().hex}")
+                with contextlib.suppress(OSError):
+                    self.path.rename(old)
+                    shutil.rmtree(old, ignore_errors=True)
+                continue
+            if (entry := load_entry(self.path, self.say)) is not None:
+                return entry.data
+        raise UserError(f"the cache {self.path} cannot be put in place; remove it, or set GANSMITH_CACHE")
+
+    def _in_memory(
+        self, name: str, shape: tuple[int, ...], labels: Labels | None, classes: tuple[str, ...], digest: str
+    ) -> ImageSet:
+        assert isinstance(self._file, io.BytesIO)
+        raw = self._file.getvalue()  # shares the buffer until the file is written again
+        images = np.frombuffer(raw, np.uint8, offset=HEADER).reshape(shape)
+        return ImageSet(name, images, labels, classes, digest)
+
+    @contextlib.contextmanager
+    def _disk(self) -> Any:
+        try:
+            yield
+        except OSError as error:
+            raise UserError(
+                f"{self.path.parent}: {error.strerror} while writing prepared pictures; "
+                "make room, or set GANSMITH_CACHE to a folder with more room"
+            ) from error
+
+
+def _flush(file: BinaryIO) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _npy_header(shape: tuple[int, ...]) -> bytes:
+    """A version 1.0 .npy header of exactly HEADER bytes for a C-ordered uint8 array."""
+    text = f"{{'descr': '|u1', 'fortran_order': False, 'shape': {shape}, }}"
+    prefix = b"\x93NUMPY\x01\x00" + (HEADER - 10).to_bytes(2, "little")
+    return prefix + text.ljust(HEADER - 11).encode() + b"\n"
+
+
+def _remove_stale(folder: Path) -> None:
+    """Removes what a killed process left unfinished days ago."""
+    for path in folder.glob(".tmp-*"):
+        with contextlib.suppress(OSError):
+            if time.time() - path.stat().st_mtime > STALE_SECONDS:
+                shutil.rmtree(path, ignore_errors=True)

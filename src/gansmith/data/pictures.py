@@ -1,0 +1,151 @@
+"""One picture file, of any mode and size, as uint8 of one size."""
+
+import contextlib
+import struct
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from gansmith.data.imageset import Bytes
+
+VERSION = 1  # part of every cache key: raise it when the pixels that come out of this file change
+
+# Extensions and formats are named, for Pillow would also start Ghostscript on an EPS file, whatever its name is.
+EXTENSIONS = frozenset(
+    [
+        ".apng",
+        ".avif",
+        ".bmp",
+        ".dib",
+        ".gif",
+        ".ico",
+        ".j2k",
+        ".jfif",
+        ".jp2",
+        ".jpe",
+        ".jpeg",
+        ".jpg",
+        ".pbm",
+        ".pcx",
+        ".pgm",
+        ".png",
+        ".pnm",
+        ".ppm",
+        ".sgi",
+        ".tga",
+        ".tif",
+        ".tiff",
+        ".webp",
+    ]
+)
+FORMATS = [
+    "AVIF",
+    "BMP",
+    "DIB",
+    "GIF",
+    "ICO",
+    "JPEG",
+    "JPEG2000",
+    "MPO",
+    "PCX",
+    "PNG",
+    "PPM",
+    "SGI",
+    "TGA",
+    "TIFF",
+    "WEBP",
+]
+
+ORIENTATION = 0x0112
+UPRIGHT = {  # EXIF orientation -> how to turn the picture upright
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # channels -> Pillow mode
+FITS = ("crop", "pad", "stretch")
+
+
+def open_picture(path: Path) -> Image.Image:
+    """The first frame of a file, decoded and turned upright; raises whatever Pillow does on a broken file."""
+    if path.stat().st_size == 0:
+        raise ValueError("an empty file")
+    Image.init()
+    with Image.open(path, formats=[name for name in FORMATS if name in Image.OPEN]) as image:
+        image.load()
+        orientation = None
+        # A picture with damaged EXIF is still a picture.
+        with contextlib.suppress(OSError, ValueError, SyntaxError, KeyError, TypeError, struct.error):
+            orientation = image.getexif().get(ORIENTATION)
+        turn = UPRIGHT.get(orientation) if isinstance(orientation, int) else None
+        return image.copy() if turn is None else image.transpose(turn)
+
+
+def why_broken(error: Exception) -> str:
+    """The reason for the user, on one line."""
+    if isinstance(error, UnidentifiedImageError):
+        return "not a picture"  # Pillow's own text repeats the path
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def to_array(image: Image.Image, img_size: int, channels: int, fit: str) -> Bytes:
+    """A picture of any mode as uint8 (C, img_size, img_size), scaled with an antialiasing bicubic filter.
+
+    fit: "crop" takes the central square, "pad" fits the whole picture in and fills up with black (transparent
+    black with 4 channels), "stretch" ignores the aspect ratio. ValueError for pixel values without a known range.
+    """
+    image = _eight_bit(image, channels)
+    width, height = image.size
+    size = (img_size, img_size)
+    if fit == "crop":
+        side = min(width, height)
+        left, top = (width - side) // 2, (height - side) // 2
+        image = image.resize(size, Image.Resampling.BICUBIC, box=(left, top, left + side, top + side))
+    elif fit == "pad":
+        scale = img_size / max(width, height)
+        inner = max(1, round(width * scale)), max(1, round(height * scale))
+        inside = image.resize(inner, Image.Resampling.BICUBIC)
+        image = Image.new(image.mode, size)
+        image.paste(inside, ((img_size - inner[0]) // 2, (img_size - inner[1]) // 2))
+    else:
+        image = image.resize(size, Image.Resampling.BICUBIC)
+    pixels = np.asarray(image)
+    return pixels[None] if channels == 1 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+
+def _eight_bit(image: Image.Image, channels: int) -> Image.Image:
+    """The picture in the mode of `channels`, composited on white unless there are 4.
+
+    16-bit greys are divided by 257; 32-bit integers count as 16-bit ones, and floats as 0..1 or else as 0..255.
+    """
+    if image.mode.startswith("I"):
+        image = _from_integers(np.asarray(image).astype(np.int64))
+    elif image.mode == "F":
+        image = _from_floats(np.asarray(image))
+    mode = MODES[channels]
+    if mode != "RGBA" and image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    if image.mode not in ("1", "L", "RGB", "RGBA", "P", "LA", "PA", "RGBa"):
+        image = image.convert("RGB")  # CMYK, YCbCr, LAB, HSV do not all convert to L or RGBA directly
+    return image.convert(mode)
+
+
+def _from_integers(values: np.ndarray[tuple[int, ...], np.dtype[np.int64]]) -> Image.Image:
+    if values.min() < 0 or values.max() > 65535:
+        raise ValueError(f"pixels from {values.min()} to {values.max()}; integers must lie in 0..65535")
+    return Image.fromarray(((values + 128) // 257).astype(np.uint8))
+
+
+def _from_floats(values: np.ndarray[tuple[int, ...], np.dtype[np.float32]]) -> Image.Image:
+    low, high = float(values.min()), float(values.max())
+    if not 0 <= low <= high <= 255:  # false for nan, too
+        raise ValueError(f"pixels from {low:g} to {high:g}; floats must lie in 0..1 or 0..255")
+    return Image.fromarray(np.rint(values * (255 if high <= 1 else 1)).astype(np.uint8))

@@ -1,0 +1,195 @@
+"""Batches without end, in an order that follows from the seed and the position alone."""
+
+import hashlib
+import os
+import sys
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from threading import Lock
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gansmith.data.imageset import ImageSet, Labels
+from gansmith.errors import UserError
+
+FREE_SHARE = 0.25  # "auto" keeps a set on the device that takes at most this share of its free memory
+MEMORY = ("auto", "device", "map")
+
+
+class Batch(NamedTuple):
+    """images (N, C, H, W) in [-1, 1] and labels (N,) int64 or None, both on the device of the stream."""
+
+    images: Tensor
+    labels: Tensor | None
+
+
+class Stream(Iterator[Batch]):
+    """Endless batches of a set: each epoch is a fresh permutation, and its short last batch is kept.
+
+    memory="device" keeps all images on the device as uint8; "map" reads them from the memory map with `n_cpu`
+    threads ahead of use; "auto" is "device" when the set takes at most a quarter of the free memory there.
+    Both give the same batches bit for bit. images are x / 127.5 - 1, computed in `dtype` on the device.
+    """
+
+    def __init__(
+        self,
+        data: ImageSet,
+        *,
+        batch_size: int,
+        seed: int,
+        device: torch.device | str = "cpu",
+        memory: str = "auto",
+        n_cpu: int = 8,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        if memory not in MEMORY:
+            raise UserError(f"memory is {memory!r}; it must be one of {', '.join(MEMORY)}")
+        if batch_size < 1:
+            raise UserError(f"batch_size is {batch_size}; it must be at least 1")
+        if n_cpu < 1:
+            raise UserError(f"n_cpu is {n_cpu}; it must be at least 1")
+        if len(data) == 0:
+            raise UserError(f"the data set {data.name} is empty")
+        self.data = data
+        self.batch_size = batch_size
+        self.seed = seed
+        self.device = torch.device(device)
+        self.position = 0
+        self.batches_per_epoch = -(-len(data) // batch_size)
+        self.in_memory = memory == "device" or (memory == "auto" and _fits(data.images.nbytes, self.device))
+        # A tensor, for CUDA divides by a plain number through its reciprocal, which rounds differently.
+        self._half = torch.tensor(127.5, dtype=dtype, device=self.device)
+        self._orders: dict[int, Labels] = {}
+        self._order_lock = Lock()
+        self._closed = False
+        self._images = _on_device(data.images, self.device) if self.in_memory else None
+        self._pool = None if self.in_memory else ThreadPoolExecutor(n_cpu, thread_name_prefix="gansmith-data")
+        self._ahead: deque[Future[Tensor]] = deque()
+        self._depth = min(2 * n_cpu, 16)
+
+    @property
+    def epoch(self) -> float:
+        """Epochs given out since the start of training."""
+        return self.position / self.batches_per_epoch
+
+    def __next__(self) -> Batch:
+        if self._closed:
+            raise RuntimeError("the stream is closed")
+        index = self._indices(self.position)
+        raw = self._gather(index) if self._images is not None else self._prefetched()
+        images = raw.to(self._half.dtype).div_(self._half).sub_(1)
+        labels = None
+        if self.data.labels is not None:
+            labels = self._to_device(torch.from_numpy(self.data.labels[index]))
+        self.position += 1
+        return Batch(images, labels)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that decides the batches to come, as plain JSON scalars."""
+        return {
+            "position": self.position,
+            "seed": self.seed,
+            "batch_size": self.batch_size,
+            "images": len(self.data),
+            "digest": self.data.digest,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes to the position of `state` at once; UserError if it is of another set, seed or batch size."""
+        here = self.state_dict()
+        for key in ("seed", "batch_size", "images", "digest"):
+            if state[key] != here[key]:
+                raise UserError(
+                    f"the data stream cannot be resumed: {key} was {state[key]} and is now {here[key]}; "
+                    "resume with the data and settings that the run was started with"
+                )
+        self._forget()
+        self.position = int(state["position"])
+
+    def close(self) -> None:
+        """Ends the reading threads; the stream gives no batch after this."""
+        self._closed = True
+        self._forget()
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+        self._images = None
+
+    def _order(self, epoch: int) -> Labels:
+        """The permutation (N,) of an epoch, from seed and epoch alone."""
+        with self._order_lock:
+            if epoch not in self._orders:
+                current = self.position // self.batches_per_epoch
+                for old in [key for key in self._orders if key < current]:
+                    del self._orders[old]
+                mixed = hashlib.sha256(f"gansmith order {self.seed} {epoch}".encode()).digest()
+                generator = torch.Generator().manual_seed(int.from_bytes(mixed[:8], "little") >> 1)
+                self._orders[epoch] = torch.randperm(len(self.data), generator=generator).numpy()
+            return self._orders[epoch]
+
+    def _indices(self, position: int) -> Labels:
+        epoch, batch = divmod(position, self.batches_per_epoch)
+        start = batch * self.batch_size
+        return self._order(epoch)[start : start + self.batch_size]
+
+    def _gather(self, index: Labels) -> Tensor:
+        assert self._images is not None
+        return self._images.index_select(0, self._to_device(torch.from_numpy(index)))
+
+    def _prefetched(self) -> Tensor:
+        """The raw batch at `position`; the next ones, of the next epoch too, are on their way by then."""
+        assert self._pool is not None
+        while len(self._ahead) < self._depth:
+            self._ahead.append(self._pool.submit(self._read, self.position + len(self._ahead)))
+        try:
+            raw = self._ahead[0].result()
+        except BaseException:
+            self._forget()  # so that a second try starts again at this position
+            raise
+        self._ahead.popleft()
+        return self._to_device(raw)
+
+    def _read(self, position: int) -> Tensor:
+        raw = torch.from_numpy(np.take(np.asarray(self.data.images), self._indices(position), axis=0))
+        return raw.pin_memory() if self.device.type == "cuda" else raw
+
+    def _to_device(self, tensor: Tensor) -> Tensor:
+        return tensor.to(self.device, non_blocking=tensor.is_pinned()) if self.device.type != "cpu" else tensor
+
+    def _forget(self) -> None:
+        for future in self._ahead:
+            future.cancel()
+        self._ahead.clear()
+
+
+def _on_device(images: np.ndarray[Any, np.dtype[np.uint8]], device: torch.device) -> Tensor:
+    """A copy of the images on the device, made piece by piece so that no second copy lies in host memory."""
+    out = torch.empty(images.shape, dtype=torch.uint8, device=device)
+    step = max(1, (64 << 20) // images[0].nbytes)
+    for start in range(0, len(images), step):
+        out[start : start + step] = torch.from_numpy(np.array(images[start : start + step]))
+    return out
+
+
+def _fits(n_bytes: int, device: torch.device) -> bool:
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else _free_host_memory()
+    return n_bytes <= FREE_SHARE * free
+
+
+def _free_host_memory() -> int:
+    """Bytes that can be taken without swapping; a cautious 2 GiB where the platform does not tell."""
+    found = 2 << 30
+    if sys.platform != "win32":
+        try:
+            found = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+            # Linux: sysconf counts the page cache, which is full of our own pictures, as taken.
+            lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+            found = next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable:"))
+            found = min(found, int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii")))
+        except (OSError, ValueError, StopIteration):
+            pass  # each line is better than the one before, and none is needed
+    return found

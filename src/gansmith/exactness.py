@@ -1,0 +1,88 @@
+"""Is a resumed run the same run, bit for bit, on this machine? `gansmith verify` finds out."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gansmith import checkpoint
+from gansmith.errors import UserError
+from gansmith.training import train
+
+# The only thing that may differ between two equal trainings.
+_CLOCK = "seconds"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What was compared, and the names of what differs."""
+
+    rounds: int
+    tensors: int
+    values: int
+    different: tuple[str, ...]
+
+    @property
+    def exact(self) -> bool:
+        return not self.different
+
+
+def verify(
+    what: str | Path = "gan",
+    *,
+    steps: int = 20,
+    data: str | Path | None = None,
+    seed: int | None = None,
+    device: str = "auto",
+    overrides: Mapping[str, Any] | None = None,
+) -> Comparison:
+    """Train 2 `steps` rounds at one go, and `steps` + resume + `steps`; compare everything that the state holds."""
+    if steps < 1:
+        raise UserError(f"steps is {steps}; it must be at least 1")
+    options: dict[str, Any] = {"data": data, "seed": seed, "device": device, "quiet": True}
+    with tempfile.TemporaryDirectory(prefix="gansmith-verify-") as folder:
+        once, twice = Path(folder, "once"), Path(folder, "twice")
+        train(what, out=once, steps=2 * steps, overrides=overrides, **options)
+        train(what, out=twice, steps=steps, overrides=overrides, **options)
+        torch.manual_seed(987654321)  # a resumed run must not lean on what the process left behind
+        train(twice, steps=2 * steps, device=device, quiet=True)
+        return compare(once / "checkpoints" / f"{2 * steps:08d}", twice / "checkpoints" / f"{2 * steps:08d}")
+
+
+def compare(one: Path, other: Path) -> Comparison:
+    """Two checkpoints, tensor by tensor and value by value; clocks apart."""
+    trees = []
+    for path in (one, other):
+        tensors: dict[str, torch.Tensor] = {}
+        tree, info = checkpoint.read(path)
+        checkpoint.pack(tree, tensors)
+        trees.append((tensors, _plain(tree), info["round"]))
+    (tensors_a, values_a, rounds), (tensors_b, values_b, _) = trees
+    different = [k for k in sorted({*tensors_a, *tensors_b}) if not _same(tensors_a.get(k), tensors_b.get(k))]
+    different += [k for k in sorted({*values_a, *values_b}) if values_a.get(k) != values_b.get(k)]
+    return Comparison(rounds, len(tensors_a), len(values_a), tuple(different))
+
+
+def _plain(tree: Any, at: str = "") -> dict[str, Any]:
+    """Every value of a tree that is not a tensor, by its path; the clock left out."""
+    if isinstance(tree, torch.Tensor) or at == _CLOCK:
+        return {}
+    if isinstance(tree, Mapping):
+        parts = [_plain(value, f"{at}.{key}" if at else str(key)) for key, value in tree.items()]
+    elif isinstance(tree, list):
+        parts = [_plain(value, f"{at}.{i}") for i, value in enumerate(tree)]
+    else:
+        return {at: tree}
+    return {key: value for part in parts for key, value in part.items()}
+
+
+def _same(a: torch.Tensor | None, b: torch.Tensor | None) -> bool:
+    """Equal to the bit: nan equals nan, 0.0 differs from -0.0."""
+    if a is None or b is None or a.dtype != b.dtype or a.shape != b.shape:
+        return False
+    return a.contiguous().view(-1).view(torch.uint8).equal(b.contiguous().view(-1).view(torch.uint8))

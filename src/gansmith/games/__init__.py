@@ -1,0 +1,8 @@
+"""The games by name. A row is "module:Class"; any other importable "module:Class" may stand in a recipe as well."""
+
+GAMES: dict[str, str] = {
+    "simultaneous": "gansmith.games.two_player:Simultaneous",
+    "alternating": "gansmith.games.two_player:Alternating",
+    "began": "gansmith.games.began:Began",
+    "infogan": "gansmith.games.infogan:InfoGAN",
+}

@@ -1,0 +1,48 @@
+"""What every game is: the algorithm box of a paper, played one round at a time."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from gansmith.players import Player
+
+Metrics = dict[str, Tensor]
+"""Detached 0-dim tensors on the device: "loss/D", "D/real", "grad/G", "game/k", ..."""
+
+
+class RealBatch(Protocol):
+    """A batch of the data: images (N, C, H, W) in [-1, 1], labels (N,) or None."""
+
+    @property
+    def images(self) -> Tensor: ...
+    @property
+    def labels(self) -> Tensor | None: ...
+
+
+class Game:
+    """Who moves when, on which samples. The names of the positional parameters say what a game is handed:
+
+    players by their names (G, D, ...), `prior`, `objective`, `penalty`, and `noise`, the generator of every random
+    number that a round draws. Keyword-only parameters are keys of the recipe.
+    """
+
+    players: tuple[Player, ...]
+    batches_per_round: int = 1
+
+    def round(self, *batches: RealBatch) -> Metrics:
+        """Move every player once (or as often as the paper says), given `batches_per_round` batches."""
+        raise NotImplementedError
+
+    def state_dict(self) -> dict[str, Any]:
+        """The game's own memory; players and random streams are kept by `state.State`."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take the memory back."""
+
+
+def detached(**metrics: Tensor) -> Metrics:
+    """Metrics without their graphs; a double underscore in a name stands for a slash."""
+    return {name.replace("__", "/"): value.detach() for name, value in metrics.items()}

@@ -1,0 +1,93 @@
+"""InfoGAN: the two-player game plus a lower bound on I(c; G(z, c)) (Chen et al. 2016, arXiv 1606.03657)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from gansmith.games.critique import Critique, mean, per_sample, scores
+from gansmith.games.game import Game, Metrics, RealBatch
+from gansmith.networks.infogan import Heads
+from gansmith.objectives import Objective
+from gansmith.players import Player, gradients
+from gansmith.priors import Codes
+from gansmith.schema import NonNegativeFloat
+
+
+class InfoGAN(Game):
+    """Three moves a round, each on fresh latents: D, then G, then G and Q together on the information loss
+
+        -E[log Q(c | G(z, c))] = lambda_category CE(category) + lambda_code E[(code - mu)^2 / 2],
+
+    where Q is D's trunk with heads for the category (logits) and for the codes (means of normals with deviation 1).
+    Source: eq. 5 and 6; the constants of both terms are left out. The third move goes through both players' own
+    optimizers: each parameter has one.
+    """
+
+    def __init__(
+        self,
+        G: Player,
+        D: Player,
+        prior: Codes,
+        objective: Objective,
+        noise: torch.Generator,
+        *,
+        lambda_category: NonNegativeFloat = 1.0,
+        lambda_code: NonNegativeFloat = 1.0,
+    ) -> None:
+        if not isinstance(prior, Codes):
+            raise ValueError("the game infogan needs the prior codes")
+        self.G, self.D = G, D
+        self.players = (G, D)
+        self.prior = prior
+        self.objective = objective
+        self.noise = noise
+        self.lambda_category = lambda_category
+        self.lambda_code = lambda_code
+
+    def latent(self, n: int) -> Tensor:
+        return self.prior.sample(n, self.noise, self.G.dtype)
+
+    def round(self, *batches: RealBatch) -> Metrics:
+        (real,) = batches
+        n = len(real.images)
+
+        with torch.no_grad():
+            x_fake = self.G.lend(self.latent(n))
+        c = Critique(scores(self.D.net(real.images), n), scores(self.D.net(x_fake), n))
+        loss_d = per_sample(self.objective.d, c).mean()
+        grads_d = self.D.gradients(loss_d)
+        self.D.step(grads_d)
+
+        fake = scores(self.D.lend(self.G.net(self.latent(n))), n)
+        real_for_g = scores(self.D.lend(real.images), n) if self.objective.g_uses_real else fake
+        loss_g = per_sample(self.objective.g, Critique(real_for_g, fake)).mean()
+        grads_g = self.G.gradients(loss_g)
+        self.G.step(grads_g)
+
+        z = self.latent(n)
+        category, code = self.information_losses(z, self.D.net(self.G.net(z)))
+        loss_info = self.lambda_category * category + self.lambda_code * code
+        info_g, info_q = gradients(loss_info, self.G, self.D)
+        self.G.step(info_g)
+        self.D.step(info_q)
+
+        return {
+            "loss/D": loss_d.detach(),
+            "loss/G": loss_g.detach(),
+            "loss/info": loss_info.detach(),
+            "D/real": mean(c.real, self.objective.output),
+            "D/fake": mean(c.fake, self.objective.output),
+            "grad/D": grads_d.norm,
+            "grad/G": grads_g.norm,
+            "game/category": category.detach(),
+            "game/code": code.detach(),
+        }
+
+    def information_losses(self, z: Tensor, heads: Heads) -> tuple[Tensor, Tensor]:
+        """-log Q of z's category and of its codes, each the mean over the batch, without constants."""
+        parts = self.prior.split(z)
+        category = cross_entropy(heads.category, parts.category)
+        code = ((heads.code - parts.code) ** 2 / 2).sum(1).mean()
+        return category, code

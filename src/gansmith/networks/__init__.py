@@ -1,0 +1,10 @@
+"""The networks by name. A row is "module:Class"; any other importable "module:Class" may stand in a recipe as well."""
+
+NETWORKS: dict[str, str] = {
+    "mlp_generator": "gansmith.networks.mlp:Generator",
+    "mlp_discriminator": "gansmith.networks.mlp:Discriminator",
+    "began_generator": "gansmith.networks.began:Generator",
+    "began_autoencoder": "gansmith.networks.began:Autoencoder",
+    "infogan_generator": "gansmith.networks.infogan:Generator",
+    "infogan_discriminator": "gansmith.networks.infogan:Discriminator",
+}

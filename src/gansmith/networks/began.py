@@ -1,0 +1,77 @@
+"""BEGAN's networks (Berthelot et al. 2017, section 3.5 and figure 1): an auto-encoder as D, its decoder's twin as G.
+
+3x3 convolutions with ELU, two per resolution from 8x8 up, nearest-neighbour doubling on the way out, strided halving
+with linearly growing width on the way in, linear maps to and from the code; linear output, no normalisation.
+Legend: N samples, Z latents, C H W image.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from gansmith.schema import PositiveInt
+
+Shape = tuple[int, int, int]
+"""(C, H, W)"""
+START = 8
+"""Side of the smallest map."""
+
+
+def _levels(side: int) -> int:
+    """How many resolutions lie between 8 and the side; a ValueError that names the nearest right side otherwise."""
+    sides = [START << i for i in range(1, 10)]
+    if side not in sides:
+        nearest = min(sides, key=lambda s: (abs(s - side), s))
+        raise ValueError(
+            f"img_size is {side}; it must be 8 times a power of two, at least 16; the nearest is {nearest}"
+        )
+    return sides.index(side) + 2
+
+
+def _conv(before: int, after: int, stride: int = 1) -> list[nn.Module]:
+    return [nn.Conv2d(before, after, 3, stride, padding=1), nn.ELU(inplace=True)]
+
+
+def _decoder(code: int, shape: Shape, width: int) -> nn.Sequential:
+    """code (N, code) -> images (N, C, H, W)."""
+    layers: list[nn.Module] = [nn.Linear(code, width * START * START), nn.Unflatten(1, (width, START, START))]
+    levels = _levels(shape[1])
+    for level in range(levels):
+        layers += [*_conv(width, width), *_conv(width, width)]
+        if level < levels - 1:
+            layers.append(nn.Upsample(scale_factor=2))
+    return nn.Sequential(*layers, nn.Conv2d(width, shape[0], 3, padding=1))
+
+
+def _encoder(code: int, shape: Shape, width: int) -> nn.Sequential:
+    """images (N, C, H, W) -> code (N, code)."""
+    layers = _conv(shape[0], width)
+    channels, levels = width, _levels(shape[1])
+    for level in range(levels):
+        layers += [*_conv(channels, width * (level + 1)), *_conv(width * (level + 1), width * (level + 1))]
+        channels = width * (level + 1)
+        if level < levels - 1:
+            layers += _conv(channels, channels, stride=2)
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(channels * START * START, code))
+
+
+class Generator(nn.Module):
+    """z (N, Z) -> images (N, C, H, W), not bounded; `width` is the paper's n."""
+
+    def __init__(self, latent_dim: int, shape: Shape, *, width: PositiveInt = 64) -> None:
+        super().__init__()
+        self.model = _decoder(latent_dim, shape, width)
+
+    def forward(self, z: Tensor) -> Tensor:
+        return self.model(z)
+
+
+class Autoencoder(nn.Module):
+    """Images (N, C, H, W) -> their reconstructions (N, C, H, W); `code` is the paper's N_h."""
+
+    def __init__(self, shape: Shape, *, width: PositiveInt = 64, code: PositiveInt = 64) -> None:
+        super().__init__()
+        self.model = nn.Sequential(*_encoder(code, shape, width), *_decoder(code, shape, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.model(x)

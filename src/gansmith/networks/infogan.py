@@ -1,0 +1,93 @@
+"""InfoGAN's MNIST networks (Chen et al. 2016, appendix C.1 and the authors' code).
+
+Legend: N samples, Z latents (noise, one-hot category, codes), C H W image, K categories, L codes.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from gansmith.schema import NonNegativeFloat, PositiveInt
+
+Shape = tuple[int, int, int]
+"""(C, H, W)"""
+
+
+def _quarter(side: int) -> int:
+    if side % 4 or side < 4:
+        nearest = max(4, 4 * round(side / 4))
+        raise ValueError(f"img_size is {side}; it must be a multiple of 4; the nearest is {nearest}")
+    return side // 4
+
+
+class Generator(nn.Module):
+    """z (N, Z) -> images (N, C, H, W) in (-1, 1): two linear layers, two transposed convolutions, BatchNorm and ReLU."""
+
+    def __init__(self, latent_dim: int, shape: Shape, *, width: PositiveInt = 64) -> None:
+        super().__init__()
+        side = _quarter(shape[1])
+        self.model = nn.Sequential(
+            *(nn.Linear(latent_dim, 16 * width), nn.BatchNorm1d(16 * width), nn.ReLU(inplace=True)),
+            *(
+                nn.Linear(16 * width, 2 * width * side**2),
+                nn.BatchNorm1d(2 * width * side**2),
+                nn.ReLU(inplace=True),
+            ),
+            nn.Unflatten(1, (2 * width, side, side)),
+            *(nn.ConvTranspose2d(2 * width, width, 4, 2, 1), nn.BatchNorm2d(width), nn.ReLU(inplace=True)),
+            *(nn.ConvTranspose2d(width, shape[0], 4, 2, 1), nn.Tanh()),
+        )
+
+    def forward(self, z: Tensor) -> Tensor:
+        return self.model(z)
+
+
+class Heads(NamedTuple):
+    """What D says of images: one score each, and what Q makes of their codes."""
+
+    score: Tensor
+    """(N,), a logit"""
+    category: Tensor
+    """(N, K), logits: no softmax here, the cross-entropy has it"""
+    code: Tensor
+    """(N, L), the means of Q's normal distributions"""
+
+
+class Discriminator(nn.Module):
+    """Images (N, C, H, W) -> `Heads`: D and Q share all but their last layers."""
+
+    def __init__(
+        self,
+        shape: Shape,
+        *,
+        width: PositiveInt = 64,
+        categories: PositiveInt = 10,
+        continuous: PositiveInt = 2,
+        slope: NonNegativeFloat = 0.1,
+    ) -> None:
+        super().__init__()
+        side = _quarter(shape[1])
+        self.trunk = nn.Sequential(
+            *(nn.Conv2d(shape[0], width, 4, 2, 1), nn.LeakyReLU(slope, inplace=True)),
+            *(
+                nn.Conv2d(width, 2 * width, 4, 2, 1),
+                nn.BatchNorm2d(2 * width),
+                nn.LeakyReLU(slope, inplace=True),
+            ),
+            nn.Flatten(),
+            *(nn.Linear(2 * width * side**2, 16 * width), nn.BatchNorm1d(16 * width)),
+            nn.LeakyReLU(slope, inplace=True),
+        )
+        self.score = nn.Linear(16 * width, 1)
+        self.q = nn.Sequential(
+            *(nn.Linear(16 * width, 2 * width), nn.BatchNorm1d(2 * width), nn.LeakyReLU(slope, inplace=True)),
+        )
+        self.category = nn.Linear(2 * width, categories)
+        self.code = nn.Linear(2 * width, continuous)
+
+    def forward(self, x: Tensor) -> Heads:
+        h = self.trunk(x)
+        q = self.q(h)
+        return Heads(self.score(h).squeeze(1), self.category(q), self.code(q))

@@ -1,0 +1,61 @@
+"""Fully connected networks: the post's generator and discriminator (PyTorch-GAN's `gan.py`).
+
+Legend: N samples, Z latents, C H W image.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from gansmith.schema import Decay, NonNegativeFloat, PositiveFloat, PositiveInt
+
+Shape = tuple[int, int, int]
+"""(C, H, W)"""
+
+
+class Generator(nn.Module):
+    """z (N, Z) -> images (N, C, H, W) in (-1, 1): Linear, BatchNorm (not after the first), LeakyReLU; tanh at the end."""
+
+    def __init__(
+        self,
+        latent_dim: int,
+        shape: Shape,
+        *,
+        widths: Sequence[PositiveInt] = (128, 256, 512, 1024),
+        slope: NonNegativeFloat = 0.2,
+        batchnorm_eps: PositiveFloat = 0.8,
+        batchnorm_momentum: Decay = 0.1,
+    ) -> None:
+        super().__init__()
+        self.shape = shape
+        layers: list[nn.Module] = []
+        for i, (before, after) in enumerate(zip((latent_dim, *widths), widths, strict=False)):
+            layers.append(nn.Linear(before, after))
+            if i > 0:
+                layers.append(nn.BatchNorm1d(after, eps=batchnorm_eps, momentum=batchnorm_momentum))
+            layers.append(nn.LeakyReLU(slope, inplace=True))
+        layers += [nn.Linear((latent_dim, *widths)[-1], math.prod(shape)), nn.Tanh()]
+        self.model = nn.Sequential(*layers)
+
+    def forward(self, z: Tensor) -> Tensor:
+        return self.model(z).view(len(z), *self.shape)
+
+
+class Discriminator(nn.Module):
+    """Images (N, C, H, W) -> one score each (N,), a logit: Linear and LeakyReLU, no sigmoid."""
+
+    def __init__(
+        self, shape: Shape, *, widths: Sequence[PositiveInt] = (512, 256), slope: NonNegativeFloat = 0.2
+    ) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for before, after in zip((math.prod(shape), *widths), widths, strict=False):
+            layers += [nn.Linear(before, after), nn.LeakyReLU(slope, inplace=True)]
+        layers.append(nn.Linear((math.prod(shape), *widths)[-1], 1))
+        self.model = nn.Sequential(*layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.model(x.flatten(1)).squeeze(1)

@@ -1,0 +1,145 @@
+"""Players: the only place where gradients are taken and weights change."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from gansmith.errors import NonFinite
+from gansmith.schema import Decay, NonNegativeFloat, PositiveFloat
+
+MakeOptimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
+
+
+def adam(
+    params: Iterable[nn.Parameter],
+    *,
+    lr: PositiveFloat = 2e-4,
+    b1: Decay = 0.5,
+    b2: Decay = 0.999,
+    eps: PositiveFloat = 1e-8,
+    weight_decay: NonNegativeFloat = 0.0,
+) -> torch.optim.Optimizer:
+    """Adam (arXiv 1412.6980) in one fused kernel; lr and betas of the post by default."""
+    return torch.optim.Adam(params, lr=lr, betas=(b1, b2), eps=eps, weight_decay=weight_decay, fused=True)
+
+
+def sgd(
+    params: Iterable[nn.Parameter],
+    *,
+    lr: PositiveFloat = 0.1,
+    momentum: Decay = 0.0,
+    weight_decay: NonNegativeFloat = 0.0,
+) -> torch.optim.Optimizer:
+    """Stochastic gradient descent, with classical momentum."""
+    return torch.optim.SGD(params, lr=lr, momentum=momentum, weight_decay=weight_decay)
+
+
+def rmsprop(
+    params: Iterable[nn.Parameter],
+    *,
+    lr: PositiveFloat = 5e-5,
+    alpha: Decay = 0.99,
+    eps: PositiveFloat = 1e-8,
+    weight_decay: NonNegativeFloat = 0.0,
+) -> torch.optim.Optimizer:
+    """RMSprop (Hinton 2012, lecture 6e)."""
+    return torch.optim.RMSprop(params, lr=lr, alpha=alpha, eps=eps, weight_decay=weight_decay)
+
+
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {"adam": adam, "sgd": sgd, "rmsprop": rmsprop}
+
+
+class Gradients(NamedTuple):
+    """d loss / d theta of one player, in the order of its parameters; None where the loss does not depend on one."""
+
+    tensors: Sequence[Tensor | None]
+    norm: Tensor
+    """The norm of all of them together, 0-dim."""
+
+
+def gradients(loss: Tensor, *players: Player, retain_graph: bool = False) -> tuple[Gradients, ...]:
+    """One backward pass that gives each named player its own gradients, and leaves every `.grad` alone.
+
+    Raises NonFinite where the loss or a gradient is not finite: nothing has moved by then.
+    """
+    if not torch.isfinite(loss):
+        raise NonFinite(" and ".join(p.name for p in players), "the loss")
+    parameters = [p for player in players for p in player.parameters]
+    flat = torch.autograd.grad(loss, parameters, retain_graph=retain_graph, allow_unused=True)
+    result, start = [], 0
+    for player in players:
+        own = flat[start : start + len(player.parameters)]
+        start += len(own)
+        norm = torch.nn.utils.get_total_norm([g for g in own if g is not None])
+        if not torch.isfinite(norm):
+            raise NonFinite(player.name, "the gradient")
+        result.append(Gradients(own, norm))
+    return tuple(result)
+
+
+class Player:
+    """A network that moves as one, with its optimizer and, if asked for, the moving average of its weights."""
+
+    def __init__(
+        self,
+        name: str,
+        net: nn.Module,
+        make_optimizer: MakeOptimizer,
+        *,
+        ema_halflife_kimg: float | None = None,
+    ) -> None:
+        self.name = name
+        self.net = net
+        self.parameters = [p for p in net.parameters() if p.requires_grad]
+        self.optimizer = make_optimizer(self.parameters)
+        self.ema_halflife_kimg = ema_halflife_kimg
+        self.ema = copy.deepcopy(net).requires_grad_(False) if ema_halflife_kimg else None
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.parameters[0].dtype
+
+    def lend(self, *inputs: Tensor) -> Any:
+        """A forward pass for the opponent's move: in training mode, but no buffer (running mean, ...) changes."""
+        buffers = {name: buffer.clone() for name, buffer in self.net.named_buffers()}
+        return torch.func.functional_call(self.net, buffers, inputs)
+
+    def gradients(self, loss: Tensor, *, retain_graph: bool = False) -> Gradients:
+        """d loss / d theta of this player alone."""
+        return gradients(loss, self, retain_graph=retain_graph)[0]
+
+    def step(self, grads: Gradients) -> None:
+        """One step of the optimizer along the gradients; parameters without one stay."""
+        for parameter, gradient in zip(self.parameters, grads.tensors, strict=True):
+            parameter.grad = None if gradient is None else gradient.contiguous()
+        self.optimizer.step()
+        for parameter in self.parameters:
+            parameter.grad = None
+
+    @torch.no_grad()
+    def average(self, images: int) -> None:
+        """ema <- d ema + (1 - d) theta, d = 2^(-images / half-life), after `images` more were shown to D."""
+        if self.ema is None or self.ema_halflife_kimg is None:
+            return
+        decay = 0.5 ** (images / (1000 * self.ema_halflife_kimg))
+        for mean, weight in zip(self.ema.parameters(), self.net.parameters(), strict=True):
+            mean.lerp_(weight, 1 - decay)
+        for average, buffer in zip(self.ema.buffers(), self.net.buffers(), strict=True):
+            average.copy_(buffer)
+
+    def state_dict(self) -> dict[str, Any]:
+        state: dict[str, Any] = {"net": self.net.state_dict(), "optimizer": self.optimizer.state_dict()}
+        if self.ema is not None:
+            state["ema"] = self.ema.state_dict()
+        return state
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.net.load_state_dict(state["net"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.ema is not None:
+            self.ema.load_state_dict(state["ema"])

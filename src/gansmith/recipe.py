@@ -1,0 +1,441 @@
+"""A recipe: one experiment as frozen data. Layers of YAML and flags become one, every key checked, with its origin.
+
+Nothing here imports torch, and nothing below `build.py` sees a recipe.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from gansmith import schema
+from gansmith.errors import UserError
+from gansmith.games import GAMES
+from gansmith.networks import NETWORKS
+from gansmith.schema import Fraction, NonNegativeInt, PositiveFloat, PositiveInt, did_you_mean
+
+
+def _field(default: Any, help: str) -> Any:
+    return field(default=default, metadata={"help": help})
+
+
+@dataclass(frozen=True)
+class Component:
+    """A named part and its parameters: a row of a table, or any importable "module:attribute"."""
+
+    name: str
+    args: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Data:
+    """Which images, and what is done to them before training."""
+
+    name: str = _field("mnist", "a data set by name, or a folder of pictures")
+    img_size: PositiveInt = _field(28, "side of the square images, in pixels")
+    channels: Literal[1, 3, 4] = _field(1, "1 grey, 3 RGB, 4 RGBA")
+    fit: Literal["crop", "pad", "stretch"] = _field("crop", "how a picture that is not square becomes square")
+    max_broken: Fraction = _field(0.01, "share of unreadable files of a folder that is tolerated")
+    memory: Literal["auto", "device", "map"] = _field("auto", "images on the device, or read from a memory map")
+    n_cpu: PositiveInt = _field(8, "threads that decode pictures, and that read batches from the memory map")
+
+
+@dataclass(frozen=True)
+class Ema:
+    """An exponential moving average of G's weights, used for sampling when it is on."""
+
+    halflife_kimg: PositiveFloat | None = _field(None, "half-life in thousands of images; null: no average")
+
+
+@dataclass(frozen=True)
+class Checkpoints:
+    """When the whole state is written, and which of the written ones stay."""
+
+    interval: PositiveInt = _field(1000, "rounds between two checkpoints")
+    keep: PositiveInt = _field(2, "how many of the newest stay")
+    keep_every: NonNegativeInt = _field(0, "a checkpoint at a multiple of this round stays for good; 0: none")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The whole configuration of one training."""
+
+    data: Data
+    prior: Component | None
+    networks: Mapping[str, Component]
+    game: Component
+    objective: Component | None
+    penalties: Sequence[Component]
+    optimizers: Mapping[str, Component]
+    ema: Ema
+    n_epochs: PositiveInt = _field(200, "passes over the training images")
+    steps: PositiveInt | None = _field(None, "length in rounds, in place of n_epochs")
+    batch_size: PositiveInt = _field(64, "images of one batch")
+    seed: NonNegativeInt = _field(0, "seed of the weights, the noise and the order of the images")
+    sample_interval: PositiveInt = _field(400, "rounds between two pictures of samples")
+    log_interval: PositiveInt = _field(50, "rounds between two lines of metrics.jsonl")
+    checkpoint: Checkpoints = dataclasses.field(default_factory=Checkpoints)
+
+
+_OPTIMIZERS = schema.table("gansmith.players", "OPTIMIZERS")
+# Where the names of each kind of component come from: row name -> the objects whose parameters it takes.
+TABLES: dict[str, Mapping[str, tuple[str, ...]]] = {
+    "prior": schema.table("gansmith.priors", "PRIORS"),
+    "networks": {name: (target,) for name, target in NETWORKS.items()},
+    "game": {name: (target,) for name, target in GAMES.items()},
+    "objective": schema.table("gansmith.objectives", "OBJECTIVES"),
+    "penalties": schema.table("gansmith.penalties", "PENALTIES"),
+    "optimizers": _OPTIMIZERS,
+}
+# The same for every row of a table: a penalty's weight is not the business of its function.
+EXTRA: dict[str, dict[str, schema.Parameter]] = {
+    "penalties": {"weight": schema.Parameter("NonNegativeFloat", 1.0)},
+}
+# What a game may be handed besides its players.
+PARTS = ("prior", "objective", "penalty", "noise")
+SECTIONS: dict[str, type[Any]] = {"data": Data, "ema": Ema, "checkpoint": Checkpoints}
+
+# The post's own names for what lies deeper in a recipe; a star stands for every player.
+SHORT_NAMES: dict[str, str] = {
+    "lr": "optimizers.*.lr",
+    "b1": "optimizers.*.b1",
+    "b2": "optimizers.*.b2",
+    "n_cpu": "data.n_cpu",
+    "latent_dim": "prior.dim",
+    "img_size": "data.img_size",
+    "channels": "data.channels",
+}
+
+# What a recipe that says nothing is: the vanilla GAN. `recipes/gan.yaml` spells the same out, and a test compares.
+_BASE: dict[str, Any] = {
+    "prior": {"name": "normal"},
+    "networks": {"G": {"name": "mlp_generator"}, "D": {"name": "mlp_discriminator"}},
+    "game": {"name": "simultaneous"},
+    "objective": {"name": "non_saturating"},
+    "penalties": [],
+    "optimizers": {"G": {"name": "adam"}, "D": {"name": "adam"}},
+}
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Some keys of a recipe and where they come from: a file's name, "flags", ..."""
+
+    origin: str
+    keys: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A checked recipe, and for every key of it (dotted) where its value came from."""
+
+    recipe: Recipe
+    origins: Mapping[str, str]
+    label: str
+
+    def lines(self) -> Iterator[tuple[str, Any, str]]:
+        """(dotted key, value, origin) of every value, in the recipe's order."""
+        for key, value in flatten(to_dict(self.recipe)):
+            yield key, value, self.origins.get(key, "default")
+
+
+# ---- reading ---------------------------------------------------------------------------------------------------
+
+
+def recipe_names() -> list[str]:
+    """The recipes that gansmith ships."""
+    folder = resources.files("gansmith") / "recipes"
+    return sorted(p.name.removesuffix(".yaml") for p in folder.iterdir() if p.name.endswith(".yaml"))
+
+
+def recipe_text(name: str) -> str:
+    """The YAML of a shipped recipe, header included."""
+    if name not in recipe_names():
+        raise UserError(
+            f"there is no recipe {name!r}{did_you_mean(name, recipe_names())}"
+            f" (recipes: {', '.join(recipe_names())}; or give the path of a YAML file or of a run folder)"
+        )
+    return (resources.files("gansmith") / "recipes" / f"{name}.yaml").read_text(encoding="utf-8")
+
+
+def read_layer(what: str | Path) -> Layer:
+    """A recipe's own keys, by the name of a shipped recipe or the path of a YAML file."""
+    path = Path(what)
+    if isinstance(what, Path) or path.suffix in (".yaml", ".yml") or "/" in str(what):
+        if path.is_dir():
+            raise UserError(f"{path} is a folder without recipe.yaml: neither a recipe nor a run")
+        try:
+            text, origin = path.read_text(encoding="utf-8"), str(path)
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it is not a text file"
+            raise UserError(f"cannot read the recipe {path}: {reason}") from None
+    else:
+        text, origin = recipe_text(str(what)), f"recipe {what}"
+    try:
+        keys = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise UserError(f"{origin}:{where} is not YAML: {getattr(error, 'problem', error)}") from None
+    if keys is None:
+        keys = {}
+    if not isinstance(keys, dict) or not all(isinstance(key, str) for key in keys):
+        raise UserError(f"{origin} must hold keys and values, such as 'n_epochs: 20'")
+    return Layer(origin, keys)
+
+
+def flags_layer(flags: Mapping[str, Any], origin: str = "flag") -> Layer:
+    """Dotted keys and values, as given on the command line, as a layer."""
+    keys: dict[str, Any] = {}
+    for dotted, value in flags.items():
+        *path, last = dotted.split(".")
+        place = keys
+        for part in path:
+            inner = place.setdefault(part, {})
+            if not isinstance(inner, dict):  # `--data cifar10 --data.n_cpu 2`: a bare value is the name
+                inner = place[part] = {"name": inner}
+            place = inner
+        if isinstance(place.get(last), dict):
+            place[last]["name"] = value
+        else:
+            place[last] = value
+    return Layer(origin, keys)
+
+
+def is_run(path: str | Path) -> bool:
+    """Whether the path is the folder of a run."""
+    return (Path(path) / "recipe.yaml").is_file()
+
+
+def plan(what: str | Path = "gan", *, flags: Mapping[str, Any] | None = None) -> Resolved:
+    """The checked recipe of a name, a YAML file or a run, with flags (dotted keys or the post's names) on top."""
+    source = Path(what) / "recipe.yaml" if is_run(what) else what
+    layers = [read_layer(source)]
+    if flags:
+        layers.append(flags_layer(flags))
+    return resolve(*layers, label=Path(what).stem)
+
+
+# ---- resolving -------------------------------------------------------------------------------------------------
+
+
+def resolve(*layers: Layer, label: str = "gan") -> Resolved:
+    """The recipe that the layers say together, later ones winning; a UserError for the first thing that is wrong."""
+    merged: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    for layer in (Layer("default", _BASE), *layers):
+        keys = _long_names(layer, merged)
+        _merge(merged, keys, layer.origin, origins, "")
+    check = _Checker(origins)
+    recipe = check.recipe(merged)
+    _check_together(recipe)
+    return Resolved(recipe, origins, label)
+
+
+def _long_names(layer: Layer, merged: Mapping[str, Any]) -> dict[str, Any]:
+    """The layer's keys with the post's short names replaced by the places they stand for."""
+    keys = {key: value for key, value in layer.keys.items() if key not in SHORT_NAMES}
+    for short, value in layer.keys.items():
+        if short not in SHORT_NAMES:
+            continue
+        first, *path, last = SHORT_NAMES[short].split(".")
+        own = keys.get(first, {})
+        places = [dict(own) if isinstance(own, dict) else {"name": own}]
+        keys[first] = places[0]
+        for part in path:  # only "*": every player that has an optimizer so far
+            names = {*merged.get(first, {}), *places[0]} if part == "*" else {part}
+            for name in names:
+                inner = places[0].get(name, {})
+                places[0][name] = dict(inner) if isinstance(inner, dict) else {"name": inner}
+            places = [places[0][name] for name in sorted(names)]
+        for place in places:
+            place.setdefault(last, value)
+    return keys
+
+
+def _is_component(key: str) -> bool:
+    first, *rest = key.split(".")
+    return first in TABLES and len(rest) == (1 if first in ("networks", "optimizers") else 0)
+
+
+def _merge(base: dict[str, Any], keys: Mapping[str, Any], origin: str, origins: dict[str, str], at: str) -> None:
+    for key, value in keys.items():
+        here = f"{at}.{key}" if at else str(key)
+        if (_is_component(here) or here == "data") and isinstance(value, str):
+            value = {"name": value}  # `game: alternating` is short for `game: {name: alternating}`
+        if isinstance(value, Mapping):
+            old = base.get(key)
+            if not isinstance(old, dict):
+                base[key] = old = {}
+            if _is_component(here) and "name" in value and value["name"] != old.get("name"):
+                old.clear()  # another component: the parameters of the earlier one are not its own
+                for gone in [k for k in origins if k.startswith(f"{here}.")]:
+                    del origins[gone]
+            _merge(old, value, origin, origins, here)
+        else:
+            base[key] = value
+            origins[here] = origin
+
+
+class _Checker:
+    """Turns merged keys into a Recipe; knows for every key which file or flag to name in an error."""
+
+    def __init__(self, origins: dict[str, str]) -> None:
+        self.origins = origins
+
+    def where(self, key: str) -> str:
+        listed = key.partition("[")[0]  # a list is one leaf
+        origin = self.origins.get(listed) or next((o for k, o in self.origins.items() if k.startswith(key)), "")
+        return f"{origin}: {key}" if origin and origin != "default" else key
+
+    def recipe(self, merged: Mapping[str, Any]) -> Recipe:
+        known = [f.name for f in dataclasses.fields(Recipe)]
+        self.no_unknown(merged, known, "")
+        values: dict[str, Any] = {}
+        for f in dataclasses.fields(Recipe):
+            given = merged.get(f.name)
+            if f.name in SECTIONS:
+                values[f.name] = self.section(SECTIONS[f.name], given or {}, f.name)
+            elif f.name in ("networks", "optimizers"):
+                players = self.mapping(given, f.name)
+                values[f.name] = {p: self.component(f.name, c, f"{f.name}.{p}") for p, c in players.items()}
+            elif f.name == "penalties":
+                if not isinstance(given, (list, tuple)):
+                    raise UserError(f"{self.where(f.name)} must be a list, such as [{{name: wgan_gp, weight: 10}}]")
+                values[f.name] = tuple(
+                    self.component(f.name, {"name": c} if isinstance(c, str) else c, f"{f.name}[{i}]")
+                    for i, c in enumerate(given)
+                )
+            elif f.name in TABLES:
+                optional = given is None and f.name != "game"
+                values[f.name] = None if optional else self.component(f.name, given, f.name)
+            elif f.name in merged:
+                values[f.name] = schema.convert(given, str(f.type), self.where(f.name))
+        return Recipe(**values)
+
+    def mapping(self, given: Any, key: str) -> Mapping[str, Any]:
+        if not isinstance(given, Mapping):
+            raise UserError(f"{self.where(key)} is {given!r}; it must hold keys and values")
+        return given
+
+    def section(self, cls: type[Any], given: Any, at: str) -> Any:
+        given = self.mapping(given, at)
+        fields = {f.name: f for f in dataclasses.fields(cls)}
+        self.no_unknown(given, list(fields), at)
+        return cls(**{k: schema.convert(v, str(fields[k].type), self.where(f"{at}.{k}")) for k, v in given.items()})
+
+    def component(self, kind: str, given: Any, at: str) -> Component:
+        given = self.mapping(given, at)
+        name = given.get("name")
+        if not isinstance(name, str):
+            raise UserError(f"{self.where(at)} needs a name: one of {', '.join(TABLES[kind])}")
+        if name in TABLES[kind]:
+            targets = TABLES[kind][name]
+        elif ":" in name:
+            targets = (name,)
+        else:
+            near = did_you_mean(name, TABLES[kind])
+            raise UserError(
+                f"{self.where(f'{at}.name')} is {name!r}; it must be one of {', '.join(TABLES[kind])},"
+                f" or module:attribute{near}"
+            )
+        known = dict(EXTRA.get(kind, {}))
+        for target in targets:
+            known |= schema.parameters(target)
+        self.no_unknown(given, ["name", *known], at)
+        args = {}
+        for key, parameter in known.items():
+            place = f"{at}.{key}"
+            if key in given:
+                args[key] = schema.convert(given[key], parameter.annotation, self.where(place))
+            else:
+                args[key] = parameter.default
+        return Component(name, args)
+
+    def no_unknown(self, given: Mapping[str, Any], known: Sequence[str], at: str) -> None:
+        for key in given:
+            if key not in known:
+                place = f"{at}.{key}" if at else str(key)
+                raise UserError(
+                    f"{self.where(place)}: there is no such key{self.suggest(str(key), known, at)}"
+                    f" ({'known here' if at else 'known'}: {', '.join(known)})"
+                )
+
+    def suggest(self, key: str, known: Sequence[str], at: str) -> str:
+        everywhere = {k: k for k in known}
+        if not at:
+            everywhere |= {k: k for k in SHORT_NAMES}
+            for section, cls in SECTIONS.items():
+                for f in dataclasses.fields(cls):
+                    everywhere.setdefault(f.name, f"{section}.{f.name}")
+        near = difflib.get_close_matches(key, everywhere, n=1, cutoff=0.5)
+        return f"; did you mean {everywhere[near[0]]}?" if near else ""
+
+
+def component_targets(kind: str, name: str) -> tuple[str, ...]:
+    """What a component's name stands for: the "module:attribute"s of its row, or itself."""
+    return TABLES[kind].get(name, (name,))
+
+
+def _check_together(recipe: Recipe) -> None:
+    """What no single key can say: the game's signature says which players and parts it is played with."""
+    game = recipe.game.name
+    wanted = schema.handed(component_targets("game", game)[0])
+    players = [name for name in wanted if name not in PARTS]
+    for kind, given in (("networks", recipe.networks), ("optimizers", recipe.optimizers)):
+        for name in players:
+            if name not in given:
+                raise UserError(f"the game {game} needs {kind}.{name} (its players: {', '.join(players)})")
+        for name in given:
+            if name not in players:
+                raise UserError(
+                    f"{kind}.{name}: the game {game} has no such player (its players: {', '.join(players)})"
+                )
+    for part, component in (("prior", recipe.prior), ("objective", recipe.objective)):
+        if part in wanted and component is None:
+            raise UserError(f"the game {game} needs {part}: one of {', '.join(TABLES[part])}")
+        if part not in wanted and component is not None:
+            raise UserError(f"the game {game} takes no {part}: say {part}: null")
+    if recipe.penalties and "penalty" not in wanted:
+        raise UserError(f"the game {game} takes no penalties: say penalties: []")
+
+
+# ---- writing ---------------------------------------------------------------------------------------------------
+
+
+def to_dict(recipe: Recipe) -> dict[str, Any]:
+    """The recipe as plain data with all defaults: resolving it again gives the same recipe."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, Component):
+            return {"name": value.name, **{k: plain(v) for k, v in value.args.items()}}
+        if dataclasses.is_dataclass(value):
+            return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        if isinstance(value, Mapping):
+            return {k: plain(v) for k, v in value.items()}
+        return [plain(v) for v in value] if isinstance(value, (tuple, list)) else value
+
+    return dict(plain(recipe))
+
+
+def flatten(tree: Mapping[str, Any], at: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted key, value) of every leaf; lists are leaves."""
+    for key, value in tree.items():
+        here = f"{at}.{key}" if at else key
+        if isinstance(value, Mapping):
+            yield from flatten(value, here)
+        else:
+            yield here, value
+
+
+def to_yaml(recipe: Recipe, header: str = "") -> str:
+    """The recipe as a YAML file that trains again by itself."""
+    body = yaml.safe_dump(to_dict(recipe), sort_keys=False, default_flow_style=None, width=100)
+    return "".join(f"# {line}\n" for line in header.splitlines()) + body

@@ -1,0 +1,1 @@
+"""What a run shows and leaves behind: pictures, metrics, curves and the live line."""

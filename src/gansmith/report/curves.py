@@ -1,0 +1,133 @@
+"""One picture of how a run went, from its metrics.jsonl."""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gansmith.errors import UserError
+from gansmith.report.atomic import replacing
+from gansmith.report.log import read_metrics
+
+# Okabe and Ito's palette, which colour-blind readers can tell apart. One player, one colour in all panels.
+_COLOURS = {"D": "#0072B2", "G": "#D55E00", "real": "#009E73", "fake": "#CC79A7"}
+_MORE_COLOURS = ("#E69F00", "#56B4E9", "#000000", "#999999")
+
+# Label of the axis, beginnings of the keys shown, whether the scale is logarithmic.
+_PANELS: tuple[tuple[str, tuple[str, ...], bool], ...] = (
+    ("loss", ("loss/",), False),
+    ("mean output of D", ("D/real", "D/fake"), False),
+    ("gradient norm", ("grad/",), True),
+    ("game", ("game/",), False),
+)
+
+_Curve = tuple[NDArray[np.float64], NDArray[np.float64]]
+
+
+def plot_curves(metrics: Path, out: Path, title: str) -> None:
+    """Draw losses, D's outputs, gradient norms and the game's own values over images seen, as a PNG.
+
+    Faint lines are the rows, strong ones their running median. Panels without any key are left out; so are
+    values that are not finite (or not positive, for gradient norms), and a note counts them. Raises UserError
+    if there is no complete row.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    rows = read_metrics(metrics)
+    if not rows:
+        raise UserError(f"{metrics} holds no complete row yet")
+    keys = list(dict.fromkeys(key for row in rows for key in row))
+    panels = [
+        (label, shown, log)
+        for label, starts, log in _PANELS
+        if (shown := [key for key in keys if key.startswith(starts)])
+    ]
+    if not panels:
+        raise UserError(f"{metrics} holds nothing to draw: no loss/, D/, grad/ or game/ values")
+
+    figure = Figure(figsize=(8, 0.9 + 2.2 * len(panels)), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.suptitle(title, fontsize=12)
+    axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
+    for ax, (label, shown, log) in zip(axes, panels, strict=True):
+        _draw(ax, rows, shown, log)
+        ax.set_ylabel(label)
+    axes[-1].set_xlabel("images seen by D (thousands)" if _has_images(rows) else "rounds")
+    _epochs_on_top(axes[0], rows)
+    with replacing(out) as part:
+        figure.savefig(part, format="png")
+
+
+def _draw(ax: Any, rows: Sequence[Mapping[str, Any]], keys: Sequence[str], log: bool) -> None:
+    more = iter(_MORE_COLOURS * (1 + len(keys) // len(_MORE_COLOURS)))
+    left_out = 0
+    for key in keys:
+        (x, y), bad = _curve(rows, key, log)
+        left_out += bad
+        name = key.split("/", 1)[1]
+        colour = _COLOURS.get(name) or next(more)
+        middle_x, middle_y = _running_median(x, y)
+        lone = "o" if len(x) == 1 else ""  # a line of one point would be invisible
+        if len(middle_x) < len(x) or not np.array_equal(middle_y, y):
+            ax.plot(x, y, color=colour, alpha=0.25, linewidth=0.7)
+        ax.plot(middle_x, middle_y, color=colour, linewidth=1.6, marker=lone, label=name)
+    if log:
+        ax.set_yscale("log")
+    ax.grid(True, color="0.9", linewidth=0.6)
+    ax.set_axisbelow(True)
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)
+    if left_out:
+        what = "not finite or not positive" if log else "not finite"
+        note = f"left out: {left_out} value{'s' if left_out > 1 else ''} {what}"
+        ax.text(0.01, 0.97, note, transform=ax.transAxes, va="top", fontsize=8, color="0.35")
+
+
+def _curve(rows: Sequence[Mapping[str, Any]], key: str, log: bool) -> tuple[_Curve, int]:
+    """Where and what `key` was, and how many of its values cannot be drawn."""
+    x, y, bad = [], [], 0
+    for row in rows:
+        if key not in row:
+            continue
+        value = float(row[key])
+        if math.isfinite(value) and not (log and value <= 0):
+            x.append(_clock(row))
+            y.append(value)
+        else:
+            bad += 1
+    return (np.array(x, np.float64), np.array(y, np.float64)), bad
+
+
+def _clock(row: Mapping[str, Any]) -> float:
+    return row["images"] / 1000 if "images" in row else float(row["round"])
+
+
+def _has_images(rows: Sequence[Mapping[str, Any]]) -> bool:
+    return "images" in rows[0]
+
+
+def _running_median(x: NDArray[np.float64], y: NDArray[np.float64]) -> _Curve:
+    """Medians over 1/25 of the values, at 200 or fewer centres: unlike a mean it ignores single spikes."""
+    half = len(x) // 50
+    centres = np.unique(np.linspace(0, len(x) - 1, min(len(x), 200)).round().astype(int))
+    # Narrower windows at both ends stay centred, so that a steep start is not flattened.
+    reach = [min(half, i, len(x) - 1 - i) for i in centres]
+    medians = [np.median(y[i - r : i + r + 1]) for i, r in zip(centres, reach, strict=True)]
+    return x[centres], np.array(medians, np.float64)
+
+
+def _epochs_on_top(ax: Any, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Add an axis of epochs if the rows name two of them at least; epochs are linear in images."""
+    starts: dict[float, float] = {}
+    for row in rows:
+        if "epoch" in row:
+            starts.setdefault(float(row["epoch"]), _clock(row))
+    if len(set(starts.values())) < 2:
+        return
+    slope, offset = np.polyfit(list(starts.values()), list(starts), 1)
+    top = ax.secondary_xaxis("top", functions=(lambda x: slope * x + offset, lambda e: (e - offset) / slope))
+    top.set_xlabel("epochs")

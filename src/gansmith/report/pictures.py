@@ -1,0 +1,154 @@
+"""Images of a run: from network output to a grid, a PNG, and a GIF of how the pictures grew."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from gansmith.errors import UserError
+from gansmith.report.atomic import replacing
+
+_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+_BACKGROUND = 96  # neither the black nor the white of most data, so that the tiles' edges can be seen
+_GREYS = 32  # levels in a grey GIF: the eye sees no steps, and the file is half of that with 256
+_COLOURS = 128
+_HOLD_MS = 2000  # how long the GIF rests on its last frame
+_SLOWEST_MS = 500  # a GIF of few frames does not dwell on each
+_FASTEST_MS = 20  # browsers slow anything faster down to 100 ms
+
+
+def to_uint8(x: Tensor) -> NDArray[np.uint8]:
+    """Images (N, C, H, W) in [-1, 1] as bytes on the host: clamped, rounded to nearest, copied once."""
+    if x.ndim != 4:
+        raise ValueError(f"images are (N, C, H, W), not {tuple(x.shape)}")
+    x = x.detach()
+    if x.dtype != torch.float64:
+        x = x.float()  # half precision has too few digits for 256 levels after the shift
+    levels: NDArray[np.uint8] = ((x + 1) * 127.5).clamp(0, 255).round().to(torch.uint8).cpu().numpy()
+    return levels
+
+
+def grid(images: NDArray[np.uint8], columns: int, pad: int = 2) -> Image.Image:
+    """Tile bytes (N, C, H, W), C = 1, 3 or 4, row by row with `pad` pixels around each tile."""
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1] not in _MODES or not len(images):
+        raise ValueError(f"a grid takes uint8 (N, 1|3|4, H, W), not {images.dtype} {images.shape}")
+    if columns < 1 or pad < 0:
+        raise ValueError(f"a grid needs columns >= 1 and pad >= 0, not {columns} and {pad}")
+    n, channels, height, width = images.shape
+    rows = -(-n // columns)
+    step_y, step_x = height + pad, width + pad
+    canvas = np.full((rows * step_y + pad, columns * step_x + pad, channels), _BACKGROUND, np.uint8)
+    if channels == 4:
+        canvas[..., 3] = 255
+    for i, image in enumerate(images):
+        top, left = pad + i // columns * step_y, pad + i % columns * step_x
+        canvas[top : top + height, left : left + width] = image.transpose(1, 2, 0)
+    return Image.fromarray(canvas[..., 0] if channels == 1 else canvas, _MODES[channels])
+
+
+def save_png(image: Image.Image, path: Path) -> None:
+    """Write a PNG; whoever reads `path` meanwhile sees the old file or the new one, never a part."""
+    with replacing(path) as part:
+        image.save(part, format="PNG")
+
+
+def growth_gif(
+    frames: Sequence[Path],
+    out: Path,
+    *,
+    seconds: float = 8.0,
+    max_frames: int = 120,
+    scale: int = 2,
+) -> None:
+    """Join PNG frames, in the order given, into a looping GIF with the round under each picture.
+
+    The round is the last integer in a frame's file name. Of more than `max_frames` frames the early ones,
+    which change fastest, are kept densest; the first and the last always stay. The GIF moves for about
+    `seconds` (less if there are few frames) and rests 2 s on the last frame. Raises UserError for no frames,
+    a name without a round, an unreadable picture, or pictures of more than one size.
+    """
+    if not frames:
+        raise UserError("no frames to make a GIF of")
+    if max_frames < 2 or scale < 1 or seconds <= 0:
+        raise ValueError(f"needs max_frames >= 2, scale >= 1, seconds > 0: {max_frames}, {scale}, {seconds}")
+    kept = [frames[i] for i in _thin(len(frames), max_frames)]
+    pictures = [_read(path) for path in kept]
+    for path, picture in zip(kept, pictures, strict=True):
+        if picture.size != pictures[0].size:
+            raise UserError(f"{path} is {picture.size}, but {kept[0]} is {pictures[0].size}")
+
+    captions = [f"round {_round_of(path)}" for path in kept]
+    longest = max(captions, key=len)
+    grey = all(picture.mode == "L" for picture in pictures)
+    palette = _grey_palette() if grey else _colour_palette(pictures)
+    pages = [
+        _page(picture, caption, longest, scale).quantize(palette=palette, dither=Image.Dither.NONE)
+        for picture, caption in zip(pictures, captions, strict=True)
+    ]
+
+    each = min(max(round(seconds * 100 / len(pages)) * 10, _FASTEST_MS), _SLOWEST_MS)  # GIF counts 10 ms
+    durations = [each] * (len(pages) - 1) + [_HOLD_MS]
+    with replacing(out) as part:
+        pages[0].save(part, format="GIF", save_all=True, append_images=pages[1:], duration=durations, loop=0)
+
+
+def _thin(n: int, most: int) -> list[int]:
+    """Up to `most` of the indices 0 .. n - 1, even on a square-root scale, both ends among them."""
+    if n <= most:
+        return list(range(n))
+    # The square is steeper than 1 from where it overtakes k, so the larger of both rises strictly.
+    return [max(k, round((k / (most - 1)) ** 2 * (n - 1))) for k in range(most)]
+
+
+def _round_of(path: Path) -> int:
+    numbers = re.findall(r"\d+", path.stem)
+    if not numbers:
+        raise UserError(f"{path}: the name of a frame holds its round, as in 000400.png")
+    return int(numbers[-1])
+
+
+def _read(path: Path) -> Image.Image:
+    try:
+        with Image.open(path) as image:
+            return image.convert("L" if image.mode in ("1", "L") else "RGB")
+    except OSError as error:
+        raise UserError(f"{path} cannot be read as a picture: {error}") from error
+
+
+def _page(picture: Image.Image, caption: str, longest: str, scale: int) -> Image.Image:
+    """The picture, enlarged without smoothing, over a strip with its caption."""
+    font = ImageFont.load_default()
+    text_width = int(font.getbbox(longest)[2]) + 8  # 4 pixels on either side
+    strip = 18
+    width, height = picture.width * scale, picture.height * scale
+    dark, light = (16, 224) if picture.mode == "L" else ((16,) * 3, (224,) * 3)
+    page = Image.new(picture.mode, (max(width, text_width), height + strip), dark)
+    large = picture.resize((width, height), Image.Resampling.NEAREST)
+    page.paste(large, ((page.width - width) // 2, 0))
+    ImageDraw.Draw(page).text((4, height + strip // 2), caption, fill=light, font=font, anchor="lm")
+    return page
+
+
+def _grey_palette() -> Image.Image:
+    levels = np.linspace(0, 255, _GREYS).round().astype(int)
+    palette = Image.new("P", (1, 1))
+    palette.putpalette([int(level) for level in levels for _ in range(3)])
+    return palette
+
+
+def _colour_palette(pictures: Sequence[Image.Image]) -> Image.Image:
+    """One palette for all frames, so that colours do not flicker: from the last, best frames mostly."""
+    n = len(pictures)
+    sample = [pictures[i] for i in sorted({0, n // 4, n // 2, 3 * n // 4, n - 1})]
+    width, height = sample[0].size
+    board = Image.new("RGB", (width, (height + 8) * len(sample)))
+    for i, picture in enumerate(sample):
+        board.paste(picture, (0, i * (height + 8)))
+    # Black is there already, beside the pictures; the caption's white must be in the palette as well.
+    ImageDraw.Draw(board).rectangle((0, board.height - 8, width // 2, board.height), (224,) * 3)
+    return board.quantize(_COLOURS, method=Image.Quantize.MEDIANCUT)

@@ -1,0 +1,131 @@
+"""The folder that one training writes, and who may write to it.
+
+recipe.yaml          the resolved recipe: trains again from this file alone
+environment.json     one entry per session: versions, device, commit, command
+metrics.jsonl        one line per log interval; events.out.tfevents.* beside it if TensorBoard is installed
+samples/000400.png   25 fresh samples after round 400
+growth/000400.png    the samples of seeds 0-24 after round 400
+checkpoints/         see `checkpoint.py`
+growth.gif, curves.png
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock, Timeout
+
+from gansmith._version import __version__
+from gansmith.errors import UserError
+from gansmith.recipe import is_run
+from gansmith.report.atomic import replacing
+
+
+def create(out: Path | None, label: str, data: str) -> Path:
+    """Make the folder of a new run: `out`, or the next free runs/LABEL-DATA-NNN. Never one that holds something."""
+    if out is not None:
+        if is_run(out):
+            raise UserError(
+                f"{out} holds a run already; to go on with it: gansmith train {out}; or choose another --out"
+            )
+        if out.exists() and (not out.is_dir() or any(p.name != ".lock" for p in out.iterdir())):
+            raise UserError(f"{out} exists and is not an empty folder; choose another --out")
+        out.mkdir(parents=True, exist_ok=True)
+        return out
+    folder = Path("runs")
+    folder.mkdir(exist_ok=True)
+    name = f"{label}-{Path(data).name}"
+    for number in range(1, 1_000_000):
+        path = folder / f"{name}-{number:03d}"
+        try:
+            path.mkdir()  # two that start at once cannot both make it
+        except FileExistsError:
+            continue
+        return path
+    raise UserError(f"there are a million runs in {folder}; choose an --out")
+
+
+@contextmanager
+def locked(run: Path) -> Iterator[None]:
+    """Hold the run alone; UserError if another training does. The lock ends with the process, however that ends."""
+    lock = FileLock(run / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise UserError(f"another training writes to {run}; wait for it, or choose another --out") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a small text file, whole or not at all."""
+    with replacing(path) as part:
+        part.write_text(text, encoding="utf-8")
+
+
+def note_session(run: Path, *, device: torch.device, at_round: int) -> None:
+    """Add what this session runs on to environment.json."""
+    path = run / "environment.json"
+    try:
+        sessions = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        sessions = []
+    sessions.append(
+        {"started": datetime.now(UTC).isoformat(timespec="seconds"), "round": at_round, **environment(device)}
+    )
+    write_text(path, json.dumps(sessions, indent=1) + "\n")
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """Versions, device, commit and command of this process."""
+    packages = ("torch", "torchvision", "numpy", "pillow", "safetensors")
+    return {
+        "gansmith": __version__,
+        "commit": _commit(),
+        "python": platform.python_version(),
+        **{name: _version(name) for name in packages},
+        "platform": platform.platform(),
+        "device": str(device),
+        "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
+        "threads": torch.get_num_threads(),
+        "command": sys.argv,
+    }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _commit() -> str | None:
+    """The commit of gansmith itself where it runs from a checkout, with a + if files were changed since."""
+    here = Path(__file__).parent
+    try:
+        ask = ["git", "-C", str(here), "describe", "--always", "--dirty=+", "--abbrev=40", "--exclude=*"]
+        tracked = ["git", "-C", str(here), "ls-files", "--error-unmatch", Path(__file__).name]
+        subprocess.run(tracked, capture_output=True, check=True)
+        return subprocess.run(ask, capture_output=True, check=True, text=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()

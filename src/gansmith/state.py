@@ -1,0 +1,68 @@
+"""Everything that changes during training, in one object: what a checkpoint holds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import torch
+
+from gansmith.games.game import Game
+
+
+class Stateful(Protocol):
+    """Whatever can hand out its state and take it back: the stream of batches, the meters of the log."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state: Any) -> None: ...
+
+
+class State:
+    """Players, the game's memory, counters, random streams, the position in the data, the log's running sums.
+
+    Training 2N rounds equals training N, saving, loading and training N more, bit for bit on one device.
+    """
+
+    def __init__(self, game: Game, noise: torch.Generator, parts: Mapping[str, Stateful]) -> None:
+        self.game = game
+        self.noise = noise
+        self.parts = parts
+        self.round = 0
+        """Rounds played."""
+        self.images = 0
+        """Real images shown to D."""
+        self.seconds = 0.0
+        """Spent in the loop, over all sessions."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """A tree of tensors and plain values."""
+        rng = {"noise": self.noise.get_state(), "cpu": torch.get_rng_state()}
+        if self.noise.device.type == "cuda":
+            rng["cuda"] = torch.cuda.get_rng_state(self.noise.device)
+        if self.noise.device.type == "mps":
+            rng["mps"] = torch.mps.get_rng_state()
+        return {
+            "round": self.round,
+            "images": self.images,
+            "seconds": self.seconds,
+            "players": {player.name: player.state_dict() for player in self.game.players},
+            "game": self.game.state_dict(),
+            "rng": rng,
+            **{name: part.state_dict() for name, part in self.parts.items()},
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.round, self.images, self.seconds = state["round"], state["images"], state["seconds"]
+        for player in self.game.players:
+            player.load_state_dict(state["players"][player.name])
+        self.game.load_state_dict(state["game"])
+        for name, part in self.parts.items():
+            part.load_state_dict(state[name])
+        rng = state["rng"]
+        if "cuda" in rng and self.noise.device.type == "cuda":
+            torch.cuda.set_rng_state(rng["cuda"], self.noise.device)
+        if "mps" in rng and self.noise.device.type == "mps":
+            torch.mps.set_rng_state(rng["mps"])
+        torch.set_rng_state(rng["cpu"])
+        if len(rng["noise"]) == len(self.noise.get_state()):  # else: saved on another kind of device
+            self.noise.set_state(rng["noise"])

@@ -1,0 +1,322 @@
+"""THE loop, and what surrounds it: start or resume a run, watch it, stop it without losing anything."""
+
+from __future__ import annotations
+
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+
+from gansmith import checkpoint
+from gansmith import run as runs
+from gansmith.build import Experiment, build, choose_device, derive_seed
+from gansmith.errors import NonFinite, UserError
+from gansmith.inference import Sampler
+from gansmith.recipe import Recipe, Resolved, is_run, plan, to_yaml
+from gansmith.report.curves import plot_curves
+from gansmith.report.live import Live
+from gansmith.report.log import RunLog
+from gansmith.report.pictures import grid, growth_gif, save_png, to_uint8
+
+FIXED_SEEDS = range(25)
+"""The growth pictures show these, as does `gansmith sample RUN --seeds 0-24`."""
+LENGTH = ("steps", "n_epochs")
+# What a resumed run may be given anew: none of it changes what is trained, only how long, how fast, how watched.
+RESUMABLE = (*LENGTH, "sample_interval", "log_interval", "data.n_cpu", "n_cpu", "data.memory")
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal ended the training after a whole round; the run is saved and can be resumed."""
+
+    def __init__(self, run: Path, signum: int) -> None:
+        super().__init__(f"stopped by {signal.Signals(signum).name}")
+        self.run = run
+        self.signum = signum
+
+
+class Diverged(RuntimeError):
+    """A loss or a gradient was not finite; the text says where and what to try."""
+
+
+def train(
+    what: str | Path = "gan",
+    *,
+    data: str | Path | None = None,
+    out: str | Path | None = None,
+    steps: int | None = None,
+    n_epochs: int | None = None,
+    seed: int | None = None,
+    device: str = "auto",
+    overrides: Mapping[str, Any] | None = None,
+    quiet: bool = False,
+) -> Path:
+    """Train a recipe (name or YAML file) in a new run folder, or go on with a run (its folder); return the folder.
+
+    `overrides` are keys of the recipe, dotted or by the post's names: {"lr": 1e-3, "game.n_critic": 5}. Raises
+    UserError for bad input, Diverged for a loss that is not finite, Stopped after SIGINT or SIGTERM; what was
+    trained until then is saved.
+    """
+    named = {"data.name": data, "steps": steps, "n_epochs": n_epochs, "seed": seed}
+    flags: dict[str, Any] = {key: str(v) if isinstance(v, Path) else v for key, v in named.items() if v is not None}
+    flags |= dict(overrides or {})
+    if n_epochs is not None and steps is None:
+        flags["steps"] = None  # the length asked for last wins over one in the recipe
+    resuming = is_run(what)
+    if resuming:
+        if out is not None:
+            raise UserError(f"--out {out}: the run {what} goes on in its own folder; leave --out away")
+        _check_resumable(Path(what), flags)
+    resolved = plan(what, flags=flags)
+    where = choose_device(device)
+    if resuming:
+        with runs.locked(Path(what)):
+            return _session(Path(what), resolved, where, quiet, resume=True)
+    experiment = build(resolved.recipe, where, say=_say(quiet), progress=not quiet)
+    run = runs.create(Path(out) if out is not None else None, resolved.label, resolved.recipe.data.name)
+    with runs.locked(run):
+        return _session(run, resolved, where, quiet, resume=False, experiment=experiment)
+
+
+def _session(
+    run: Path,
+    resolved: Resolved,
+    device: torch.device,
+    quiet: bool,
+    *,
+    resume: bool,
+    experiment: Experiment | None = None,
+) -> Path:
+    """Play the run from where it is to its end."""
+    recipe = resolved.recipe
+    experiment = experiment or build(recipe, device, say=_say(quiet), progress=not quiet)
+    if resume:
+        _load_newest(run, experiment, device, _say(quiet))
+    state, stream = experiment.state, experiment.stream
+    per_epoch = stream.batches_per_epoch / experiment.game.batches_per_round
+    total = recipe.steps if recipe.steps is not None else math.ceil(recipe.n_epochs * per_epoch - 1e-9)
+    if state.round >= total:
+        raise UserError(
+            f"{run} is finished: {state.round} rounds, {stream.epoch:.4g} epochs; to train it further give a greater"
+            f" length: gansmith train {run} --n_epochs {math.ceil(stream.epoch) + 10}"
+        )
+    runs.write_text(run / "recipe.yaml", to_yaml(recipe, f"gansmith run {run.name}; trains again from this file alone"))
+    runs.note_session(run, device=device, at_round=state.round)
+    live = Live(
+        start=state.round,
+        total=total,
+        rounds_per_epoch=per_epoch,
+        images_per_round=len(stream.data) / per_epoch,
+        images=state.images,
+        quiet=quiet,
+    )
+    log = RunLog(run, at_round=state.round)
+    record = Record(run, recipe, experiment, log, device)
+    try:
+        with _stop_signals() as stop, live:
+            live.say(_banner(run, resolved, experiment, device, total, log.tensorboard))
+            if state.round == 0:
+                record.pictures()
+            play(experiment, record, live, total, stop)
+            live.done(state.round, state.images, record.losses())
+    except NonFinite as error:
+        raise Diverged(_diverged(run, experiment, record, error)) from None
+    finally:
+        log.close()
+        stream.close()
+    record.checkpoint()
+    record.summary()
+    if stop.signum is not None and state.round < total:
+        raise Stopped(run, stop.signum)
+    return run
+
+
+def play(experiment: Experiment, record: Record, live: Live, total: int, stop: Stop) -> None:
+    """THE loop: batches in, one round of the game, counters on; then whatever is due."""
+    game, state, stream = experiment.game, experiment.state, experiment.stream
+    while state.round < total and stop.signum is None:
+        began = time.perf_counter()
+        batches = [next(stream) for _ in range(game.batches_per_round)]
+        metrics = game.round(*batches)
+        shown = sum(len(batch.images) for batch in batches)
+        for player in game.players:
+            player.average(shown)
+        state.round += 1
+        state.images += shown
+        record.after_round(metrics)
+        state.seconds += time.perf_counter() - began
+        if live.due():
+            live.show(state.round, state.images, record.losses())
+
+
+class Record:
+    """What a run leaves behind while it trains: metrics, pictures, checkpoints, each at its interval in rounds."""
+
+    def __init__(self, run: Path, recipe: Recipe, experiment: Experiment, log: RunLog, device: torch.device) -> None:
+        self.run = run
+        self.recipe = recipe
+        self.experiment = experiment
+        self.log = log
+        self.device = device
+        generator = experiment.generator
+        self.sampler = Sampler(generator.ema if generator.ema is not None else generator.net, experiment.prior)
+        self.latest: Mapping[str, torch.Tensor] = {}
+        self.flushed_at = (experiment.state.seconds, experiment.state.images)
+
+    def after_round(self, metrics: Mapping[str, torch.Tensor]) -> None:
+        round = self.experiment.state.round
+        self.latest = metrics
+        self.experiment.meters.add(metrics)
+        if round % self.recipe.log_interval == 0:
+            self.write_metrics()
+        if round % self.recipe.sample_interval == 0:
+            self.pictures()
+        if round % self.recipe.checkpoint.interval == 0:
+            self.checkpoint()
+
+    def losses(self) -> dict[str, float]:
+        """The latest losses by player, for the live line: the one place where the host waits for them."""
+        return {key[5:]: float(value) for key, value in self.latest.items() if key.startswith("loss/")}
+
+    def write_metrics(self) -> None:
+        """One line: the means since the last one."""
+        state = self.experiment.state
+        seconds, images = state.seconds - self.flushed_at[0], state.images - self.flushed_at[1]
+        self.flushed_at = (state.seconds, state.images)
+        self.log.write(
+            {
+                "round": state.round,
+                "epoch": round(self.experiment.stream.epoch, 4),
+                "images": state.images,
+                "seconds": round(state.seconds, 3),
+                "images_per_second": round(images / seconds, 1) if seconds > 0 else 0.0,
+                **self.experiment.meters.flush(),
+            }
+        )
+
+    def pictures(self) -> None:
+        """25 fresh samples 5 by 5, and those of the fixed seeds; neither draws from the training's random streams."""
+        number = self.experiment.state.round
+        fresh = torch.Generator().manual_seed(derive_seed(self.recipe.seed, 2, number))
+        z = self.sampler.prior.sample(25, fresh, self.sampler.dtype)
+        for name, images in (
+            ("samples", to_uint8(self.sampler.generate(z))),
+            ("growth", self.sampler.sample(FIXED_SEEDS)),
+        ):
+            (self.run / name).mkdir(exist_ok=True)
+            save_png(grid(images, columns=5), self.run / name / f"{number:06d}.png")
+
+    def checkpoint(self) -> Path:
+        """Write the whole state and remove what is no longer kept."""
+        state, keep = self.experiment.state, self.recipe.checkpoint
+        folder = self.run / "checkpoints"
+        info = {"images": state.images, "device": self.device.type}
+        path = checkpoint.write(folder, state.round, state.state_dict(), info=info)
+        checkpoint.prune(folder, keep.keep, keep.keep_every)
+        return path
+
+    def summary(self) -> None:
+        """The pictures that tell the whole run: growth.gif and curves.png."""
+        state = self.experiment.state
+        if state.round % self.recipe.sample_interval:
+            self.pictures()
+        frames = [p for p in sorted((self.run / "growth").glob("*.png")) if int(p.stem) <= state.round]
+        growth_gif(frames, self.run / "growth.gif")
+        if state.round >= self.recipe.log_interval:
+            plot_curves(self.run / "metrics.jsonl", self.run / "curves.png", self.run.name)
+
+
+# ---- stopping --------------------------------------------------------------------------------------------------
+
+
+class Stop:
+    """Whether, and by which signal, the loop was asked to end after this round."""
+
+    signum: int | None = None
+
+
+@contextmanager
+def _stop_signals() -> Iterator[Stop]:
+    """Turn the first SIGINT or SIGTERM into a wish to stop; a second SIGINT interrupts at once."""
+    stop = Stop()
+
+    def ask(signum: int, frame: FrameType | None) -> None:
+        if stop.signum is not None and signum == signal.SIGINT:
+            raise KeyboardInterrupt
+        stop.signum = signum
+
+    if threading.current_thread() is not threading.main_thread():  # only there can signals be taken
+        yield stop
+        return
+    before = {signum: signal.signal(signum, ask) for signum in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+
+
+def _diverged(run: Path, experiment: Experiment, record: Record, error: NonFinite) -> str:
+    """Save what is still good, and say who, when, and what to try."""
+    state = experiment.state
+    tensors: dict[str, torch.Tensor] = {}
+    checkpoint.pack(state.state_dict()["players"], tensors)
+    if all(torch.isfinite(t).all() for t in tensors.values() if t.is_floating_point()):
+        good = f"the state before it is saved in {record.checkpoint()}"
+    else:
+        # Running statistics of a BatchNorm take part in the forward pass that went wrong.
+        kept = next((p for p, reason in checkpoint.newest(run / "checkpoints") if reason is None), None)
+        good = f"the newest good checkpoint is {kept}" if kept else "there is no checkpoint from before"
+    return (
+        f"training stopped in round {state.round + 1} (epoch {experiment.stream.epoch:.2f}): {error}; no weight was"
+        f" touched by it, and {good}. Try a lower --lr, another --seed, or --objective non_saturating"
+    )
+
+
+# ---- starting --------------------------------------------------------------------------------------------------
+
+
+def _check_resumable(run: Path, flags: Mapping[str, Any]) -> None:
+    for key in flags:
+        if key not in RESUMABLE:
+            raise UserError(
+                f"{key}: a run keeps its recipe; when it goes on, only {', '.join(RESUMABLE[:4])} may change. For"
+                f" another training start a new run: gansmith train {run / 'recipe.yaml'} --{key} ..."
+            )
+
+
+def _load_newest(run: Path, experiment: Experiment, device: torch.device, say: Callable[[str], None]) -> None:
+    path = checkpoint.newest_good(run / "checkpoints", say)
+    tree, info = checkpoint.read(path)
+    if info["device"] != device.type:
+        say(f"{path} was trained on {info['device']}, this is {device.type}: the noise goes on from a new seed")
+    try:
+        experiment.state.load_state_dict(tree)
+    except (KeyError, RuntimeError) as error:
+        raise UserError(f"{path} does not fit {run / 'recipe.yaml'}: {error}") from None
+
+
+def _say(quiet: bool) -> Callable[[str], None]:
+    return (lambda text: None) if quiet else print
+
+
+def _banner(
+    run: Path, resolved: Resolved, experiment: Experiment, device: torch.device, total: int, tensorboard: bool
+) -> str:
+    data, game, stream = experiment.stream.data, experiment.game, experiment.stream
+    sizes = ", ".join(f"{p.name} {sum(q.numel() for q in p.parameters) / 1e6:.2f} M" for p in game.players)
+    where = "in memory" if stream.in_memory else f"from a memory map by {resolved.recipe.data.n_cpu} threads"
+    begin = f"from round {experiment.state.round} " if experiment.state.round else ""
+    events = "" if tensorboard else "\nno TensorBoard events: pip install 'gansmith[tensorboard]' writes them too"
+    return (
+        f"{resolved.label}: {type(game).__name__}, {sizes} parameters, {device}, seed {resolved.recipe.seed}\n"
+        f"{data.name}: {len(data):,} images {tuple(data.images.shape[1:])} {where}; {begin}to round {total:,}"
+        f" = {total * game.batches_per_round / stream.batches_per_epoch:.4g} epochs\n"
+        f"run folder: {run}{events}"
+    )
