@@ -13,8 +13,8 @@ import click
 from gansmith._version import __version__
 from gansmith.errors import UserError
 
-# What of a recipe has a flag of its own in --help, the post's options first, with the gan recipe's defaults. Every other
-# key of a recipe is a flag as well, by its dotted name.
+# What has a flag of its own in --help: the post's options first, with the defaults of the recipe gan. Every other key
+# of a recipe is a flag as well, by its dotted name.
 OPTIONS: dict[str, tuple[str, str, str]] = {
     "n_epochs": ("INT", "passes over the training images", "200"),
     "batch_size": ("INT", "images of one batch", "64"),
@@ -161,7 +161,7 @@ def sample(
             f"--grid {grid} has {columns * rows} places for {len(chosen)} seeds; make it larger or leave it away"
         )
     from gansmith.inference import load
-    from gansmith.report.pictures import save_images
+    from gansmith.report.export import save_images
 
     sampler = load(run, round=round, ema=not raw, device=device, say=_note)
     if traverse:
@@ -199,7 +199,7 @@ def interpolate(run: str, seeds: str, frames: int, out: str | None, round: int |
     if path and path.suffix.lower() not in (".png", ".gif"):
         raise UserError(f"--out {path}: it must end in .png (a strip) or .gif (a film)")
     from gansmith.inference import load
-    from gansmith.report.pictures import save_film, save_images
+    from gansmith.report.export import save_film, save_images
 
     sampler = load(run, round=round, ema=not raw, device=device, say=_note)
     path = path or Path(run) / f"interpolate-{sampler.round:06d}-seeds-{seeds}.png"

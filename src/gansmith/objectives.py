@@ -1,7 +1,7 @@
 """Objectives: for each a loss of D and a loss of G, pure functions of D's scores, element by element.
 
-`real` and `fake` are D's scores (logits) on real and generated images, of any one shape; so are the losses. Who averages
-them is `games.critique`, who moves is the player.
+`real` and `fake` are D's scores (logits) on real and generated images, of any one shape; so are the losses. Who
+averages them is `games.critique`, who moves is the player.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The distributions that a generator's input z is drawn from: one flat vector (N, Z) per sample, whatever it is made of."""
+"""The distributions of a generator's input z: one flat vector (N, Z) per sample, whatever it is made of."""
 
 from __future__ import annotations
 

@@ -8,6 +8,7 @@ keyword-only parameters, whose defaults are literals, are what a recipe may set.
 from __future__ import annotations
 
 import ast
+import contextlib
 import difflib
 import functools
 import importlib.util
@@ -106,20 +107,14 @@ def _choice(value: Any, choices: tuple[Any, ...], key: str) -> Any:
 
 def _scalar(value: Any, kind: str, limits: Range | None, key: str) -> Any:
     ok: Any = None
-    if kind == "float" and not isinstance(value, bool):
-        try:
+    if isinstance(value, bool):
+        ok = value if kind == "bool" else None
+    elif kind == "float":
+        with contextlib.suppress(TypeError, ValueError):
             ok = float(value)  # YAML 1.1 reads 1e-3 as a text
-        except (TypeError, ValueError):
-            ok = None
-    elif (
-        kind == "int"
-        and isinstance(value, int)
-        and not isinstance(value, bool)
-        or kind == "bool"
-        and isinstance(value, bool)
-    ):
+    elif kind == "int" and isinstance(value, int):
         ok = value
-    elif kind == "str" and isinstance(value, (str, int)) and not isinstance(value, bool):
+    elif kind == "str" and isinstance(value, (str, int)):
         ok = str(value)
     wanted = _WORDS.get(kind, kind) + (f" {limits}" if limits else "")
     if ok is None or (kind == "float" and not math.isfinite(ok)):

@@ -14,7 +14,7 @@ import shutil
 import sys
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -75,7 +75,7 @@ def load_entry(path: Path, say: Say) -> Entry | None:
         return None
     try:
         return _open(path, about)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
         say(f"the cache {path} is damaged ({error}); making it anew")
         return None
 
@@ -206,7 +206,7 @@ class Draft:
         return ImageSet(name, images, labels, classes, digest)
 
     @contextlib.contextmanager
-    def _disk(self) -> Any:
+    def _disk(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:

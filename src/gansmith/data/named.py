@@ -30,15 +30,16 @@ SPLIT_TRAIN, SPLIT_TEST = {"split": "train"}, {"split": "test"}
 class Named:
     """A class of torchvision.datasets, and what it needs.
 
-    at: the folder or file below the root that holds the set unpacked (test_at: that of the test split, where it is
-    another one). files: what a user without a network puts there. host: where torchvision downloads from, and how
-    much. train, test: the arguments for the splits; test is None where there is none. transposed: the pictures lie
-    on their side.
+    at: the folder or file below the root that holds the set, unpacked (test_at: the one of the test split, if it is
+    another). files: what a user without a network puts into the folder `into` below the root. host: where
+    torchvision downloads from, and how much. train, test: the arguments for the splits; test is None where there
+    is none. transposed: the pictures lie on their side.
     """
 
     cls: str
     at: str
     files: str
+    into: str
     host: str
     train: dict[str, Any]
     test: dict[str, Any] | None
@@ -51,6 +52,7 @@ NAMED = {
         "FashionMNIST",
         "FashionMNIST/raw",
         "train-images-idx3-ubyte and the three files beside it (.gz is fine)",
+        "FashionMNIST/raw",
         "fashion-mnist.s3-website.eu-central-1.amazonaws.com (30 MB)",
         TRAIN,
         TEST,
@@ -59,6 +61,7 @@ NAMED = {
         "KMNIST",
         "KMNIST/raw",
         "train-images-idx3-ubyte and the three files beside it (.gz is fine)",
+        "KMNIST/raw",
         "codh.rois.ac.jp (20 MB)",
         TRAIN,
         TEST,
@@ -67,6 +70,7 @@ NAMED = {
         "QMNIST",
         "QMNIST/raw",
         "qmnist-{train,test}-images-idx3-ubyte and qmnist-{train,test}-labels-idx2-int",
+        "QMNIST/raw",
         "raw.githubusercontent.com (20 MB)",
         TRAIN,
         TEST,
@@ -75,6 +79,7 @@ NAMED = {
         "EMNIST",
         "EMNIST/raw",
         "emnist-balanced-{train,test}-{images-idx3,labels-idx1}-ubyte",
+        "EMNIST/raw",
         "biometrics.nist.gov (560 MB)",
         {"split": "balanced", "train": True},
         {"split": "balanced", "train": False},
@@ -84,6 +89,7 @@ NAMED = {
         "USPS",
         "usps.bz2",
         "usps.bz2 and usps.t.bz2",
+        "",
         "www.csie.ntu.edu.tw (8 MB)",
         TRAIN,
         TEST,
@@ -93,6 +99,7 @@ NAMED = {
         "CIFAR10",
         "cifar-10-batches-py",
         "cifar-10-python.tar.gz, unpacked",
+        "",
         "www.cs.toronto.edu (170 MB)",
         TRAIN,
         TEST,
@@ -101,6 +108,7 @@ NAMED = {
         "CIFAR100",
         "cifar-100-python",
         "cifar-100-python.tar.gz, unpacked",
+        "",
         "www.cs.toronto.edu (170 MB)",
         TRAIN,
         TEST,
@@ -109,6 +117,7 @@ NAMED = {
         "SVHN",
         "train_32x32.mat",
         "train_32x32.mat and test_32x32.mat",
+        "",
         "ufldl.stanford.edu (250 MB)",
         SPLIT_TRAIN,
         SPLIT_TEST,
@@ -118,6 +127,7 @@ NAMED = {
         "STL10",
         "stl10_binary",
         "stl10_binary.tar.gz, unpacked",
+        "",
         "ai.stanford.edu (2.6 GB)",
         SPLIT_TRAIN,
         SPLIT_TEST,
@@ -126,6 +136,7 @@ NAMED = {
         "CelebA",
         "celeba",
         "img_align_celeba.zip, unpacked, and the five .txt files of CelebA",
+        "celeba",
         "drive.google.com (1.4 GB)",
         {"split": "train", "target_type": []},
         {"split": "test", "target_type": []},
@@ -134,6 +145,7 @@ NAMED = {
         "Flowers102",
         "flowers-102",
         "102flowers.tgz, unpacked, imagelabels.mat and setid.mat",
+        "flowers-102",
         "thor.robots.ox.ac.uk (350 MB)",
         SPLIT_TRAIN,
         SPLIT_TEST,
@@ -142,6 +154,7 @@ NAMED = {
         "Food101",
         "food-101",
         "food-101.tar.gz, unpacked",
+        "",
         "data.vision.ee.ethz.ch (5 GB)",
         SPLIT_TRAIN,
         SPLIT_TEST,
@@ -150,6 +163,7 @@ NAMED = {
         "OxfordIIITPet",
         "oxford-iiit-pet",
         "images.tar.gz and annotations.tar.gz, unpacked",
+        "oxford-iiit-pet",
         "thor.robots.ox.ac.uk (810 MB)",
         {"split": "trainval"},
         SPLIT_TEST,
@@ -157,7 +171,8 @@ NAMED = {
     "gtsrb": Named(
         "GTSRB",
         "gtsrb/GTSRB/Training",
-        "GTSRB-Training_fixed.zip, unpacked",
+        "GTSRB-Training_fixed.zip, GTSRB_Final_Test_Images.zip and GTSRB_Final_Test_GT.zip, unpacked",
+        "gtsrb",
         "sid.erda.dk (280 MB)",
         SPLIT_TRAIN,
         SPLIT_TEST,
@@ -167,6 +182,7 @@ NAMED = {
         "Imagenette",
         "imagenette2-320",
         "imagenette2-320.tgz, unpacked",
+        "",
         "s3.amazonaws.com (340 MB)",
         {"split": "train", "size": "320px"},
         {"split": "val", "size": "320px"},
@@ -175,6 +191,7 @@ NAMED = {
         "DTD",
         "dtd/dtd",
         "dtd-r1.0.1.tar.gz, unpacked",
+        "dtd",
         "www.robots.ox.ac.uk (630 MB)",
         SPLIT_TRAIN,
         SPLIT_TEST,
@@ -183,6 +200,7 @@ NAMED = {
         "EuroSAT",
         "eurosat/2750",
         "EuroSAT.zip, unpacked",
+        "eurosat",
         "huggingface.co (95 MB)",
         {},
         None,
@@ -191,6 +209,7 @@ NAMED = {
         "FGVCAircraft",
         "fgvc-aircraft-2013b",
         "fgvc-aircraft-2013b.tar.gz, unpacked",
+        "",
         "www.robots.ox.ac.uk (2.8 GB)",
         {"split": "trainval"},
         SPLIT_TEST,
@@ -199,6 +218,7 @@ NAMED = {
         "Country211",
         "country211",
         "country211.tgz, unpacked",
+        "",
         "openaipublic.azureedge.net (11 GB)",
         SPLIT_TRAIN,
         SPLIT_TEST,
@@ -222,7 +242,6 @@ DOWNLOAD_ERRORS = (
     OSError,  # URLError, HTTPError and time-outs among them
     RuntimeError,  # what torchvision makes of them
     EOFError,
-    ImportError,  # gdown, scipy
     http.client.HTTPException,
     tarfile.TarError,
     zipfile.BadZipFile,
@@ -280,20 +299,20 @@ def _open(name: str, root: Path, at: Path, wanted: Wanted) -> Any:
     row = NAMED[name]
     cls = getattr(datasets, row.cls)
     arguments = row.train if wanted.split == "train" else row.test or {}
-    with contextlib.suppress(OSError, RuntimeError):  # how the data sets of torchvision say: it is not there
-        return cls(root, download=False, **arguments)
-    wanted.say(f"{name} is not in {at}: downloading it from {row.host}")
-    # torchvision draws its own bars on stderr.
-    quiet = contextlib.nullcontext() if wanted.progress else contextlib.redirect_stderr(io.StringIO())
     try:
+        with contextlib.suppress(OSError, RuntimeError):  # how the sets of torchvision say that they are not there
+            return cls(root, download=False, **arguments)
+        wanted.say(f"{name} is not in {at}: downloading it from {row.host}")
         root.mkdir(parents=True, exist_ok=True)
-        with quiet:
+        # torchvision draws its own bars on stderr.
+        with contextlib.nullcontext() if wanted.progress else contextlib.redirect_stderr(io.StringIO()):
             return cls(root, download=True, **arguments)
+    except ImportError as error:
+        raise UserError(f"{name} needs {error.name}, which is not installed: pip install {error.name}") from error
     except DOWNLOAD_ERRORS as error:
         reason = " ".join(str(error).split())[-200:] or type(error).__name__
-        folder = at if at.suffix == "" else at.parent
         raise UserError(
-            f"{name} is not in {at} and could not be downloaded ({reason}); put {row.files} into {folder}, "
+            f"{name} is not in {at} and could not be downloaded ({reason}); put {row.files} into {root / row.into}, "
             "or set GANSMITH_DATA to the folder that has it"
         ) from error
 

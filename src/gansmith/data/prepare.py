@@ -5,7 +5,7 @@ import hashlib
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,8 +108,8 @@ def prepare(source: Source, path: Path, wanted: Wanted) -> ImageSet:
     labels: list[int | None] = []
     with Draft(path, wanted.say) as draft:
         text = f"preparing {source.count} pictures of {source.name} at {size}"
-        with _progress(text, source.count, wanted) as step:
-            for images, found, failed in _in_order(source, wanted):
+        with _progress(text, source.count, wanted) as step, contextlib.closing(_in_order(source, wanted)) as groups:
+            for images, found, failed in groups:
                 if images:
                     draft.write(np.stack(images))
                 labels += found
@@ -118,13 +118,10 @@ def prepare(source: Source, path: Path, wanted: Wanted) -> ImageSet:
         _tell(source.name, broken, len(labels), wanted)
         known = [label for label in labels if label is not None]
         all_labels = np.array(known, np.int64) if len(known) == len(labels) else None
+        classes: tuple[str, ...] = ()
         if all_labels is not None:
             all_labels.flags.writeable = False
-        classes = (
-            ()
-            if all_labels is None
-            else source.classes or tuple(str(label) for label in range(int(all_labels.max()) + 1))
-        )
+            classes = source.classes or tuple(str(label) for label in range(int(all_labels.max()) + 1))
         digest = None
         if source.digest is not None:
             how = (wanted.img_size, wanted.channels, wanted.fit, pictures.VERSION)
@@ -137,10 +134,9 @@ def prepare(source: Source, path: Path, wanted: Wanted) -> ImageSet:
 Converted = tuple[list[Bytes], list[int | None], list[Broken]]  # pictures, their labels, those that are broken
 
 
-def _in_order(source: Source, wanted: Wanted) -> Iterator[Converted]:
+def _in_order(source: Source, wanted: Wanted) -> Generator[Converted, None, None]:
     """Groups of converted pictures in the order of the source, read a bounded way ahead by `n_cpu` threads."""
     group = max(1, min(16, (1 << 20) // (wanted.img_size**2 * wanted.channels)))
-    groups = iter(range(0, source.count, group))
     pool = ThreadPoolExecutor(wanted.n_cpu, thread_name_prefix="gansmith-prepare")
     ahead: deque[Future[Converted]] = deque()
 
@@ -157,7 +153,7 @@ def _in_order(source: Source, wanted: Wanted) -> Iterator[Converted]:
         return out
 
     try:
-        for start in groups:
+        for start in range(0, source.count, group):
             ahead.append(pool.submit(convert, start))
             if len(ahead) >= 4 * wanted.n_cpu:
                 yield ahead.popleft().result()

@@ -103,9 +103,9 @@ class Stream(Iterator[Batch]):
         """Goes to the position of `state` at once; UserError if it is of another set, seed or batch size."""
         here = self.state_dict()
         for key in ("seed", "batch_size", "images", "digest"):
-            if state[key] != here[key]:
+            if state.get(key) != here[key]:
                 raise UserError(
-                    f"the data stream cannot be resumed: {key} was {state[key]} and is now {here[key]}; "
+                    f"the data stream cannot be resumed: {key} was {state.get(key)} and is now {here[key]}; "
                     "resume with the data and settings that the run was started with"
                 )
         self._forget()

@@ -17,7 +17,7 @@ Shape = tuple[int, int, int]
 
 
 class Generator(nn.Module):
-    """z (N, Z) -> images (N, C, H, W) in (-1, 1): Linear, BatchNorm (not after the first), LeakyReLU; tanh at the end."""
+    """z (N, Z) -> images (N, C, H, W) in (-1, 1): Linear, BatchNorm (but for the first), LeakyReLU; at the end tanh."""
 
     def __init__(
         self,

@@ -114,9 +114,7 @@ def _running_median(x: NDArray[np.float64], y: NDArray[np.float64]) -> _Curve:
     """Medians over 1/25 of the values, at 200 or fewer centres: unlike a mean it ignores single spikes."""
     half = len(x) // 50
     centres = np.unique(np.linspace(0, len(x) - 1, min(len(x), 200)).round().astype(int))
-    # Narrower windows at both ends stay centred, so that a steep start is not flattened.
-    reach = [min(half, i, len(x) - 1 - i) for i in centres]
-    medians = [np.median(y[i - r : i + r + 1]) for i, r in zip(centres, reach, strict=True)]
+    medians = [np.median(y[max(0, i - half) : i + half + 1]) for i in centres]
     return x[centres], np.array(medians, np.float64)
 
 

@@ -13,10 +13,11 @@ from torch import Tensor
 from gansmith.errors import UserError
 from gansmith.report.atomic import replacing
 
-_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+_CHANNELS = (1, 3, 4)  # L, RGB, RGBA
 _BACKGROUND = 96  # neither the black nor the white of most data, so that the tiles' edges can be seen
-_GREYS = 32  # levels in a grey GIF: the eye sees no steps, and the file is half of that with 256
+_GREYS = 16  # levels in a grey GIF: no steps to be seen at this size, and less than half the bytes of 256
 _COLOURS = 128
+_DARK, _LIGHT = 17, 221  # of the strip and its caption; both are among the 16 greys
 _HOLD_MS = 2000  # how long the GIF rests on its last frame
 _SLOWEST_MS = 500  # a GIF of few frames does not dwell on each
 _FASTEST_MS = 20  # browsers slow anything faster down to 100 ms
@@ -35,7 +36,7 @@ def to_uint8(x: Tensor) -> NDArray[np.uint8]:
 
 def grid(images: NDArray[np.uint8], columns: int, pad: int = 2) -> Image.Image:
     """Tile bytes (N, C, H, W), C = 1, 3 or 4, row by row with `pad` pixels around each tile."""
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1] not in _MODES or not len(images):
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1] not in _CHANNELS or not len(images):
         raise ValueError(f"a grid takes uint8 (N, 1|3|4, H, W), not {images.dtype} {images.shape}")
     if columns < 1 or pad < 0:
         raise ValueError(f"a grid needs columns >= 1 and pad >= 0, not {columns} and {pad}")
@@ -48,7 +49,7 @@ def grid(images: NDArray[np.uint8], columns: int, pad: int = 2) -> Image.Image:
     for i, image in enumerate(images):
         top, left = pad + i // columns * step_y, pad + i % columns * step_x
         canvas[top : top + height, left : left + width] = image.transpose(1, 2, 0)
-    return Image.fromarray(canvas[..., 0] if channels == 1 else canvas, _MODES[channels])
+    return Image.fromarray(canvas[..., 0] if channels == 1 else canvas)
 
 
 def save_png(image: Image.Image, path: Path) -> None:
@@ -84,12 +85,12 @@ def growth_gif(
 
     captions = [f"round {_round_of(path)}" for path in kept]
     longest = max(captions, key=len)
-    grey = all(picture.mode == "L" for picture in pictures)
-    palette = _grey_palette() if grey else _colour_palette(pictures)
-    pages = [
-        _page(picture, caption, longest, scale).quantize(palette=palette, dither=Image.Dither.NONE)
-        for picture, caption in zip(pictures, captions, strict=True)
-    ]
+    pages = [_page(*pair, longest, scale) for pair in zip(pictures, captions, strict=True)]
+    if all(picture.mode == "L" for picture in pictures):
+        pages = [_few_greys(page) for page in pages]
+    else:
+        palette = _palette(pictures)
+        pages = [page.convert("RGB").quantize(palette=palette, dither=Image.Dither.NONE) for page in pages]
 
     each = min(max(round(seconds * 100 / len(pages)) * 10, _FASTEST_MS), _SLOWEST_MS)  # GIF counts 10 ms
     durations = [each] * (len(pages) - 1) + [_HOLD_MS]
@@ -126,7 +127,7 @@ def _page(picture: Image.Image, caption: str, longest: str, scale: int) -> Image
     text_width = int(font.getbbox(longest)[2]) + 8  # 4 pixels on either side
     strip = 18
     width, height = picture.width * scale, picture.height * scale
-    dark, light = (16, 224) if picture.mode == "L" else ((16,) * 3, (224,) * 3)
+    dark, light = (_DARK, _LIGHT) if picture.mode == "L" else ((_DARK,) * 3, (_LIGHT,) * 3)
     page = Image.new(picture.mode, (max(width, text_width), height + strip), dark)
     large = picture.resize((width, height), Image.Resampling.NEAREST)
     page.paste(large, ((page.width - width) // 2, 0))
@@ -134,21 +135,17 @@ def _page(picture: Image.Image, caption: str, longest: str, scale: int) -> Image
     return page
 
 
-def _grey_palette() -> Image.Image:
-    levels = np.linspace(0, 255, _GREYS).round().astype(int)
-    palette = Image.new("P", (1, 1))
-    palette.putpalette([int(level) for level in levels for _ in range(3)])
-    return palette
+def _few_greys(page: Image.Image) -> Image.Image:
+    """Each grey as the nearest of `_GREYS` even levels, in a palette of them."""
+    level = np.linspace(0, _GREYS - 1, 256).round().astype(np.uint8)
+    few = Image.fromarray(level[np.asarray(page)]).convert("L")
+    few.putpalette([int(grey) for grey in np.linspace(0, 255, _GREYS).round() for _ in range(3)])
+    return few
 
 
-def _colour_palette(pictures: Sequence[Image.Image]) -> Image.Image:
-    """One palette for all frames, so that colours do not flicker: from the last, best frames mostly."""
-    n = len(pictures)
-    sample = [pictures[i] for i in sorted({0, n // 4, n // 2, 3 * n // 4, n - 1})]
-    width, height = sample[0].size
-    board = Image.new("RGB", (width, (height + 8) * len(sample)))
-    for i, picture in enumerate(sample):
-        board.paste(picture, (0, i * (height + 8)))
-    # Black is there already, beside the pictures; the caption's white must be in the palette as well.
-    ImageDraw.Draw(board).rectangle((0, board.height - 8, width // 2, board.height), (224,) * 3)
-    return board.quantize(_COLOURS, method=Image.Quantize.MEDIANCUT)
+def _palette(pictures: Sequence[Image.Image]) -> Image.Image:
+    """One palette for all frames, so that colours do not flicker, from an even sample of their pixels."""
+    every = 1 + sum(picture.width * picture.height for picture in pictures) // 400_000
+    pixels = [np.asarray(picture.convert("RGB")).reshape(-1, 3)[::every] for picture in pictures]
+    shades = [np.full((1000, 3), shade, np.uint8) for shade in (_DARK, _LIGHT)]  # of the strip
+    return Image.fromarray(np.concatenate([*pixels, *shades])[None]).quantize(_COLOURS, dither=Image.Dither.NONE)

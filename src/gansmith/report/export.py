@@ -1,0 +1,44 @@
+"""Pictures in the form that a file's name asks for: one grid, arrays, a folder of single pictures, or a film."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from gansmith.errors import UserError
+from gansmith.report.atomic import replacing
+from gansmith.report.pictures import grid, save_png
+
+_FRAME_MS = 80
+
+
+def save_images(pictures: NDArray[np.uint8], path: Path, *, columns: int, names: Sequence[str] = ()) -> None:
+    """Write pictures (N, C, H, W): .png a grid, .npz an array `images` with their `names`, no ending a folder of PNGs."""
+    suffix = path.suffix.lower()
+    if suffix not in (".png", ".npz", ""):
+        raise UserError(f"{path}: it must end in .png (a grid), .npz (arrays) or nothing (a folder of pictures)")
+    if path.is_dir() and suffix:
+        raise UserError(f"{path} is a folder; give the name of a file in it")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if suffix == ".png":
+        save_png(grid(pictures, columns), path)
+    elif suffix == ".npz":
+        with replacing(path) as part, part.open("wb") as file:
+            np.savez_compressed(file, images=pictures, names=np.array(names, dtype=str))
+    else:
+        path.mkdir(exist_ok=True)
+        for picture, name in zip(pictures, names, strict=True):
+            save_png(grid(picture[None], 1, pad=0), path / f"{name}.png")
+
+
+def save_film(pictures: NDArray[np.uint8], path: Path, *, scale: int = 4) -> None:
+    """Write pictures (N, C, H, W) as a GIF that loops, enlarged without smoothing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pages = []
+    for picture in pictures:
+        page = grid(picture[None], 1, pad=0)
+        pages.append(page.resize((page.width * scale, page.height * scale), Image.Resampling.NEAREST))
+    with replacing(path) as part:
+        pages[0].save(part, format="GIF", save_all=True, append_images=pages[1:], duration=_FRAME_MS, loop=0)
