@@ -104,7 +104,7 @@ def train(
     networks.G.widths=[64,128]. Flags win over the YAML.
     """
     what, flags = _words("gan", words, options)
-    from gansmith.recipe import is_run, plan
+    from gansmith.recipe import plan
 
     resolved = plan(what, flags=flags)  # before torch is imported: a wrong key is answered at once
     if dry_run:
@@ -126,8 +126,11 @@ def train(
         )
         sys.exit(128 + stop.signum)
     if not quiet:
-        more = "" if is_run(what) else f"\nlonger:   gansmith train {run} --n_epochs N"
-        click.echo(f"look at:  {run / 'growth.gif'}\nthen:     gansmith sample {run}{more}")
+        recipe = plan(run).recipe
+        longer = f"--steps {2 * recipe.steps}" if recipe.steps else f"--n_epochs {2 * recipe.n_epochs}"
+        click.echo(f"look at:  {run / 'growth.gif'} and {run / 'curves.png'}")
+        click.echo(f"then:     gansmith sample {run}")
+        click.echo(f"longer:   gansmith train {run} {longer}")
 
 
 @main.command()

@@ -3,11 +3,12 @@
 recipe.yaml          the resolved recipe: trains again from this file alone
 environment.json     one entry per session: versions, device, commit, command
 metrics.jsonl        one line per log interval
-    tensorboard/         the same as TensorBoard events, if TensorBoard is installed
+tensorboard/         the same as TensorBoard events, if TensorBoard is installed
 samples/000400.png   25 fresh samples after round 400
 growth/000400.png    the samples of seeds 0-24 after round 400
 checkpoints/         see `checkpoint.py`
-growth.gif, curves.png
+growth.gif           the growth pictures as a film
+curves.png           metrics.jsonl drawn
 """
 
 from __future__ import annotations

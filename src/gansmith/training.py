@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import signal
 import threading
@@ -17,6 +18,7 @@ import torch
 from gansmith import checkpoint
 from gansmith import run as runs
 from gansmith.build import Experiment, build, choose_device, derive_seed
+from gansmith.data import data_names
 from gansmith.errors import NonFinite, UserError
 from gansmith.inference import Sampler
 from gansmith.recipe import Recipe, Resolved, is_run, plan, to_yaml
@@ -73,7 +75,7 @@ def train(
         if out is not None:
             raise UserError(f"--out {out}: the run {what} goes on in its own folder; leave --out away")
         _check_resumable(Path(what), flags)
-    resolved = plan(what, flags=flags)
+    resolved = _with_full_path(plan(what, flags=flags))
     where = choose_device(device)
     if resuming:
         with runs.locked(Path(what)):
@@ -124,13 +126,13 @@ def _session(
             if state.round == 0:
                 record.pictures()
             play(experiment, record, live, total, stop)
+            record.checkpoint()
             live.done(state.round, state.images, record.losses())
     except NonFinite as error:
         raise Diverged(_diverged(run, experiment, record, error)) from None
     finally:
         log.close()
         stream.close()
-    record.checkpoint()
     record.summary()
     if stop.signum is not None and state.round < total:
         raise Stopped(run, stop.signum)
@@ -289,6 +291,15 @@ def _check_resumable(run: Path, flags: Mapping[str, Any]) -> None:
                 f"{key}: a run keeps its recipe; when it goes on, only {', '.join(RESUMABLE[:4])} may change. For"
                 f" another training start a new run: gansmith train {run / 'recipe.yaml'} --{key} ..."
             )
+
+
+def _with_full_path(resolved: Resolved) -> Resolved:
+    """The same with a folder of pictures by its full path, so that the run goes on from any working folder."""
+    data = resolved.recipe.data
+    if data.name in data_names() or not Path(data.name).expanduser().is_dir():
+        return resolved
+    full = dataclasses.replace(data, name=str(Path(data.name).expanduser().resolve()))
+    return dataclasses.replace(resolved, recipe=dataclasses.replace(resolved.recipe, data=full))
 
 
 def _load_newest(run: Path, experiment: Experiment, device: torch.device, say: Callable[[str], None]) -> None:

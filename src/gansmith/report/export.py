@@ -15,7 +15,7 @@ _FRAME_MS = 80
 
 
 def save_images(pictures: NDArray[np.uint8], path: Path, *, columns: int, names: Sequence[str] = ()) -> None:
-    """Write pictures (N, C, H, W): .png a grid, .npz an array `images` with their `names`, no ending a folder of PNGs."""
+    """Write pictures (N, C, H, W): .png a grid, .npz arrays `images` and `names`, no ending a folder of PNGs."""
     suffix = path.suffix.lower()
     if suffix not in (".png", ".npz", ""):
         raise UserError(f"{path}: it must end in .png (a grid), .npz (arrays) or nothing (a folder of pictures)")
