@@ -58,7 +58,7 @@ def choose_device(name: str) -> torch.device:
 
 def derive_seed(*parts: int) -> int:
     """A seed of its own for each purpose: parts that differ anywhere give streams that have nothing in common."""
-    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> 1)
+    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0]) >> 1
 
 
 def build(recipe: Recipe, device: torch.device, *, say: Callable[[str], None], progress: bool = True) -> Experiment:
