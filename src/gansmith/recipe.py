@@ -209,9 +209,10 @@ def flags_layer(flags: Mapping[str, Any], origin: str = "flag") -> Layer:
     return Layer(origin, keys)
 
 
-def is_run(path: str | Path) -> bool:
-    """Whether the path is the folder of a run."""
-    return (Path(path) / "recipe.yaml").is_file()
+def is_run(what: str | Path) -> bool:
+    """Whether this is the folder of a run; a recipe's bare name is that recipe (./gan is a folder called gan)."""
+    named = isinstance(what, str) and what in recipe_names()
+    return not named and (Path(what) / "recipe.yaml").is_file()
 
 
 def plan(what: str | Path = "gan", *, flags: Mapping[str, Any] | None = None) -> Resolved:
@@ -220,7 +221,7 @@ def plan(what: str | Path = "gan", *, flags: Mapping[str, Any] | None = None) ->
     layers = [read_layer(source)]
     if flags:
         layers.append(flags_layer(flags))
-    return resolve(*layers, label=Path(what).stem)
+    return resolve(*layers, label=Path(what).name if is_run(what) else Path(what).stem)
 
 
 # ---- resolving -------------------------------------------------------------------------------------------------

@@ -33,21 +33,33 @@ class State:
         """Real images shown to D."""
         self.seconds = 0.0
         """Spent in the loop, over all sessions."""
+        self._buffers = [b for player in game.players for b in player.net.buffers()]
+        self._before: tuple[list[torch.Tensor], dict[str, Any], dict[str, Any]] | None = None
+
+    def begin_round(self) -> None:
+        """Remember what a round changes before any player moves, so that a round that fails can be taken back."""
+        self._before = ([b.clone() for b in self._buffers], self._rng(), self.parts["data"].state_dict())
+
+    def take_back(self) -> None:
+        """Undo what a round has done besides moves: running statistics, random streams, the position in the data."""
+        if self._before is None:
+            return
+        buffers, rng, position = self._before
+        with torch.no_grad():
+            for buffer, before in zip(self._buffers, buffers, strict=True):
+                buffer.copy_(before)
+        self._set_rng(rng)
+        self.parts["data"].load_state_dict(position)
 
     def state_dict(self) -> dict[str, Any]:
         """A tree of tensors and plain values."""
-        rng = {"noise": self.noise.get_state(), "cpu": torch.get_rng_state()}
-        if self.noise.device.type == "cuda":
-            rng["cuda"] = torch.cuda.get_rng_state(self.noise.device)
-        if self.noise.device.type == "mps":
-            rng["mps"] = torch.mps.get_rng_state()
         return {
             "round": self.round,
             "images": self.images,
             "seconds": self.seconds,
             "players": {player.name: player.state_dict() for player in self.game.players},
             "game": self.game.state_dict(),
-            "rng": rng,
+            "rng": self._rng(),
             **{name: part.state_dict() for name, part in self.parts.items()},
         }
 
@@ -58,11 +70,21 @@ class State:
         self.game.load_state_dict(state["game"])
         for name, part in self.parts.items():
             part.load_state_dict(state[name])
-        rng = state["rng"]
-        if "cuda" in rng and self.noise.device.type == "cuda":
-            torch.cuda.set_rng_state(rng["cuda"], self.noise.device)
-        if "mps" in rng and self.noise.device.type == "mps":
-            torch.mps.set_rng_state(rng["mps"])
+        self._set_rng(state["rng"])
+
+    def _rng(self) -> dict[str, Any]:
+        rng = {"noise": self.noise.get_state(), "cpu": torch.get_rng_state()}
+        if self.noise.device.type == "cuda":
+            rng["cuda"] = torch.cuda.get_rng_state(self.noise.device)
+        if self.noise.device.type == "mps":
+            rng["mps"] = torch.mps.get_rng_state()
+        return rng
+
+    def _set_rng(self, rng: Mapping[str, Any]) -> None:
         torch.set_rng_state(rng["cpu"])
-        if len(rng["noise"]) == len(self.noise.get_state()):  # else: saved on another kind of device
+        if self.noise.device.type == "cuda" and "cuda" in rng:
+            torch.cuda.set_rng_state(rng["cuda"], self.noise.device)
+        if self.noise.device.type == "mps" and "mps" in rng:
+            torch.mps.set_rng_state(rng["mps"])
+        if len(rng["noise"]) == len(self.noise.get_state()):  # else: of another kind of device
             self.noise.set_state(rng["noise"])

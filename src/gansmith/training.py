@@ -144,6 +144,7 @@ def play(experiment: Experiment, record: Record, live: Live, total: int, stop: S
     game, state, stream = experiment.game, experiment.state, experiment.stream
     while state.round < total and stop.signum is None:
         began = time.perf_counter()
+        state.begin_round()
         batches = [next(stream) for _ in range(game.batches_per_round)]
         metrics = game.round(*batches)
         shown = sum(len(batch.images) for batch in batches)
@@ -169,6 +170,7 @@ class Record:
         generator = experiment.generator
         self.sampler = Sampler(generator.ema if generator.ema is not None else generator.net, experiment.prior)
         self.latest: Mapping[str, torch.Tensor] = {}
+        self.saved_at = experiment.state.round or -1  # a run that goes on was loaded from there
         self.flushed_at = (experiment.state.seconds, experiment.state.images)
 
     def after_round(self, metrics: Mapping[str, torch.Tensor]) -> None:
@@ -215,13 +217,15 @@ class Record:
             save_png(grid(images, columns=5), self.run / name / f"{number:06d}.png")
 
     def checkpoint(self) -> Path:
-        """Write the whole state and remove what is no longer kept."""
+        """Write the whole state, unless that was done after this very round, and remove what is no longer kept."""
         state, keep = self.experiment.state, self.recipe.checkpoint
         folder = self.run / "checkpoints"
-        info = {"images": state.images, "device": self.device.type}
-        path = checkpoint.write(folder, state.round, state.state_dict(), info=info)
-        checkpoint.prune(folder, keep.keep, keep.keep_every)
-        return path
+        if self.saved_at != state.round:
+            info = {"images": state.images, "device": self.device.type}
+            checkpoint.write(folder, state.round, state.state_dict(), info=info)
+            self.saved_at = state.round
+            checkpoint.prune(folder, keep.keep, keep.keep_every)
+        return folder / f"{state.round:08d}"
 
     def summary(self) -> None:
         """The pictures that tell the whole run: growth.gif and curves.png."""
@@ -265,19 +269,19 @@ def _stop_signals() -> Iterator[Stop]:
 
 
 def _diverged(run: Path, experiment: Experiment, record: Record, error: NonFinite) -> str:
-    """Save what is still good, and say who, when, and what to try."""
+    """Save the state from before the round that failed, and say who, when, and what to try."""
     state = experiment.state
+    state.take_back()
     tensors: dict[str, torch.Tensor] = {}
     checkpoint.pack(state.state_dict()["players"], tensors)
     if all(torch.isfinite(t).all() for t in tensors.values() if t.is_floating_point()):
         good = f"the state before it is saved in {record.checkpoint()}"
     else:
-        # Running statistics of a BatchNorm take part in the forward pass that went wrong.
         kept = next((p for p, reason in checkpoint.newest(run / "checkpoints") if reason is None), None)
         good = f"the newest good checkpoint is {kept}" if kept else "there is no checkpoint from before"
     return (
         f"training stopped in round {state.round + 1} (epoch {experiment.stream.epoch:.2f}): {error}; no weight was"
-        f" touched by it, and {good}. Try a lower --lr, another --seed, or --objective non_saturating"
+        f" touched by it, and {good}. Try a lower --lr or another --seed in a new run"
     )
 
 
@@ -307,10 +311,13 @@ def _load_newest(run: Path, experiment: Experiment, device: torch.device, say: C
     tree, info = checkpoint.read(path)
     if info["device"] != device.type:
         say(f"{path} was trained on {info['device']}, this is {device.type}: the noise goes on from a new seed")
+    state = experiment.state
     try:
-        experiment.state.load_state_dict(tree)
+        state.load_state_dict(tree)
     except (KeyError, RuntimeError) as error:
         raise UserError(f"{path} does not fit {run / 'recipe.yaml'}: {error}") from None
+    if info["device"] != device.type:
+        state.noise.manual_seed(derive_seed(experiment.stream.seed, 1, state.round))
 
 
 def _say(quiet: bool) -> Callable[[str], None]:
