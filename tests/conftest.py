@@ -13,7 +13,7 @@ from PIL import Image
 
 import gansmith
 
-# Workers of pytest-xdist share the cores, and sums in another order are other numbers: one thread, here and in children.
+# Workers of pytest-xdist share the cores, and sums in another order are other numbers: one thread, in children too.
 os.environ["OMP_NUM_THREADS"] = "1"
 
 SMALL_MLP = {"networks.G.widths": [16, 16], "networks.D.widths": [16]}

@@ -144,14 +144,16 @@ def test_generator_first_conserves_the_mirrored_invariant() -> None:
     assert drift(orbit(Alternating, eta), -eta) > 1e-2
 
 
-def test_gradient_penalty_on_a_slope_is_its_scalar_recursion() -> None:
+@pytest.mark.parametrize("game", [Simultaneous, Alternating])
+def test_gradient_penalty_on_a_slope_is_its_scalar_recursion(game: Callable[..., TwoPlayer]) -> None:
     """|grad D| = |psi| whatever alpha is: D descends psi theta + w (|psi| - 1)^2."""
     eta, weight, target = 0.05, 0.7, 1.0
     theta, psi = THETA, PSI
-    for point in orbit(Alternating, eta, 300, [(weight, target)]):
+    for point in orbit(game, eta, 300, [(weight, target)]):
         assert point == pytest.approx((theta, psi), abs=1e-11)
+        old = psi
         psi = psi - eta * (theta + 2 * weight * (abs(psi) - target) * math.copysign(1, psi))
-        theta = theta + eta * psi
+        theta = theta + eta * (psi if game is Alternating else old)
 
 
 def test_a_zero_centred_penalty_makes_it_converge() -> None:

@@ -61,7 +61,7 @@ def images_of(output: Any) -> list[Tensor]:
     return [output] if isinstance(output, Tensor) else list(output)
 
 
-# ---- sizes -----------------------------------------------------------------------------------------------------------
+# ---- sizes ------------------------------------------------------------------------------------------------------
 
 POST_G = (
     linear(100, 128) + linear(128, 256) + norm(256) + linear(256, 512) + norm(512) + linear(512, 1024) + norm(1024)
@@ -133,7 +133,7 @@ def test_eps_divides_as_it_should() -> None:
     torch.testing.assert_close(net.model[3](h), expected)
 
 
-# ---- shapes and ranges -------------------------------------------------------------------------------------------------
+# ---- shapes and ranges ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("img_size", "channels"), [(None, 1), (32, 3), (16, 4)])
@@ -225,7 +225,7 @@ def test_infogan_heads_are_logits_and_share_the_trunk() -> None:
     assert own == (None,) * len(own)
 
 
-# ---- refusals ----------------------------------------------------------------------------------------------------------
+# ---- refusals ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -259,7 +259,7 @@ def test_a_refusal_names_the_recipes_key() -> None:
         nets(recipe("began", img_size=28))
 
 
-# ---- what D says ---------------------------------------------------------------------------------------------------------
+# ---- what D says ------------------------------------------------------------------------------------------------
 
 
 class Record(NamedTuple):

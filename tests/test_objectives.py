@@ -159,7 +159,7 @@ def test_output_is_the_papers_d_of_x(name: str) -> None:
     assert row.probability is (name in ("non_saturating", "minimax"))
 
 
-# ---- identities --------------------------------------------------------------------------------------------------
+# ---- identities -------------------------------------------------------------------------------------------------
 
 
 def test_logistic_is_half_of_two_cross_entropies() -> None:
@@ -222,7 +222,7 @@ def test_wasserstein_is_the_difference_of_means() -> None:
     torch.testing.assert_close(row.g(real, fake).mean(), -fake.mean())
 
 
-# ---- the theory of the 2014 paper, on four points -----------------------------------------------------------------
+# ---- the theory of the 2014 paper, on four points ---------------------------------------------------------------
 
 P = torch.tensor([0.1, 0.2, 0.3, 0.4], dtype=torch.float64)
 Q = torch.tensor([0.4, 0.05, 0.25, 0.3], dtype=torch.float64)

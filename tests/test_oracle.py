@@ -32,7 +32,7 @@ def seeded() -> None:
     torch.manual_seed(20140610)
 
 
-# ---- what both sides are given ---------------------------------------------------------------------------------
+# ---- what both sides are given ----------------------------------------------------------------------------------
 
 
 def batches(count: int, dtype: torch.dtype, batch_size: int = 16) -> list[Batch]:
@@ -189,7 +189,7 @@ def test_another_order_of_moves_misses_the_post_by_far() -> None:
     assert distance(plain_d, game.D.net) < 1e-9 < 1e-5 < distance(plain_d, D.net)
 
 
-# ---- Algorithm 1 --------------------------------------------------------------------------------------------------
+# ---- Algorithm 1 ------------------------------------------------------------------------------------------------
 
 
 def play_algorithm_1(

@@ -182,7 +182,7 @@ def test_a_flat_critic_gives_no_nan(name: str) -> None:
     assert all(g is None or torch.equal(g, torch.zeros_like(g)) for g in found)
 
 
-# ---- sums, and discriminators that say more than a number -----------------------------------------------------------
+# ---- sums, and discriminators that say more than a number -------------------------------------------------------
 
 
 def test_sum_weighs_means() -> None:

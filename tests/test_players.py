@@ -74,7 +74,7 @@ def no_grads(*players: Player) -> bool:
     return all(p.grad is None for player in players for p in player.net.parameters())
 
 
-# ---- a stop before anything is broken -------------------------------------------------------------------------------
+# ---- a stop before anything is broken ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", [Simultaneous, Alternating])
@@ -122,7 +122,7 @@ def test_a_shared_loss_names_both_and_a_gradient_its_own_player(value: float) ->
             gradients(loss, a, b)
 
 
-# ---- gradients ---------------------------------------------------------------------------------------------------------
+# ---- gradients --------------------------------------------------------------------------------------------------
 
 
 def test_gradients_are_those_of_backward_and_leave_grad_alone() -> None:
@@ -173,7 +173,7 @@ def test_frozen_parameters_are_no_part_of_a_player() -> None:
     assert [id(p) for p in player.parameters] == [id(p) for p in net[1].parameters()]
 
 
-# ---- steps -----------------------------------------------------------------------------------------------------------------
+# ---- steps ------------------------------------------------------------------------------------------------------
 
 
 def quadratic(make: Any, rounds: int, **args: Any) -> tuple[list[Tensor], list[Tensor]]:
@@ -223,7 +223,7 @@ def test_every_optimizer_is_covered() -> None:
     assert tuple(OPTIMIZERS) == ("adam", "sgd", "rmsprop")
 
 
-# ---- state ------------------------------------------------------------------------------------------------------------------
+# ---- state ------------------------------------------------------------------------------------------------------
 
 
 def test_state_goes_round_and_training_goes_on_as_it_was() -> None:

@@ -118,7 +118,7 @@ def test_codes_without_continuous_ones() -> None:
     assert prior.traversals() == ("category",)
 
 
-# ---- traversals --------------------------------------------------------------------------------------------------
+# ---- traversals -------------------------------------------------------------------------------------------------
 
 
 def test_traversals_are_named() -> None:
@@ -143,7 +143,7 @@ def test_traverse_changes_the_named_part_alone(name: str, columns: int) -> None:
     assert torch.equal(walks[:, :, rest], z[:, None, rest].expand(-1, columns, -1))
 
 
-# ---- paths ---------------------------------------------------------------------------------------------------------
+# ---- paths ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", PRIORS)
@@ -202,6 +202,16 @@ def test_slerp_between_two_axes_is_the_circle() -> None:
     t = torch.linspace(0, 1, 10, dtype=torch.float64)
     circle = torch.stack([torch.cos(t * math.pi / 2), torch.sin(t * math.pi / 2)], 1)
     torch.testing.assert_close(slerp(a, b, t), circle)
+
+
+def test_normal_noise_takes_the_great_circle() -> None:
+    prior = Normal(dim=400)
+    a, b = prior.sample(2, noise(6), torch.float64)
+    t = torch.linspace(0, 1, 9, dtype=torch.float64)
+    path = prior.between(a, b, t)
+    torch.testing.assert_close(path, slerp(a, b, t))
+    norms = path.norm(dim=1)
+    assert norms.min() >= min(a.norm(), b.norm()) * (1 - 1e-12) and norms.max() <= max(a.norm(), b.norm()) * (1 + 1e-12)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -57,7 +57,7 @@ def choose_device(name: str) -> torch.device:
 
 
 def derive_seed(*parts: int) -> int:
-    """A seed of its own for each purpose: parts that differ anywhere give streams that have nothing in common."""
+    """A seed of its own for each purpose, from whole numbers below 2^32."""
     return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0]) >> 1
 
 

@@ -97,6 +97,8 @@ class Player:
         self.net = net
         self.parameters = [p for p in net.parameters() if p.requires_grad]
         self.optimizer = make_optimizer(self.parameters)
+        self.moves = 0
+        """Steps taken since the player was made; not part of what is saved."""
         self.ema_halflife_kimg = ema_halflife_kimg
         self.ema = copy.deepcopy(net).requires_grad_(False) if ema_halflife_kimg else None
 
@@ -120,6 +122,7 @@ class Player:
         self.optimizer.step()
         for parameter in self.parameters:
             parameter.grad = None
+        self.moves += 1
 
     @torch.no_grad()
     def average(self, images: int) -> None:

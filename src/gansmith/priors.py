@@ -125,7 +125,7 @@ def slerp(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
     cosine = torch.clamp(torch.dot(a, b) / (norm_a * norm_b), -1, 1)
     angle = torch.acos(cosine)
     t = t[:, None]
-    if angle < 1e-4 or math.pi - angle < 1e-4:  # the same direction, or no single great circle
+    if angle < 1e-3 or math.pi - angle < 1e-3:  # the same direction, or no single great circle
         return (1 - t) * a + t * b
     direction = (torch.sin((1 - t) * angle) * a / norm_a + torch.sin(t * angle) * b / norm_b) / torch.sin(angle)
     return direction * ((1 - t) * norm_a + t * norm_b)

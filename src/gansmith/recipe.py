@@ -19,7 +19,7 @@ from gansmith import schema
 from gansmith.errors import UserError
 from gansmith.games import GAMES
 from gansmith.networks import NETWORKS
-from gansmith.schema import Fraction, NonNegativeInt, PositiveFloat, PositiveInt, did_you_mean
+from gansmith.schema import Fraction, NonNegativeInt, PositiveFloat, PositiveInt, Seed, did_you_mean
 
 
 def _field(default: Any, help: str) -> Any:
@@ -78,7 +78,7 @@ class Recipe:
     n_epochs: PositiveInt = _field(200, "passes over the training images")
     steps: PositiveInt | None = _field(None, "length in rounds, in place of n_epochs")
     batch_size: PositiveInt = _field(64, "images of one batch")
-    seed: NonNegativeInt = _field(0, "seed of the weights, the noise and the order of the images")
+    seed: Seed = _field(0, "seed of the weights, the noise and the order of the images")
     sample_interval: PositiveInt = _field(400, "rounds between two pictures of samples")
     log_interval: PositiveInt = _field(50, "rounds between two lines of metrics.jsonl")
     checkpoint: Checkpoints = dataclasses.field(default_factory=Checkpoints)

@@ -38,15 +38,19 @@ class Range:
     def __str__(self) -> str:
         text = f"{'above' if self.open_low else 'at least'} {self.low:g}"
         if self.high < math.inf:
-            text += f" and {'below' if self.open_high else 'at most'} {self.high:g}"
+            text += f" and {'below' if self.open_high else 'at most'} {self._text(self.high)}"
         return text
+
+    @staticmethod
+    def _text(x: float) -> str:
+        return str(x) if isinstance(x, int) else f"{x:g}"
 
     def nearest(self, x: float) -> str:
         closed_low, closed_high = not self.open_low, not self.open_high and self.high < math.inf
         if x <= self.low and closed_low:
             return f"; the nearest is {self.low:g}"
         if x >= self.high and closed_high:
-            return f"; the nearest is {self.high:g}"
+            return f"; the nearest is {self._text(self.high)}"
         return ""
 
 
@@ -57,6 +61,7 @@ NonNegativeFloat = Annotated[float, Range(0)]
 Decay = Annotated[float, Range(0, 1, open_high=True)]
 """The factor of an exponential moving average: 0 <= x < 1."""
 Fraction = Annotated[float, Range(0, 1)]
+Seed = Annotated[int, Range(0, 2**32 - 1)]
 
 _ALIASES: dict[str, Any] = {
     "PositiveInt": PositiveInt,
@@ -65,6 +70,7 @@ _ALIASES: dict[str, Any] = {
     "NonNegativeFloat": NonNegativeFloat,
     "Decay": Decay,
     "Fraction": Fraction,
+    "Seed": Seed,
 }
 _WORDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "a text"}
 

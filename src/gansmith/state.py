@@ -34,22 +34,27 @@ class State:
         self.seconds = 0.0
         """Spent in the loop, over all sessions."""
         self._buffers = [b for player in game.players for b in player.net.buffers()]
-        self._before: tuple[list[torch.Tensor], dict[str, Any], dict[str, Any]] | None = None
+        self._before: tuple[list[torch.Tensor], dict[str, Any], dict[str, Any], list[int]] | None = None
 
     def begin_round(self) -> None:
         """Remember what a round changes before any player moves, so that a round that fails can be taken back."""
-        self._before = ([b.clone() for b in self._buffers], self._rng(), self.parts["data"].state_dict())
+        moves = [player.moves for player in self.game.players]
+        self._before = ([b.clone() for b in self._buffers], self._rng(), self.parts["data"].state_dict(), moves)
 
-    def take_back(self) -> None:
-        """Undo what a round has done besides moves: running statistics, random streams, the position in the data."""
+    def take_back(self) -> list[str]:
+        """Undo what a round has done besides moves: running statistics, random streams, the position in the data.
+
+        Returns the names of the players who have moved in it already, and stay where they are.
+        """
         if self._before is None:
-            return
-        buffers, rng, position = self._before
+            return []
+        buffers, rng, position, moves = self._before
         with torch.no_grad():
             for buffer, before in zip(self._buffers, buffers, strict=True):
                 buffer.copy_(before)
         self._set_rng(rng)
         self.parts["data"].load_state_dict(position)
+        return [player.name for player, before in zip(self.game.players, moves, strict=True) if player.moves > before]
 
     def state_dict(self) -> dict[str, Any]:
         """A tree of tensors and plain values."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import shutil
 import signal
 import threading
 import time
@@ -83,7 +84,12 @@ def train(
     experiment = build(resolved.recipe, where, say=_say(quiet), progress=not quiet)
     run = runs.create(Path(out) if out is not None else None, resolved.label, resolved.recipe.data.name)
     with runs.locked(run):
-        return _session(run, resolved, where, quiet, resume=False, experiment=experiment)
+        try:
+            return _session(run, resolved, where, quiet, resume=False, experiment=experiment)
+        except UserError:
+            if experiment.state.round == 0:  # its parts do not fit together: leave nothing behind
+                shutil.rmtree(run)
+            raise
 
 
 def _session(
@@ -271,11 +277,12 @@ def _stop_signals() -> Iterator[Stop]:
 def _diverged(run: Path, experiment: Experiment, record: Record, error: NonFinite) -> str:
     """Save the state from before the round that failed, and say who, when, and what to try."""
     state = experiment.state
-    state.take_back()
+    moved = state.take_back()
     tensors: dict[str, torch.Tensor] = {}
     checkpoint.pack(state.state_dict()["players"], tensors)
     if all(torch.isfinite(t).all() for t in tensors.values() if t.is_floating_point()):
-        good = f"the state before it is saved in {record.checkpoint()}"
+        after = f" (with {' and '.join(moved)} moved in that round already)" if moved else ""
+        good = f"the state before it is saved in {record.checkpoint()}{after}"
     else:
         kept = next((p for p, reason in checkpoint.newest(run / "checkpoints") if reason is None), None)
         good = f"the newest good checkpoint is {kept}" if kept else "there is no checkpoint from before"

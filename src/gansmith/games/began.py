@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gansmith.errors import UserError
 from gansmith.games.game import Game, Metrics, RealBatch
 from gansmith.players import Player
 from gansmith.priors import Prior
@@ -15,6 +16,10 @@ from gansmith.schema import Fraction, PositiveFloat
 
 def energy(x: Tensor, reconstruction: Tensor) -> Tensor:
     """L(x) = |x - D(x)|, the mean over one sample's pixels: (N,). The paper's section 3.1 with eta = 1."""
+    if reconstruction.shape != x.shape:
+        raise UserError(
+            f"D returned {tuple(reconstruction.shape)} for images {tuple(x.shape)}; began needs an auto-encoder"
+        )
     return (x - reconstruction).abs().flatten(1).mean(1)
 
 

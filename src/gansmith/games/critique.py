@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from gansmith.errors import UserError
+
 
 class Critique(NamedTuple):
     """D's scores of real and of generated images: one tensor per scale, (N,) or a patch map (N, h, w)."""
@@ -26,7 +28,7 @@ def scores(output: Any, n: int) -> tuple[Tensor, ...]:
     scales = (output,) if isinstance(output, Tensor) else tuple(output)
     for scale in scales:
         if scale.shape[:1] != (n,) or scale.dim() not in (1, 3):
-            raise ValueError(
+            raise UserError(
                 f"D returned scores of shape {tuple(scale.shape)} for {n} images; they must be ({n},) or ({n}, h, w)"
             )
     return scales

@@ -6,13 +6,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from gansmith.errors import UserError
 from gansmith.games.critique import Critique, mean, per_sample, scores
 from gansmith.games.game import Game, Metrics, RealBatch
 from gansmith.networks.infogan import Heads
 from gansmith.objectives import Objective
 from gansmith.players import Player, gradients
 from gansmith.priors import Codes
-from gansmith.schema import NonNegativeFloat
+from gansmith.schema import NonNegativeFloat, PositiveFloat
 
 
 class InfoGAN(Game):
@@ -33,11 +34,11 @@ class InfoGAN(Game):
         objective: Objective,
         noise: torch.Generator,
         *,
-        lambda_category: NonNegativeFloat = 1.0,
+        lambda_category: PositiveFloat = 1.0,
         lambda_code: NonNegativeFloat = 1.0,
     ) -> None:
         if not isinstance(prior, Codes):
-            raise ValueError("the game infogan needs the prior codes")
+            raise ValueError("it needs the prior codes")
         self.G, self.D = G, D
         self.players = (G, D)
         self.prior = prior
@@ -88,6 +89,15 @@ class InfoGAN(Game):
     def information_losses(self, z: Tensor, heads: Heads) -> tuple[Tensor, Tensor]:
         """-log Q of z's category and of its codes, each the mean over the batch, without constants."""
         parts = self.prior.split(z)
+        for name, head, part in (
+            ("categories", heads.category, parts.category),
+            ("continuous", heads.code, parts.code),
+        ):
+            if head.shape != part.shape:
+                raise UserError(
+                    f"D's head for {name} gives {head.shape[1]}, the prior has {part.shape[1]}:"
+                    f" networks.D.{name} must equal prior.{name}"
+                )
         category = cross_entropy(heads.category, parts.category)
         code = ((heads.code - parts.code) ** 2 / 2).sum(1).mean()
         return category, code
