@@ -1,4 +1,4 @@
-"""The schema read from source text is the one that Python itself sees, and wrong values are answered with right ones."""
+"""The schema read from source text is the one that Python itself sees; wrong values are answered with right ones."""
 
 import importlib
 import inspect
@@ -123,6 +123,36 @@ def test_a_private_module_is_read_and_not_imported(private: Callable[[str], str]
     assert module not in sys.modules
 
 
+def test_a_private_class_takes_the_parameters_of_the_imported_one_that_it_extends(
+    private: Callable[[str], str],
+) -> None:
+    module = private(
+        "import gansmith.networks.mlp as mlp\n"
+        "from gansmith.games.two_player import Alternating\n"
+        "from gansmith.networks import mlp as networks\n"
+        "class Game(Alternating):\n    pass\n"
+        "class Wide(mlp.Generator):\n    pass\n"
+        "class Deep(networks.Generator):\n    pass\n"
+    )
+    base = "gansmith.games.two_player:Alternating"
+    assert schema.handed(f"{module}:Game") == schema.handed(base)
+    assert schema.parameters(f"{module}:Game") == schema.parameters(base) != {}
+    for name in ("Wide", "Deep"):
+        assert list(schema.parameters(f"{module}:{name}"))[0] == "widths"
+
+
+def test_a_private_row_is_read_like_one_of_a_table(private: Callable[[str], str]) -> None:
+    from gansmith.recipe import Component, plan
+
+    module = private(
+        "from gansmith.objectives import Objective\n"
+        "def d(real, fake): return fake - real\n"
+        "def g(real, fake): return -fake\n"
+        "MINE = Objective(d, g, paper='', at_zero=(0.0, 0.0))\n"
+    )
+    assert plan("gan", flags={"objective": f"{module}:MINE"}).recipe.objective == Component(f"{module}:MINE")
+
+
 def test_a_private_name_that_is_not_there_is_answered_with_the_nearest(private: Callable[[str], str]) -> None:
     module = private("class Generator:\n    pass\n")
     with pytest.raises(UserError, match=f"{module} has no 'Generater'; did you mean Generator"):
@@ -153,7 +183,7 @@ def test_a_private_component_that_breaks_the_convention_is_a_user_error(
     from gansmith.recipe import plan
 
     module = private(source)
-    with pytest.raises(UserError, match=module):
+    with pytest.raises(UserError, match=f"{module}|objective.k"):
         plan("gan", flags={"objective": {"name": f"{module}:thing", "k": 5}})
 
 

@@ -8,6 +8,7 @@ No pickle anywhere: a checkpoint from a stranger cannot run code.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -38,6 +39,8 @@ class Broken(Exception):
 def pack(tree: Any, tensors: dict[str, Tensor], at: str = "") -> Any:
     """The tree as JSON; every tensor in it goes into `tensors` under its path and leaves {"tensor": path} behind."""
     if isinstance(tree, Tensor):
+        while at in tensors:  # {"a": {"b": ...}, "a.b": ...} would share a name
+            at += "'"
         tensors[at] = tree.detach().to("cpu").contiguous().clone()  # clone: safetensors refuses shared memory
         return {"tensor": at}
     if isinstance(tree, Mapping):
@@ -74,7 +77,7 @@ def write(folder: Path, round: int, tree: Mapping[str, Any], *, info: Mapping[st
     try:
         tensors: dict[str, Tensor] = {}
         packed = pack(tree, tensors)
-        save_file(tensors, temporary / TENSORS)
+        _save(tensors, temporary / TENSORS)
         body = {
             "schema": SCHEMA,
             "gansmith": __version__,
@@ -100,9 +103,19 @@ def write(folder: Path, round: int, tree: Mapping[str, Any], *, info: Mapping[st
     return final
 
 
-def prune(folder: Path, keep: int, keep_every: int) -> None:
-    """Remove all but the newest `keep` checkpoints and those at multiples of `keep_every` rounds (0: none)."""
-    for path in everything(folder)[keep:]:
+def _save(tensors: dict[str, Tensor], path: Path) -> None:
+    try:
+        save_file(tensors, path)
+    except SafetensorError as error:  # how it reports a full disk
+        raise OSError(errno.EIO, str(error), str(path)) from None
+
+
+def prune(folder: Path, round: int, keep: int, keep_every: int) -> None:
+    """Of the checkpoints up to `round` remove all but the newest `keep` and the multiples of `keep_every` (0: none).
+
+    Later ones stay: a resume has skipped them as broken, and they must not push out those that are written now.
+    """
+    for path in [p for p in everything(folder) if int(p.name) <= round][keep:]:
         if not (keep_every and int(path.name) % keep_every == 0):
             shutil.rmtree(path)
 
@@ -144,7 +157,7 @@ def verify(path: Path) -> dict[str, Any]:
             raise Broken(f"it has schema {body['schema']}, this gansmith {__version__} reads schema {SCHEMA}")
         if body.pop("digest") != _digest(body):
             raise Broken(f"{STATE} does not match its digest")
-        for name, digest in body["sha256"].items():
+        for name, digest in {TENSORS: None, **body["sha256"]}.items():
             if file_digest(path / name) != digest:
                 raise Broken(f"{name} does not match its digest")
     except OSError as error:
@@ -161,7 +174,10 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         tensors = load_file(path / TENSORS)
     except (OSError, SafetensorError) as error:
         raise Broken(f"{TENSORS}: {error}") from None
-    tree = unpack(body.pop("state"), tensors)
+    try:
+        tree = unpack(body.pop("state"), tensors)
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise Broken(f"{STATE} is damaged") from None
     return tree, body
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -120,10 +121,8 @@ def train(
     except Diverged as error:
         _fail(str(error), 1)
     except Stopped as stop:
-        click.echo(
-            f"stopped by {signal.Signals(stop.signum).name} and saved; go on with: gansmith train {stop.run}",
-            err=True,
-        )
+        again = f"gansmith train {shlex.quote(str(stop.run))}"
+        click.echo(f"stopped by {signal.Signals(stop.signum).name} and saved; go on with: {again}", err=True)
         sys.exit(128 + stop.signum)
     if not quiet:
         recipe = plan(run).recipe
@@ -199,6 +198,8 @@ def interpolate(run: str, seeds: str, frames: int, out: str | None, round: int |
     """Walk through the latent space of RUN, from one seed to the next."""
     chosen = _seeds(seeds)
     path = Path(out) if out else None
+    if len(chosen) < 2:
+        raise UserError(f"--seeds {seeds} is a single seed; a path needs at least two seeds, such as 0,7")
     if path and path.suffix.lower() not in (".png", ".gif"):
         raise UserError(f"--out {path}: it must end in .png (a strip) or .gif (a film)")
     from gansmith.inference import load
@@ -350,6 +351,10 @@ def _seeds(text: str) -> list[int]:
         first, dash, last = part.strip().partition("-")
         if not first.isdecimal() or (dash and not last.isdecimal()) or (dash and int(last) < int(first)):
             raise UserError(f"--seeds is {text!r}; it must be whole numbers such as 0-63 or 1,5,9-12")
+        if int(last or first) >= 2**63:
+            raise UserError(f"--seeds is {text!r}; a seed is below 2**63")
+        if int(last or first) - int(first) >= 100_000:
+            raise UserError(f"--seeds is {text!r}; at most 100000 pictures at a time")
         seeds += range(int(first), int(last or first) + 1)
     return seeds
 

@@ -183,12 +183,16 @@ def read_layer(what: str | Path) -> Layer:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f" line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise UserError(f"{origin}:{where} is not YAML: {getattr(error, 'problem', error)}") from None
+        raise UserError(f"{origin}:{where} is not YAML: {_one_line(error)}") from None
     if keys is None:
         keys = {}
     if not isinstance(keys, dict) or not all(isinstance(key, str) for key in keys):
         raise UserError(f"{origin} must hold keys and values, such as 'n_epochs: 20'")
     return Layer(origin, keys)
+
+
+def _one_line(error: yaml.YAMLError) -> str:
+    return str(getattr(error, "problem", None) or getattr(error, "reason", None) or error).splitlines()[0]
 
 
 def flags_layer(flags: Mapping[str, Any], origin: str = "flag") -> Layer:
@@ -255,7 +259,7 @@ def _long_names(layer: Layer, merged: Mapping[str, Any]) -> dict[str, Any]:
             for name in names:
                 inner = places[0].get(name, {})
                 places[0][name] = dict(inner) if isinstance(inner, dict) else {"name": inner}
-            places = [places[0][name] for name in sorted(names)]
+            places = [places[0][name] for name in names]
         for place in places:
             place.setdefault(last, value)
     return keys

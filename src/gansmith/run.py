@@ -33,8 +33,8 @@ from gansmith.recipe import is_run
 from gansmith.report.atomic import replacing
 
 
-def create(out: Path | None, label: str, data: str) -> Path:
-    """Make the folder of a new run: `out`, or the next free runs/LABEL-DATA-NNN. Never one that holds something."""
+def check_free(out: Path | None) -> None:
+    """UserError if `out` holds something already."""
     if out is not None:
         if is_run(out):
             raise UserError(
@@ -42,6 +42,12 @@ def create(out: Path | None, label: str, data: str) -> Path:
             )
         if out.exists() and (not out.is_dir() or any(p.name != ".lock" for p in out.iterdir())):
             raise UserError(f"{out} exists and is not an empty folder; choose another --out")
+
+
+def create(out: Path | None, label: str, data: str) -> Path:
+    """Make the folder of a new run: `out`, or the next free runs/LABEL-DATA-NNN. Never one that holds something."""
+    check_free(out)
+    if out is not None:
         out.mkdir(parents=True, exist_ok=True)
         return out
     folder = Path("runs")

@@ -96,8 +96,12 @@ def _convert(value: Any, node: ast.expr, key: str) -> Any:
             return tuple(_convert(v, inner, f"{key}[{i}]") for i, v in enumerate(value))
     if isinstance(node, ast.Name):
         base, limits = get_args(_ALIASES[node.id]) if node.id in _ALIASES else (None, None)
-        return _scalar(value, base.__name__ if base else node.id, limits, key)
-    raise TypeError(f"{key}: gansmith cannot check values of type {ast.unparse(node)}")
+        kind = base.__name__ if base else node.id
+        if kind in _WORDS:
+            return _scalar(value, kind, limits, key)
+    raise UserError(
+        f"{key}: its type {ast.unparse(node)} cannot be checked; known are {', '.join((*_WORDS, *_ALIASES))}"
+    )
 
 
 def _choice(value: Any, choices: tuple[Any, ...], key: str) -> Any:
@@ -116,13 +120,13 @@ def _scalar(value: Any, kind: str, limits: Range | None, key: str) -> Any:
     if isinstance(value, bool):
         ok = value if kind == "bool" else None
     elif kind == "float":
-        with contextlib.suppress(TypeError, ValueError):
+        with contextlib.suppress(TypeError, ValueError, OverflowError):
             ok = float(value)  # YAML 1.1 reads 1e-3 as a text
     elif kind == "int" and isinstance(value, int):
         ok = value
     elif kind == "str" and isinstance(value, (str, int)):
         ok = str(value)
-    wanted = _WORDS.get(kind, kind) + (f" {limits}" if limits else "")
+    wanted = _WORDS[kind] + (f" {limits}" if limits else "")
     if ok is None or (kind == "float" and not math.isfinite(ok)):
         near = f"; the nearest is {round(value)}" if kind == "int" and _is_number(value) else ""
         raise UserError(f"{key} is {value!r}; it must be {wanted}{near}")
@@ -160,7 +164,10 @@ def _tree(module: str) -> ast.Module:
         spec = None
     if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
         raise UserError(f"there is no Python module {module!r} to take a component from")
-    return ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
+    try:
+        return ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
+    except (OSError, SyntaxError, ValueError) as error:
+        raise UserError(f"cannot read {spec.origin}: {error}") from None
 
 
 def table(module: str, name: str) -> dict[str, tuple[str, ...]]:
@@ -189,8 +196,13 @@ def parameters(target: str) -> Mapping[str, Parameter]:
         return found
     for arg, default in zip(function.args.kwonlyargs, function.args.kw_defaults, strict=True):
         if arg.annotation is None or default is None:
-            raise TypeError(f"{target}: keyword-only parameter {arg.arg} needs a type and a literal default")
-        found[arg.arg] = Parameter(ast.unparse(arg.annotation), ast.literal_eval(default))
+            raise UserError(f"{target}: the keyword-only parameter {arg.arg} needs a type and a literal default")
+        try:
+            found[arg.arg] = Parameter(ast.unparse(arg.annotation), ast.literal_eval(default))
+        except ValueError:
+            raise UserError(
+                f"{target}: the default of {arg.arg} is {ast.unparse(default)}; it must be a literal"
+            ) from None
     return found
 
 
@@ -205,6 +217,8 @@ def _signature(target: str) -> ast.FunctionDef | None:
     """The definition of a function, or of a class's own or inherited __init__; None where there is none to read."""
     module, _, attribute = target.partition(":")
     definitions = {n.name: n for n in _tree(module).body if isinstance(n, (ast.ClassDef, ast.FunctionDef))}
+    if attribute in _values(module):  # a finished object, such as a row of a table: it takes no parameters
+        return None
     if attribute not in definitions:
         raise UserError(f"{module} has no {attribute!r}{did_you_mean(attribute, definitions)}")
     node = definitions[attribute]
@@ -213,7 +227,30 @@ def _signature(target: str) -> ast.FunctionDef | None:
     for item in node.body:
         if isinstance(item, ast.FunctionDef) and item.name == "__init__":
             return item
+    imported = _imported(module)
     for base in node.bases:
-        if isinstance(base, ast.Name) and base.id in definitions:
-            return _signature(f"{module}:{base.id}")
+        dotted, _, last = ast.unparse(base).rpartition(".")
+        if not dotted and last in definitions:
+            return _signature(f"{module}:{last}")
+        target = f"{imported.get(dotted, '')}:{last}" if dotted else ":".join(imported.get(last, "").rsplit(".", 1))
+        if target.split(".")[0].split(":")[0] in ("gansmith", module.split(".")[0]):  # to look into torch imports it
+            return _signature(target)
     return None
+
+
+def _values(module: str) -> set[str]:
+    """The names that a module assigns at its top."""
+    nodes = [n for n in _tree(module).body if isinstance(n, (ast.Assign, ast.AnnAssign))]
+    targets = [t for n in nodes for t in (n.targets if isinstance(n, ast.Assign) else [n.target])]
+    return {t.id for t in targets if isinstance(t, ast.Name)}
+
+
+def _imported(module: str) -> dict[str, str]:
+    """The names that a module imports at its top, and what they stand for, dotted."""
+    found: dict[str, str] = {}
+    for node in _tree(module).body:
+        if isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found |= {alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.Import):
+            found |= {alias.asname or alias.name: alias.name for alias in node.names}
+    return found

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 import math
 import shutil
 import signal
@@ -22,7 +24,7 @@ from gansmith.build import Experiment, build, choose_device, derive_seed
 from gansmith.data import data_names
 from gansmith.errors import NonFinite, UserError
 from gansmith.inference import Sampler
-from gansmith.recipe import Recipe, Resolved, is_run, plan, to_yaml
+from gansmith.recipe import Recipe, Resolved, is_run, plan, to_dict, to_yaml
 from gansmith.report.curves import plot_curves
 from gansmith.report.live import Live
 from gansmith.report.log import RunLog
@@ -81,8 +83,10 @@ def train(
     if resuming:
         with runs.locked(Path(what)):
             return _session(Path(what), resolved, where, quiet, resume=True)
+    folder = Path(out) if out is not None else None
+    runs.check_free(folder)
     experiment = build(resolved.recipe, where, say=_say(quiet), progress=not quiet)
-    run = runs.create(Path(out) if out is not None else None, resolved.label, resolved.recipe.data.name)
+    run = runs.create(folder, resolved.label, resolved.recipe.data.name)
     with runs.locked(run):
         try:
             return _session(run, resolved, where, quiet, resume=False, experiment=experiment)
@@ -105,7 +109,7 @@ def _session(
     recipe = resolved.recipe
     experiment = experiment or build(recipe, device, say=_say(quiet), progress=not quiet)
     if resume:
-        _load_newest(run, experiment, device, _say(quiet))
+        _load_newest(run, recipe, experiment, device, _say(quiet))
     state, stream = experiment.state, experiment.stream
     per_epoch = stream.batches_per_epoch / experiment.game.batches_per_round
     total = recipe.steps if recipe.steps is not None else math.ceil(recipe.n_epochs * per_epoch - 1e-9)
@@ -158,8 +162,9 @@ def play(experiment: Experiment, record: Record, live: Live, total: int, stop: S
             player.average(shown)
         state.round += 1
         state.images += shown
+        state.seconds += (played := time.perf_counter()) - began
         record.after_round(metrics)
-        state.seconds += time.perf_counter() - began
+        state.seconds += time.perf_counter() - played  # pictures and checkpoints count in the next line of the log
         if live.due():
             live.show(state.round, state.images, record.losses())
 
@@ -227,10 +232,10 @@ class Record:
         state, keep = self.experiment.state, self.recipe.checkpoint
         folder = self.run / "checkpoints"
         if self.saved_at != state.round:
-            info = {"images": state.images, "device": self.device.type}
+            info = {"images": state.images, "device": self.device.type, "recipe": _what_is_trained(self.recipe)}
             checkpoint.write(folder, state.round, state.state_dict(), info=info)
             self.saved_at = state.round
-            checkpoint.prune(folder, keep.keep, keep.keep_every)
+            checkpoint.prune(folder, state.round, keep.keep, keep.keep_every)
         return folder / f"{state.round:08d}"
 
     def summary(self) -> None:
@@ -313,9 +318,23 @@ def _with_full_path(resolved: Resolved) -> Resolved:
     return dataclasses.replace(resolved, recipe=dataclasses.replace(resolved.recipe, data=full))
 
 
-def _load_newest(run: Path, experiment: Experiment, device: torch.device, say: Callable[[str], None]) -> None:
+def _what_is_trained(recipe: Recipe) -> str:
+    """A digest of all that a resumed run must keep."""
+    kept = to_dict(recipe)
+    for key in ("n_epochs", "steps", "sample_interval", "log_interval", "checkpoint"):
+        del kept[key]
+    for key in ("name", "n_cpu", "memory", "max_broken"):  # the stream knows its images by their digest
+        del kept["data"][key]
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
+
+
+def _load_newest(
+    run: Path, recipe: Recipe, experiment: Experiment, device: torch.device, say: Callable[[str], None]
+) -> None:
     path = checkpoint.newest_good(run / "checkpoints", say)
     tree, info = checkpoint.read(path)
+    if info["recipe"] != _what_is_trained(recipe):
+        raise UserError(f"{path} does not fit {run / 'recipe.yaml'}, which was changed since; start a new run with it")
     if info["device"] != device.type:
         say(f"{path} was trained on {info['device']}, this is {device.type}: the noise goes on from a new seed")
     state = experiment.state
