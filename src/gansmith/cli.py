@@ -70,6 +70,8 @@ def main() -> None:
     gansmith train RUN                  go on with a run
     gansmith sample RUN                 pictures from a run
     """
+    # Idle OpenMP threads spin by default; where another process wants the core, that makes training ten times slower.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if "" not in sys.path:
         sys.path.append("")  # a private "module:attribute" lies in the folder where one works
 
