@@ -263,6 +263,13 @@ def test_train_and_test_subfolders_are_splits(folder: Path) -> None:
         load(folder / "train", split="test")
 
 
+def test_a_class_may_be_called_train(folder: Path) -> None:
+    for i, name in enumerate(("car", "plane", "train")):
+        flat(folder / name / "1.png", i)
+    data = load(folder)
+    assert data.classes == ("car", "plane", "train") and firsts(data) == [0, 1, 2]
+
+
 def test_links_in_a_circle_end(folder: Path) -> None:
     flat(folder / "a" / "1.png", 1)
     flat(folder / "b" / "2.png", 2)
@@ -502,9 +509,9 @@ def test_impossible_values_are_refused(folder: Path, changed: dict[str, Any], te
 @pytest.mark.parametrize(
     ("what", "text"),
     [
-        ("mnits", "no data named 'mnits', the nearest is 'mnist'; a path to a folder"),
-        ("CIFAR-10", "the nearest is 'cifar10'"),
-        ("FashionMNIST", "the nearest is 'fashion_mnist'"),
+        ("mnits", "no data named 'mnits'; did you mean mnist?"),
+        ("CIFAR-10", "did you mean cifar10?"),
+        ("FashionMNIST", "did you mean fashion_mnist?"),
         ("./pictures", "no such folder: .*pictures"),
         ("a/b", "no such folder"),
         ("", "no data named ''"),

@@ -291,3 +291,18 @@ def test_the_python_of_the_readme_runs(tmp_path: Path) -> None:
     assert "steps=3" in short
     done, _ = python(["-c", f"{short}\nassert pictures.shape == (64, 1, 28, 28), pictures.shape"], tmp_path)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+def test_the_example_runs(tmp_path: Path) -> None:
+    example = Path(__file__).parents[1] / "examples" / "from_python.py"
+    source = str(Path(gansmith.__file__).parents[1])
+    done = subprocess.run(
+        [sys.executable, example],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": source},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "samples.png").exists() and (tmp_path / "path.png").exists()

@@ -441,3 +441,29 @@ def test_read_layer_gives_the_keys_as_they_stand(tmp_path: Path) -> None:
     path = tmp_path / "own.yml"
     path.write_text("lr: 0.1\nprior: null\n", encoding="utf-8")
     assert read_layer(path) == read_layer(str(path)) == Layer(str(path), {"lr": 0.1, "prior": None})
+
+
+# ---- penalties by flag, keys that stand twice, lengths -----------------------------------------------------------
+
+
+@pytest.mark.parametrize("key", ["penalties.0.weight", "penalties[0].weight"])
+def test_a_penalty_has_flags(key: str) -> None:
+    [penalty] = plan("wgan_gp", flags={key: 5}).recipe.penalties
+    assert penalty.name == "wgan_gp" and penalty.args == {"weight": 5.0, "target": 1.0}
+    with pytest.raises(UserError, match="there are 1 penalties"):
+        plan("wgan_gp", flags={"penalties.1.weight": 5})
+
+
+def test_a_key_that_stands_twice_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "twice.yaml"
+    path.write_text("n_epochs: 3\nlr: 0.1\nlr: 0.2\n", encoding="utf-8")
+    with pytest.raises(UserError, match="line 3, column 1 is not YAML: the key lr stands twice"):
+        plan(path)
+
+
+def test_the_length_that_is_asked_for_last_is_meant(tmp_path: Path) -> None:
+    path = tmp_path / "short.yaml"
+    path.write_text("steps: 7\n", encoding="utf-8")
+    assert plan(path).recipe.steps == 7
+    assert plan(path, flags={"n_epochs": 2}).recipe.steps is None
+    assert plan(path, flags={"n_epochs": 2, "steps": 9}).recipe.steps == 9

@@ -1,8 +1,10 @@
 """What a run leaves behind, where it may write, and how it ends when it cannot go on."""
 
 import json
+import os
 import re
 import signal
+import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -17,7 +19,9 @@ from PIL import Image
 import gansmith
 from gansmith import checkpoint
 from gansmith.exactness import compare
+from gansmith.games.two_player import Simultaneous
 from gansmith.recipe import plan
+from gansmith.report.log import read_metrics
 
 Small = Callable[..., dict[str, Any]]
 Train = Callable[..., Path]
@@ -123,7 +127,7 @@ def test_the_environment_is_noted(finished: Path) -> None:
 
 
 def test_checkpoints_are_kept_as_asked(finished: Path) -> None:
-    assert saved(finished) == [10, 9, 6]
+    assert saved(finished) == [10, 9, 6]  # not 0, with which every run begins
 
 
 def test_no_round_is_written_twice(train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,7 +143,7 @@ def test_no_round_is_written_twice(train: Train, tmp_path: Path, monkeypatch: py
     keys = {"checkpoint.interval": 2, "checkpoint.keep": 1}
     run = train(tmp_path / "run", steps=4, overrides=keys)
     gansmith.train(run, steps=7, device="cpu", quiet=True)
-    assert written == [2, 4, 6, 7] and saved(run) == [7]
+    assert written == [0, 2, 4, 6, 7] and saved(run) == [7]
 
 
 def test_the_recipe_of_a_run_alone_trains_the_same_again(finished: Path, tmp_path: Path) -> None:
@@ -162,8 +166,9 @@ def test_watching_does_not_change_what_is_trained(train: Train, tmp_path: Path) 
         for key, weight in one["players"][player]["net"].items():
             assert torch.equal(weight, other["players"][player]["net"][key]), key
     assert torch.equal(one["rng"]["noise"], other["rng"]["noise"])
-    assert not (blind / "metrics.jsonl").read_text() and not (blind / "curves.png").exists()
-    assert (blind / "growth.gif").exists()
+    assert len(read_metrics(seen / "metrics.jsonl")) == 9
+    [last] = read_metrics(blind / "metrics.jsonl")  # a session that ends between two lines leaves one of its own
+    assert last["round"] == 9 and (blind / "curves.png").exists() and (blind / "growth.gif").exists()
 
 
 # ---- where it may write ----------------------------------------------------------------------------------------
@@ -191,7 +196,7 @@ def test_a_folder_that_holds_something_is_left_alone(tmp_path: Path, train: Trai
 def test_an_empty_folder_and_a_deep_new_one_will_do(tmp_path: Path, train: Train) -> None:
     (tmp_path / "empty").mkdir()
     for out in (tmp_path / "empty", tmp_path / "a" / "b" / "c"):
-        assert train(out, steps=1) == out and saved(out) == [1]
+        assert train(out, steps=1) == out and saved(out) == [1, 0]
 
 
 def test_default_names_count_up(tmp_path: Path, train: Train, pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -223,7 +228,7 @@ def test_a_last_batch_of_one_is_refused_where_batchnorm_is(
 ) -> None:
     with pytest.raises(gansmith.UserError, match=f"the nearest is {nearest}"):
         train(tmp_path / "run", steps=1, overrides={"batch_size": batch_size})
-    assert saved(train(tmp_path / "run", steps=1, overrides={"batch_size": nearest})) == [1]
+    assert saved(train(tmp_path / "run", steps=1, overrides={"batch_size": nearest})) == [1, 0]
 
 
 def test_codes_that_do_not_fit_the_heads_are_a_user_error(train: Train, tmp_path: Path) -> None:
@@ -267,8 +272,6 @@ def test_it_trains_from_a_thread(train: Train, tmp_path: Path) -> None:
 def test_a_signal_in_process_is_an_exception_that_names_the_run(
     train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from gansmith.games.two_player import Simultaneous
-
     real, rounds = Simultaneous.round, []
 
     def round(self: Any, *batches: Any) -> Any:
@@ -281,21 +284,20 @@ def test_a_signal_in_process_is_an_exception_that_names_the_run(
     with pytest.raises(gansmith.Stopped) as caught:
         train(tmp_path / "run", steps=9)
     assert caught.value.run == tmp_path / "run" and caught.value.signum == signal.SIGTERM
-    assert saved(tmp_path / "run") == [3]  # the round was played to its end
+    assert saved(tmp_path / "run") == [3, 0]  # the round was played to its end
 
 
 # ---- not finite ------------------------------------------------------------------------------------------------
 
 PRIVATE = """
-import torch
 from torch.nn.functional import softplus
+
+from gansmith.objectives import Objective
 
 
 class Fading:
     '''The post's objective, whose loss of one player is not finite from a given call on.'''
 
-    g_uses_real = False
-    output = staticmethod(torch.sigmoid)
     calls = 0
     player, at, value = "D", 10**9, float("nan")
 
@@ -310,6 +312,9 @@ class Fading:
         Fading.calls += Fading.player == "G"
         bad = Fading.value if Fading.player == "G" and Fading.calls >= Fading.at else 0.0
         return softplus(-fake) + bad
+
+
+FADING = Objective(Fading.d, Fading.g, paper="none", at_zero=(0.0, 0.0))
 """
 
 
@@ -329,7 +334,7 @@ def test_a_loss_that_is_not_finite_stops_before_a_weight_is_touched(
     player: str, value: float, fading: Any, train: Train, tmp_path: Path
 ) -> None:
     fading.player, fading.at, fading.value = player, 6, value
-    private = {"objective": "fading_objective:Fading", "checkpoint.interval": 2}
+    private = {"objective": "fading_objective:FADING", "checkpoint.interval": 2}
     with pytest.raises(gansmith.Diverged) as caught:
         train(tmp_path / "run", steps=20, overrides=private)
     text = str(caught.value)
@@ -355,7 +360,7 @@ def test_what_is_saved_before_a_loss_that_is_not_finite_goes_on_like_an_uninterr
     """Say the cause was a passing one: the run goes on from the state before the round, data and noise included."""
     fading.at = 6
     with pytest.raises(gansmith.Diverged):
-        train(tmp_path / "run", steps=9, overrides={"objective": "fading_objective:Fading"})
+        train(tmp_path / "run", steps=9, overrides={"objective": "fading_objective:FADING"})
     fading.at = 10**9
     gansmith.train(tmp_path / "run", device="cpu", quiet=True)
     good = train(tmp_path / "good", steps=9)
@@ -368,7 +373,7 @@ def test_it_stops_in_turns_too_and_the_checkpoint_of_the_round_before_is_the_one
 ) -> None:
     """D may have moved three times in the round by then: that is not the state after the round before."""
     fading.at = 5 * 2 + 4
-    private = {"objective": "fading_objective:Fading", "checkpoint.interval": 1, "penalties": []}
+    private = {"objective": "fading_objective:FADING", "checkpoint.interval": 1, "penalties": []}
     with pytest.raises(gansmith.Diverged, match="stopped in round 3 .*: the loss of D is not finite"):
         train(tmp_path / "run", "wgan_gp", steps=9, overrides=private)
     good = train(tmp_path / "good", "wgan_gp", steps=2, overrides={"penalties": [], "objective": "non_saturating"})
@@ -379,7 +384,7 @@ def test_it_stops_in_turns_too_and_the_checkpoint_of_the_round_before_is_the_one
 def test_it_stops_in_the_first_round_too(fading: Any, train: Train, tmp_path: Path) -> None:
     fading.at = 1
     with pytest.raises(gansmith.Diverged, match="stopped in round 1 "):
-        train(tmp_path / "run", steps=20, overrides={"objective": "fading_objective:Fading"})
+        train(tmp_path / "run", steps=20, overrides={"objective": "fading_objective:FADING"})
 
 
 def test_an_explosion_by_the_learning_rate_is_caught(train: Train, tmp_path: Path) -> None:
@@ -388,3 +393,64 @@ def test_an_explosion_by_the_learning_rate_is_caught(train: Train, tmp_path: Pat
     for path in checkpoint.everything(tmp_path / "run" / "checkpoints"):
         for name, player in checkpoint.read(path)[0]["players"].items():
             assert all(torch.isfinite(t).all() for t in player["net"].values()), name
+
+
+# ---- ends that are early -----------------------------------------------------------------------------------------
+
+
+DIES = """
+import os, sys
+import gansmith
+from gansmith.games.two_player import Simultaneous
+
+real = Simultaneous.round
+
+def round(self, *batches):
+    if self.D.moves == 3:
+        os._exit(9)  # as kill -9 does
+    return real(self, *batches)
+
+Simultaneous.round = round
+gansmith.train(sys.argv[1], out=sys.argv[2], device="cpu", quiet=True)
+"""
+
+
+def test_a_run_that_dies_before_its_first_interval_goes_on(train: Train, tmp_path: Path) -> None:
+    once, run = train(tmp_path / "once", steps=6), tmp_path / "run"
+    env = {**os.environ, "PYTHONPATH": str(Path(gansmith.__file__).parents[1])}
+    assert subprocess.run([sys.executable, "-c", DIES, once / "recipe.yaml", run], env=env).returncode == 9
+    assert saved(run) == [0]
+    gansmith.train(run, device="cpu", quiet=True)
+    assert compare(once / "checkpoints" / "00000006", run / "checkpoints" / "00000006").exact
+
+
+def test_a_failed_start_leaves_an_empty_folder_as_it_was(train: Train, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    unfit = {"game.name": "began", "objective": None, "networks.D.name": "mlp_discriminator"}
+    with pytest.raises(gansmith.UserError, match="needs an auto-encoder"):
+        train(tmp_path / "mine", steps=1, overrides=unfit)
+    assert (tmp_path / "mine").is_dir() and not list((tmp_path / "mine").iterdir())
+    with pytest.raises(gansmith.UserError, match="needs an auto-encoder"):
+        train(tmp_path / "new", steps=1, overrides=unfit)
+    assert not (tmp_path / "new").exists()
+
+
+def test_one_training_at_a_time_in_a_process(train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = Simultaneous.round
+
+    def round(self: Simultaneous, *batches: Any) -> Any:
+        with pytest.raises(gansmith.UserError, match="another training runs in this process"):
+            train(tmp_path / "second", steps=1)
+        return real(self, *batches)
+
+    monkeypatch.setattr(Simultaneous, "round", round)
+    train(tmp_path / "first", steps=1)
+    assert not (tmp_path / "second").exists()
+
+
+def test_the_random_stream_of_the_caller_is_his_own(train: Train, tmp_path: Path) -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    gansmith.load(train(tmp_path / "run", steps=1), device="cpu")
+    assert torch.equal(torch.rand(3), expected)

@@ -7,6 +7,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -74,6 +75,7 @@ def build(recipe: Recipe, device: torch.device, *, say: Callable[[str], None], p
         img_size=recipe.data.img_size,
         channels=recipe.data.channels,
         fit=recipe.data.fit,
+        root=Path(recipe.data.root) if recipe.data.root else None,
         max_broken=recipe.data.max_broken,
         n_cpu=recipe.data.n_cpu,
         say=say,
@@ -139,6 +141,8 @@ def _game(recipe: Recipe, players: Mapping[str, Player], prior: Prior, noise: to
 
 def _objective(component: Component) -> Objective:
     row = OBJECTIVES.get(component.name) or find(component.name)
+    if not isinstance(row, Objective) or component.args:
+        raise UserError(f"objective: {component.name} must be an Objective(d, g, ...), which takes no further keys")
     return row
 
 
@@ -157,6 +161,10 @@ def _construct(cls: Any, handed: Mapping[str, Any], args: Mapping[str, Any], key
         return cls(*(handed[name] for name in names), **args)
     except ValueError as error:
         raise UserError(f"{key}: {error}") from None
+    except (RuntimeError, MemoryError) as error:
+        if "memory" in str(error) or isinstance(error, MemoryError):
+            raise UserError(f"{key}: there is not enough memory for a network of this size") from None
+        raise
 
 
 def _check_last_batch(data: ImageSet, batch_size: int, networks: Mapping[str, nn.Module]) -> None:
@@ -165,6 +173,8 @@ def _check_last_batch(data: ImageSet, batch_size: int, networks: Mapping[str, nn
         return
     if batch_size == 1:
         raise UserError("batch_size is 1; BatchNorm needs at least 2 images in a batch; the nearest is 2")
+    if len(data) == 1:
+        raise UserError(f"{data.name} has a single image, and BatchNorm needs at least 2")
     if len(data) % batch_size == 1:
         near = next(
             b for d in range(1, batch_size) for b in (batch_size + d, batch_size - d) if b > 1 and len(data) % b != 1

@@ -116,7 +116,7 @@ def prune(folder: Path, round: int, keep: int, keep_every: int) -> None:
     Later ones stay: a resume has skipped them as broken, and they must not push out those that are written now.
     """
     for path in [p for p in everything(folder) if int(p.name) <= round][keep:]:
-        if not (keep_every and int(path.name) % keep_every == 0):
+        if not (keep_every and int(path.name) and int(path.name) % keep_every == 0):
             shutil.rmtree(path)
 
 

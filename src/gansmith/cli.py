@@ -107,8 +107,10 @@ def train(
     networks.G.widths=[64,128]. Flags win over the YAML.
     """
     what, flags = _words("gan", words, options)
-    from gansmith.recipe import plan
+    from gansmith.recipe import check_resumable, is_run, plan
 
+    if is_run(what):
+        check_resumable(Path(what), flags)
     resolved = plan(what, flags=flags)  # before torch is imported: a wrong key is answered at once
     if dry_run:
         _print_plan(resolved)
@@ -130,8 +132,8 @@ def train(
         recipe = plan(run).recipe
         longer = f"--steps {2 * recipe.steps}" if recipe.steps else f"--n_epochs {2 * recipe.n_epochs}"
         click.echo(f"look at:  {run / 'growth.gif'} and {run / 'curves.png'}")
-        click.echo(f"then:     gansmith sample {run}")
-        click.echo(f"longer:   gansmith train {run} {longer}")
+        click.echo(f"then:     gansmith sample {shlex.quote(str(run))}")
+        click.echo(f"longer:   gansmith train {shlex.quote(str(run))} {longer}")
 
 
 @main.command()
@@ -325,11 +327,11 @@ def _words(default: str, words: tuple[str, ...], options: Mapping[str, str | Non
     values = {}
     for key, value in flags.items():
         try:
-            values[key] = value if key in ("data.name",) else yaml.safe_load(value)
+            # A name is never a number, and 010 is ten, not YAML's octal eight.
+            plain = key == "data.name" or value.lstrip("+-").isdecimal()
+            values[key] = int(value) if plain and key != "data.name" else value if plain else yaml.safe_load(value)
         except yaml.YAMLError:
             values[key] = value
-    if "n_epochs" in values and "steps" not in values:
-        values["steps"] = None  # the length asked for wins over one in the recipe
     return (found[0] if found else default), values
 
 

@@ -45,6 +45,7 @@ def verify(
     if steps < 1:
         raise UserError(f"steps is {steps}; it must be at least 1")
     options: dict[str, Any] = {"data": data, "seed": seed, "device": device, "quiet": True}
+    overrides = {key: value for key, value in (overrides or {}).items() if key not in ("steps", "n_epochs")}
     with tempfile.TemporaryDirectory(prefix="gansmith-verify-") as folder:
         once, twice = Path(folder, "once"), Path(folder, "twice")
         train(what, out=once, steps=2 * steps, overrides=overrides, **options)

@@ -107,11 +107,15 @@ def load(
         tree, info = checkpoint.read(path)
     except checkpoint.Broken as error:
         raise UserError(f"the checkpoint {path} is broken: {error}") from None
-    name = next((n for n in tree["players"] if n.startswith("G")), None)
+    name = next((n for n in recipe.networks if n.startswith("G")), None)
     if name is None:
         raise UserError(f"{run}: the game {recipe.game.name} has no generator G to sample from")
     prior = build_prior(recipe)
-    net = build_network(recipe, name, prior)
-    weights = tree["players"][name]
-    net.load_state_dict(weights["ema"] if ema and "ema" in weights else weights["net"])
+    with torch.random.fork_rng(devices=[]):  # making a network draws weights that are replaced at once
+        net = build_network(recipe, name, prior)
+    try:
+        weights = tree["players"][name]
+        net.load_state_dict(weights["ema"] if ema and "ema" in weights else weights["net"])
+    except (KeyError, RuntimeError) as error:
+        raise UserError(f"{path} does not fit {run / 'recipe.yaml'}: {str(error).splitlines()[0]}") from None
     return Sampler(net.to(choose_device(device)).eval(), prior, round=info["round"])

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
@@ -43,6 +44,7 @@ class Data:
     channels: Literal[1, 3, 4] = _field(1, "1 grey, 3 RGB, 4 RGBA")
     fit: Literal["crop", "pad", "stretch"] = _field("crop", "how a picture that is not square becomes square")
     max_broken: Fraction = _field(0.01, "share of unreadable files of a folder that is tolerated")
+    root: str | None = _field(None, "where named sets lie or are downloaded to; null: $GANSMITH_DATA or ./data")
     memory: Literal["auto", "device", "map"] = _field("auto", "images on the device, or read from a memory map")
     n_cpu: PositiveInt = _field(8, "threads that decode pictures, and that read batches from the memory map")
 
@@ -102,6 +104,13 @@ EXTRA: dict[str, dict[str, schema.Parameter]] = {
 PARTS = ("prior", "objective", "penalty", "noise")
 SECTIONS: dict[str, type[Any]] = {"data": Data, "ema": Ema, "checkpoint": Checkpoints}
 
+# What a run may be given anew when it goes on: how long, how watched, where its images lie; not what is trained.
+FREE = (
+    *("n_epochs", "steps", "sample_interval", "log_interval"),
+    *("checkpoint.interval", "checkpoint.keep", "checkpoint.keep_every"),
+    *("data.name", "data.root", "data.n_cpu", "data.memory", "data.max_broken"),
+)
+
 # The post's own names for what lies deeper in a recipe; a star stands for every player.
 SHORT_NAMES: dict[str, str] = {
     "lr": "optimizers.*.lr",
@@ -146,6 +155,20 @@ class Resolved:
             yield key, value, self.origins.get(key, "default")
 
 
+class _Loader(yaml.SafeLoader):
+    """Safe YAML in which a key that stands twice is an error, not silently the later one."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = getattr(key_node, "value", None)
+            if isinstance(key, str) and key in seen and key != "<<":
+                raise yaml.constructor.ConstructorError(None, None, f"the key {key} stands twice", key_node.start_mark)
+            if isinstance(key, str):
+                seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
 # ---- reading ---------------------------------------------------------------------------------------------------
 
 
@@ -179,7 +202,7 @@ def read_layer(what: str | Path) -> Layer:
     else:
         text, origin = recipe_text(str(what)), f"recipe {what}"
     try:
-        keys = yaml.safe_load(text)
+        keys = _Loader(text).get_single_data()
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f" line {mark.line + 1}, column {mark.column + 1}" if mark else ""
@@ -199,7 +222,7 @@ def flags_layer(flags: Mapping[str, Any], origin: str = "flag") -> Layer:
     """Dotted keys and values, as given on the command line, as a layer."""
     keys: dict[str, Any] = {}
     for dotted, value in flags.items():
-        *path, last = dotted.split(".")
+        *path, last = re.sub(r"\[(\d+)\]", r".\1", dotted).split(".")
         place = keys
         for part in path:
             inner = place.setdefault(part, {})
@@ -225,7 +248,9 @@ def plan(what: str | Path = "gan", *, flags: Mapping[str, Any] | None = None) ->
     layers = [read_layer(source)]
     if flags:
         layers.append(flags_layer(flags))
-    return resolve(*layers, label=Path(what).name if is_run(what) else Path(what).stem)
+    path = Path(what)
+    label = path.name if is_run(what) else path.parent.name if path.name == "recipe.yaml" else path.stem
+    return resolve(*layers, label=label)
 
 
 # ---- resolving -------------------------------------------------------------------------------------------------
@@ -237,6 +262,9 @@ def resolve(*layers: Layer, label: str = "gan") -> Resolved:
     origins: dict[str, str] = {}
     for layer in (Layer("default", _BASE), *layers):
         keys = _long_names(layer, merged)
+        if "n_epochs" in keys and "steps" not in keys:  # the length that is asked for last is meant
+            merged.pop("steps", None)
+            origins.pop("steps", None)
         _merge(merged, keys, layer.origin, origins, "")
     check = _Checker(origins)
     recipe = check.recipe(merged)
@@ -250,19 +278,19 @@ def _long_names(layer: Layer, merged: Mapping[str, Any]) -> dict[str, Any]:
     for short, value in layer.keys.items():
         if short not in SHORT_NAMES:
             continue
-        first, *path, last = SHORT_NAMES[short].split(".")
-        own = keys.get(first, {})
-        places = [dict(own) if isinstance(own, dict) else {"name": own}]
-        keys[first] = places[0]
-        for part in path:  # only "*": every player that has an optimizer so far
-            names = {*merged.get(first, {}), *places[0]} if part == "*" else {part}
-            for name in names:
-                inner = places[0].get(name, {})
-                places[0][name] = dict(inner) if isinstance(inner, dict) else {"name": inner}
-            places = [places[0][name] for name in names]
-        for place in places:
-            place.setdefault(last, value)
+        section, *star, last = SHORT_NAMES[short].split(".")
+        place = _opened(keys, section)
+        players = {**merged.get(section, {}), **place} if star else {}
+        for target in [_opened(place, player) for player in players] if star else [place]:
+            target.setdefault(last, value)
     return keys
+
+
+def _opened(place: dict[str, Any], key: str) -> dict[str, Any]:
+    """place[key] as a mapping of its own; a bare value there is a name."""
+    old = place.get(key, {})
+    place[key] = dict(old) if isinstance(old, Mapping) else {"name": old}
+    return place[key]
 
 
 def _is_component(key: str) -> bool:
@@ -275,6 +303,8 @@ def _merge(base: dict[str, Any], keys: Mapping[str, Any], origin: str, origins: 
         here = f"{at}.{key}" if at else str(key)
         if (_is_component(here) or here == "data") and isinstance(value, str):
             value = {"name": value}  # `game: alternating` is short for `game: {name: alternating}`
+        if here == "penalties" and isinstance(value, Mapping):  # from flags: penalties.0.weight
+            value = _changed(base.get(key), value, here)
         if isinstance(value, Mapping):
             old = base.get(key)
             if not isinstance(old, dict):
@@ -287,6 +317,18 @@ def _merge(base: dict[str, Any], keys: Mapping[str, Any], origin: str, origins: 
         else:
             base[key] = value
             origins[here] = origin
+
+
+def _changed(items: Any, changes: Mapping[str, Any], at: str) -> list[Any]:
+    """The list with single keys of its items changed: {"0": {"weight": 5}}."""
+    changed = [dict(item) if isinstance(item, Mapping) else {"name": item} for item in items or ()]
+    for index, change in changes.items():
+        if not str(index).isdecimal():
+            raise UserError(f"{at} must be a list, such as [{{name: wgan_gp, weight: 10}}]")
+        if int(index) >= len(changed) or not isinstance(change, Mapping):
+            raise UserError(f"{at}.{index}: there are {len(changed)} {at}; the first one's weight is {at}.0.weight")
+        changed[int(index)] = {**changed[int(index)], **change}
+    return changed
 
 
 class _Checker:
@@ -368,9 +410,10 @@ class _Checker:
         for key in given:
             if key not in known:
                 place = f"{at}.{key}" if at else str(key)
+                names = known if at else [*known, *SHORT_NAMES]
                 raise UserError(
                     f"{self.where(place)}: there is no such key{self.suggest(str(key), known, at)}"
-                    f" ({'known here' if at else 'known'}: {', '.join(known)})"
+                    f" ({'known here' if at else 'known'}: {', '.join(names)})"
                 )
 
     def suggest(self, key: str, known: Sequence[str], at: str) -> str:
@@ -410,6 +453,25 @@ def _check_together(recipe: Recipe) -> None:
             raise UserError(f"the game {game} takes no {part}: say {part}: null")
     if recipe.penalties and "penalty" not in wanted:
         raise UserError(f"the game {game} takes no penalties: say penalties: []")
+
+
+def check_resumable(run: Path, flags: Mapping[str, Any]) -> None:
+    """UserError for a flag that would change what a run trains."""
+    for key in flags:
+        if SHORT_NAMES.get(key, "data.name" if key == "data" else key) not in FREE:
+            raise UserError(
+                f"{key}: a run keeps its recipe; when it goes on, only {', '.join(FREE)} may change. For another"
+                f" training start a new run: gansmith train {run / 'recipe.yaml'} --{key} ..."
+            )
+
+
+def difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> str | None:
+    """The first key that a resumed run must keep and that two recipes, as plain data, both have and differ in."""
+    values = dict(flatten(other))
+    for key, value in flatten(one):
+        if key not in FREE and key in values and values[key] != value:
+            return f"{key} was {value} and is {values[key]}"
+    return None
 
 
 # ---- writing ---------------------------------------------------------------------------------------------------

@@ -15,9 +15,11 @@ from __future__ import annotations
 
 import json
 import platform
+import re
+import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -44,17 +46,34 @@ def check_free(out: Path | None) -> None:
             raise UserError(f"{out} exists and is not an empty folder; choose another --out")
 
 
-def create(out: Path | None, label: str, data: str) -> Path:
-    """Make the folder of a new run: `out`, or the next free runs/LABEL-DATA-NNN. Never one that holds something."""
+@contextmanager
+def created(out: Path | None, label: str, data: str, empty: Callable[[], bool]) -> Iterator[Path]:
+    """A new run's folder, locked: `out`, or the next free runs/LABEL-DATA-NNN.
+
+    If an error ends the block while `empty` says that nothing was trained yet, nothing stays behind.
+    """
     check_free(out)
-    if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
-        return out
+    run = out if out is not None else _next_free(f"{label}-{Path(data).name}")
+    was_there = run.exists() and out is not None
+    run.mkdir(parents=True, exist_ok=True)
+    with locked(run):
+        try:
+            yield run
+        except Exception:
+            if empty():
+                for path in run.iterdir():
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+                if not was_there:
+                    run.rmdir()
+            raise
+
+
+def _next_free(name: str) -> Path:
     folder = Path("runs")
     folder.mkdir(exist_ok=True)
-    name = f"{label}-{Path(data).name}"
+    plain = re.sub(r"[^\w.-]+", "-", name)
     for number in range(1, 1_000_000):
-        path = folder / f"{name}-{number:03d}"
+        path = folder / f"{plain}-{number:03d}"
         try:
             path.mkdir()  # two that start at once cannot both make it
         except FileExistsError:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import math
-import shutil
+import os
 import signal
 import threading
 import time
@@ -24,7 +22,7 @@ from gansmith.build import Experiment, build, choose_device, derive_seed
 from gansmith.data import data_names
 from gansmith.errors import NonFinite, UserError
 from gansmith.inference import Sampler
-from gansmith.recipe import Recipe, Resolved, is_run, plan, to_dict, to_yaml
+from gansmith.recipe import Recipe, Resolved, check_resumable, difference, is_run, plan, to_dict, to_yaml
 from gansmith.report.curves import plot_curves
 from gansmith.report.live import Live
 from gansmith.report.log import RunLog
@@ -32,9 +30,6 @@ from gansmith.report.pictures import grid, growth_gif, save_png, to_uint8
 
 FIXED_SEEDS = range(25)
 """The growth pictures show these, as does `gansmith sample RUN --seeds 0-24`."""
-LENGTH = ("steps", "n_epochs")
-# What a resumed run may be given anew: none of it changes what is trained, only how long, how fast, how watched.
-RESUMABLE = (*LENGTH, "sample_interval", "log_interval", "data.n_cpu", "n_cpu", "data.memory")
 
 
 class Stopped(KeyboardInterrupt):
@@ -71,44 +66,57 @@ def train(
     named = {"data.name": data, "steps": steps, "n_epochs": n_epochs, "seed": seed}
     flags: dict[str, Any] = {key: str(v) if isinstance(v, Path) else v for key, v in named.items() if v is not None}
     flags |= dict(overrides or {})
-    if n_epochs is not None and steps is None:
-        flags["steps"] = None  # the length asked for last wins over one in the recipe
     resuming = is_run(what)
     if resuming:
         if out is not None:
             raise UserError(f"--out {out}: the run {what} goes on in its own folder; leave --out away")
-        _check_resumable(Path(what), flags)
-    resolved = _with_full_path(plan(what, flags=flags))
+        check_resumable(Path(what), flags)
+    resolved = _with_full_paths(plan(what, flags=flags))
     where = choose_device(device)
-    if resuming:
-        with runs.locked(Path(what)):
-            return _session(Path(what), resolved, where, quiet, resume=True)
-    folder = Path(out) if out is not None else None
-    runs.check_free(folder)
-    experiment = build(resolved.recipe, where, say=_say(quiet), progress=not quiet)
-    run = runs.create(folder, resolved.label, resolved.recipe.data.name)
-    with runs.locked(run):
-        try:
-            return _session(run, resolved, where, quiet, resume=False, experiment=experiment)
-        except UserError:
-            if experiment.state.round == 0:  # its parts do not fit together: leave nothing behind
-                shutil.rmtree(run)
-            raise
+    with _alone(where):
+        if resuming:
+            with runs.locked(Path(what)):
+                return _session(Path(what), resolved, where, quiet)
+        folder = Path(out) if out is not None else None
+        runs.check_free(folder)
+        experiment = build(resolved.recipe, where, say=_say(quiet), progress=not quiet)
+        with runs.created(
+            folder, resolved.label, resolved.recipe.data.name, lambda: experiment.state.round == 0
+        ) as run:
+            return _session(run, resolved, where, quiet, experiment)
+
+
+_one_training = threading.Lock()
+
+
+@contextmanager
+def _alone(device: torch.device) -> Iterator[None]:
+    """One training at a time in a process, since networks may draw from torch's global stream; it is given back after.
+
+    On CUDA cuDNN is held to its deterministic kernels.
+    """
+    if not _one_training.acquire(blocking=False):
+        raise UserError(
+            "another training runs in this process, and torch's random stream is shared: use another process"
+        )
+    try:
+        cuda = [device] if device.type == "cuda" else []
+        with (
+            torch.random.fork_rng(devices=cuda),
+            torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True),
+        ):
+            yield
+    finally:
+        _one_training.release()
 
 
 def _session(
-    run: Path,
-    resolved: Resolved,
-    device: torch.device,
-    quiet: bool,
-    *,
-    resume: bool,
-    experiment: Experiment | None = None,
+    run: Path, resolved: Resolved, device: torch.device, quiet: bool, experiment: Experiment | None = None
 ) -> Path:
-    """Play the run from where it is to its end."""
+    """Play the run to its end: a new one with the experiment given, else from its newest checkpoint on."""
     recipe = resolved.recipe
-    experiment = experiment or build(recipe, device, say=_say(quiet), progress=not quiet)
-    if resume:
+    if experiment is None:
+        experiment = build(recipe, device, say=_say(quiet), progress=not quiet)
         _load_newest(run, recipe, experiment, device, _say(quiet))
     state, stream = experiment.state, experiment.stream
     per_epoch = stream.batches_per_epoch / experiment.game.batches_per_round
@@ -128,15 +136,18 @@ def _session(
         images=state.images,
         quiet=quiet,
     )
-    log = RunLog(run, at_round=state.round)
+    # A session that ended between two lines left one of its own; the line at the interval comes again, whole.
+    log = RunLog(run, at_round=state.round - state.round % recipe.log_interval)
     record = Record(run, recipe, experiment, log, device)
     try:
         with _stop_signals() as stop, live:
             live.say(_banner(run, resolved, experiment, device, total, log.tensorboard))
             if state.round == 0:
                 record.pictures()
+                record.checkpoint()  # so that a run that is killed early can go on, too
             play(experiment, record, live, total, stop)
             record.checkpoint()
+            record.write_metrics()
             live.done(state.round, state.images, record.losses())
     except NonFinite as error:
         raise Diverged(_diverged(run, experiment, record, error)) from None
@@ -200,8 +211,10 @@ class Record:
         return {key[5:]: float(value) for key, value in self.latest.items() if key.startswith("loss/")}
 
     def write_metrics(self) -> None:
-        """One line: the means since the last one."""
-        state = self.experiment.state
+        """One line: the means since the last one, if there was a round since."""
+        state, means = self.experiment.state, self.experiment.meters.flush()
+        if not means:
+            return
         seconds, images = state.seconds - self.flushed_at[0], state.images - self.flushed_at[1]
         self.flushed_at = (state.seconds, state.images)
         self.log.write(
@@ -211,7 +224,7 @@ class Record:
                 "images": state.images,
                 "seconds": round(state.seconds, 3),
                 "images_per_second": round(images / seconds, 1) if seconds > 0 else 0.0,
-                **self.experiment.meters.flush(),
+                **means,
             }
         )
 
@@ -232,7 +245,7 @@ class Record:
         state, keep = self.experiment.state, self.recipe.checkpoint
         folder = self.run / "checkpoints"
         if self.saved_at != state.round:
-            info = {"images": state.images, "device": self.device.type, "recipe": _what_is_trained(self.recipe)}
+            info = {"images": state.images, "device": self.device.type, "recipe": to_dict(self.recipe)}
             checkpoint.write(folder, state.round, state.state_dict(), info=info)
             self.saved_at = state.round
             checkpoint.prune(folder, state.round, keep.keep, keep.keep_every)
@@ -245,8 +258,7 @@ class Record:
             self.pictures()
         frames = [p for p in sorted((self.run / "growth").glob("*.png")) if int(p.stem) <= state.round]
         growth_gif(frames, self.run / "growth.gif")
-        if state.round >= self.recipe.log_interval:
-            plot_curves(self.run / "metrics.jsonl", self.run / "curves.png", self.run.name)
+        plot_curves(self.run / "metrics.jsonl", self.run / "curves.png", self.run.name)
 
 
 # ---- stopping --------------------------------------------------------------------------------------------------
@@ -285,10 +297,10 @@ def _diverged(run: Path, experiment: Experiment, record: Record, error: NonFinit
     moved = state.take_back()
     tensors: dict[str, torch.Tensor] = {}
     checkpoint.pack(state.state_dict()["players"], tensors)
-    if all(torch.isfinite(t).all() for t in tensors.values() if t.is_floating_point()):
-        after = f" (with {' and '.join(moved)} moved in that round already)" if moved else ""
-        good = f"the state before it is saved in {record.checkpoint()}{after}"
-    else:
+    finite = all(torch.isfinite(t).all() for t in tensors.values() if t.is_floating_point())
+    if finite and not moved:
+        good = f"the state before it is saved in {record.checkpoint()}"
+    else:  # a state in the middle of a round is none that an uninterrupted training passes through
         kept = next((p for p, reason in checkpoint.newest(run / "checkpoints") if reason is None), None)
         good = f"the newest good checkpoint is {kept}" if kept else "there is no checkpoint from before"
     return (
@@ -300,32 +312,17 @@ def _diverged(run: Path, experiment: Experiment, record: Record, error: NonFinit
 # ---- starting --------------------------------------------------------------------------------------------------
 
 
-def _check_resumable(run: Path, flags: Mapping[str, Any]) -> None:
-    for key in flags:
-        if key not in RESUMABLE:
-            raise UserError(
-                f"{key}: a run keeps its recipe; when it goes on, only {', '.join(RESUMABLE[:4])} may change. For"
-                f" another training start a new run: gansmith train {run / 'recipe.yaml'} --{key} ..."
-            )
-
-
-def _with_full_path(resolved: Resolved) -> Resolved:
-    """The same with a folder of pictures by its full path, so that the run goes on from any working folder."""
+def _with_full_paths(resolved: Resolved) -> Resolved:
+    """The same with the places of the data by their full paths, so that the run goes on from any working folder."""
     data = resolved.recipe.data
-    if data.name in data_names() or not Path(data.name).expanduser().is_dir():
+    if data.name == "mnist":  # ships in the package
         return resolved
-    full = dataclasses.replace(data, name=str(Path(data.name).expanduser().resolve()))
-    return dataclasses.replace(resolved, recipe=dataclasses.replace(resolved.recipe, data=full))
-
-
-def _what_is_trained(recipe: Recipe) -> str:
-    """A digest of all that a resumed run must keep."""
-    kept = to_dict(recipe)
-    for key in ("n_epochs", "steps", "sample_interval", "log_interval", "checkpoint"):
-        del kept[key]
-    for key in ("name", "n_cpu", "memory", "max_broken"):  # the stream knows its images by their digest
-        del kept["data"][key]
-    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
+    if data.name in data_names():
+        root = Path(data.root or os.environ.get("GANSMITH_DATA") or "data").expanduser().resolve()
+        data = dataclasses.replace(data, root=str(root))
+    elif Path(data.name).expanduser().is_dir():
+        data = dataclasses.replace(data, name=str(Path(data.name).expanduser().resolve()))
+    return dataclasses.replace(resolved, recipe=dataclasses.replace(resolved.recipe, data=data))
 
 
 def _load_newest(
@@ -333,15 +330,15 @@ def _load_newest(
 ) -> None:
     path = checkpoint.newest_good(run / "checkpoints", say)
     tree, info = checkpoint.read(path)
-    if info["recipe"] != _what_is_trained(recipe):
-        raise UserError(f"{path} does not fit {run / 'recipe.yaml'}, which was changed since; start a new run with it")
+    if changed := difference(info["recipe"], to_dict(recipe)):
+        raise UserError(f"{path} does not fit {run / 'recipe.yaml'}: {changed}; start a new run with that recipe")
     if info["device"] != device.type:
         say(f"{path} was trained on {info['device']}, this is {device.type}: the noise goes on from a new seed")
     state = experiment.state
     try:
         state.load_state_dict(tree)
     except (KeyError, RuntimeError) as error:
-        raise UserError(f"{path} does not fit {run / 'recipe.yaml'}: {error}") from None
+        raise UserError(f"{path} does not fit {run / 'recipe.yaml'}: {str(error).splitlines()[0]}") from None
     if info["device"] != device.type:
         state.noise.manual_seed(derive_seed(experiment.stream.seed, 1, state.round))
 

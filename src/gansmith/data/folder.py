@@ -104,9 +104,13 @@ def fingerprint(listing: Listing) -> str:
     return hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()
 
 
+_SPLITS = {"train", "test", "val", "valid", "validation"}
+
+
 def _split_folder(folder: Path, wanted: Wanted) -> Path:
     folder = folder.resolve()
-    if (folder / wanted.split).is_dir():
+    subfolders = {path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")}
+    if wanted.split in subfolders and subfolders <= _SPLITS:  # else a class may be called train
         wanted.say(f"using {folder / wanted.split} for the {wanted.split} split")
         return folder / wanted.split
     if wanted.split == "test":

@@ -54,5 +54,6 @@ def _unknown(what: str, folder: Path) -> str:
     if "/" in what or "\\" in what or what.startswith((".", "~")):
         return f"no such folder: {folder.resolve()}"
     plain = what.lower().replace("-", "_")
-    near = difflib.get_close_matches(plain, data_names(), n=1, cutoff=0)
-    return f"no data named {what!r}, the nearest is {near[0]!r}; a path to a folder of pictures will do, too"
+    near = difflib.get_close_matches(plain, data_names(), n=1)
+    nearest = f"; did you mean {near[0]}?" if near else ""
+    return f"no data named {what!r}{nearest} (names: {', '.join(data_names())}; or give a folder of pictures)"

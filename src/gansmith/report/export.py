@@ -21,6 +21,8 @@ def save_images(pictures: NDArray[np.uint8], path: Path, *, columns: int, names:
         raise UserError(f"{path}: it must end in .png (a grid), .npz (arrays) or nothing (a folder of pictures)")
     if path.is_dir() and suffix:
         raise UserError(f"{path} is a folder; give the name of a file in it")
+    if path.is_file() and not suffix:
+        raise UserError(f"{path} is a file; a name without an ending is a folder for the pictures")
     path.parent.mkdir(parents=True, exist_ok=True)
     if suffix == ".png":
         save_png(grid(pictures, columns), path)
