@@ -97,6 +97,7 @@ FLOORS: list[set[str]] = [
     {"cli"},
     {"exactness"},
     {"training"},
+    {"record"},
     {"inference", "run"},
     {"build"},
     {"recipe", "state"},

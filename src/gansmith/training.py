@@ -21,15 +21,10 @@ from gansmith import run as runs
 from gansmith.build import Experiment, build, choose_device, derive_seed
 from gansmith.data import data_names
 from gansmith.errors import NonFinite, UserError
-from gansmith.inference import Sampler
 from gansmith.recipe import Recipe, Resolved, check_resumable, difference, is_run, plan, to_dict, to_yaml
-from gansmith.report.curves import plot_curves
+from gansmith.record import Record
 from gansmith.report.live import Live
 from gansmith.report.log import RunLog
-from gansmith.report.pictures import grid, growth_gif, save_png, to_uint8
-
-FIXED_SEEDS = range(25)
-"""The growth pictures show these, as does `gansmith sample RUN --seeds 0-24`."""
 
 
 class Stopped(KeyboardInterrupt):
@@ -178,87 +173,6 @@ def play(experiment: Experiment, record: Record, live: Live, total: int, stop: S
         state.seconds += time.perf_counter() - played  # pictures and checkpoints count in the next line of the log
         if live.due():
             live.show(state.round, state.images, record.losses())
-
-
-class Record:
-    """What a run leaves behind while it trains: metrics, pictures, checkpoints, each at its interval in rounds."""
-
-    def __init__(self, run: Path, recipe: Recipe, experiment: Experiment, log: RunLog, device: torch.device) -> None:
-        self.run = run
-        self.recipe = recipe
-        self.experiment = experiment
-        self.log = log
-        self.device = device
-        generator = experiment.generator
-        self.sampler = Sampler(generator.ema if generator.ema is not None else generator.net, experiment.prior)
-        self.latest: Mapping[str, torch.Tensor] = {}
-        self.saved_at = experiment.state.round or -1  # a run that goes on was loaded from there
-        self.flushed_at = (experiment.state.seconds, experiment.state.images)
-
-    def after_round(self, metrics: Mapping[str, torch.Tensor]) -> None:
-        round = self.experiment.state.round
-        self.latest = metrics
-        self.experiment.meters.add(metrics)
-        if round % self.recipe.log_interval == 0:
-            self.write_metrics()
-        if round % self.recipe.sample_interval == 0:
-            self.pictures()
-        if round % self.recipe.checkpoint.interval == 0:
-            self.checkpoint()
-
-    def losses(self) -> dict[str, float]:
-        """The latest losses by player, for the live line: the one place where the host waits for them."""
-        return {key[5:]: float(value) for key, value in self.latest.items() if key.startswith("loss/")}
-
-    def write_metrics(self) -> None:
-        """One line: the means since the last one, if there was a round since."""
-        state, means = self.experiment.state, self.experiment.meters.flush()
-        if not means:
-            return
-        seconds, images = state.seconds - self.flushed_at[0], state.images - self.flushed_at[1]
-        self.flushed_at = (state.seconds, state.images)
-        self.log.write(
-            {
-                "round": state.round,
-                "epoch": round(self.experiment.stream.epoch, 4),
-                "images": state.images,
-                "seconds": round(state.seconds, 3),
-                "images_per_second": round(images / seconds, 1) if seconds > 0 else 0.0,
-                **means,
-            }
-        )
-
-    def pictures(self) -> None:
-        """25 fresh samples 5 by 5, and those of the fixed seeds; neither draws from the training's random streams."""
-        number = self.experiment.state.round
-        fresh = torch.Generator().manual_seed(derive_seed(self.recipe.seed, 2, number))
-        z = self.sampler.prior.sample(25, fresh, self.sampler.dtype)
-        for name, images in (
-            ("samples", to_uint8(self.sampler.generate(z))),
-            ("growth", self.sampler.sample(FIXED_SEEDS)),
-        ):
-            (self.run / name).mkdir(exist_ok=True)
-            save_png(grid(images, columns=5), self.run / name / f"{number:06d}.png")
-
-    def checkpoint(self) -> Path:
-        """Write the whole state, unless that was done after this very round, and remove what is no longer kept."""
-        state, keep = self.experiment.state, self.recipe.checkpoint
-        folder = self.run / "checkpoints"
-        if self.saved_at != state.round:
-            info = {"images": state.images, "device": self.device.type, "recipe": to_dict(self.recipe)}
-            checkpoint.write(folder, state.round, state.state_dict(), info=info)
-            self.saved_at = state.round
-            checkpoint.prune(folder, state.round, keep.keep, keep.keep_every)
-        return folder / f"{state.round:08d}"
-
-    def summary(self) -> None:
-        """The pictures that tell the whole run: growth.gif and curves.png."""
-        state = self.experiment.state
-        if state.round % self.recipe.sample_interval:
-            self.pictures()
-        frames = [p for p in sorted((self.run / "growth").glob("*.png")) if int(p.stem) <= state.round]
-        growth_gif(frames, self.run / "growth.gif")
-        plot_curves(self.run / "metrics.jsonl", self.run / "curves.png", self.run.name)
 
 
 # ---- stopping --------------------------------------------------------------------------------------------------
