@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -35,14 +35,14 @@ OPTIONS: dict[str, tuple[str, str, str]] = {
 class _OneLine(click.Group):
     """Errors are one line on stderr and exit code 2, without a traceback."""
 
-    def main(self, *args: Any, **kwargs: Any) -> NoReturn:
+    def main(self, args: Sequence[str] | None = None, *rest: Any, **options: Any) -> NoReturn:
+        words = list(sys.argv[1:] if args is None else args)
         try:
-            code = super().main(*args, **{**kwargs, "standalone_mode": False})
+            code = super().main(words, *rest, **{**options, "standalone_mode": False})
             sys.exit(code if isinstance(code, int) else 0)
         except click.ClickException as error:
-            where = f" {error.ctx.info_name}" if isinstance(error, click.UsageError) and error.ctx else ""
-            where = "" if where == " gansmith" else where
-            _fail(f"{error.format_message()}  (gansmith{where} --help shows what there is)")
+            verb = next((f" {word}" for word in words if word in self.commands), "")
+            _fail(f"{error.format_message()}  (gansmith{verb} --help shows what there is)")
         except UserError as error:
             _fail(str(error))
         except BrokenPipeError:
@@ -59,9 +59,14 @@ def _fail(text: str, code: int = 2) -> NoReturn:
     sys.exit(code)
 
 
-@click.group(cls=_OneLine, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    cls=_OneLine,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
 @click.version_option(__version__, package_name="gansmith")
-def main() -> None:
+@click.pass_context
+def main(context: click.Context) -> None:
     """Train generative adversarial networks.
 
     \b
@@ -74,6 +79,8 @@ def main() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if "" not in sys.path:
         sys.path.append("")  # a private "module:attribute" lies in the folder where one works
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
 
 
 def _recipe_options(names: tuple[str, ...]) -> Callable[[Any], Any]:
@@ -90,7 +97,7 @@ def _recipe_options(names: tuple[str, ...]) -> Callable[[Any], Any]:
 _FREE_WORDS = {"ignore_unknown_options": True}
 
 
-@main.command(context_settings=_FREE_WORDS)
+@main.command(context_settings=_FREE_WORDS, short_help="Train a recipe, or go on with a run.")
 @click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="[WHAT] [--KEY VALUE]...")
 @click.option("--data", metavar="NAME|FOLDER", help="a data set by name, or a folder of pictures  [mnist]")
 @click.option("--out", metavar="RUN", help="folder of the new run  [runs/RECIPE-DATA-NNN]")
@@ -136,7 +143,7 @@ def train(
         click.echo(f"longer:   gansmith train {shlex.quote(str(run))} {longer}")
 
 
-@main.command()
+@main.command(short_help="Make pictures with a run's generator, by seed.")
 @click.argument("run")
 @click.option(
     "--seeds",
@@ -184,7 +191,7 @@ def sample(
     click.echo(f"{len(pictures)} pictures of round {sampler.round}: {path}")
 
 
-@main.command()
+@main.command(short_help="Walk through a run's latent space, from seed to seed.")
 @click.argument("run")
 @click.option("--seeds", default="0-4", metavar="LIST", help="the path goes through these, such as 0,7 or 0-4  [0-4]")
 @click.option(
@@ -221,7 +228,7 @@ def interpolate(run: str, seeds: str, frames: int, out: str | None, round: int |
     click.echo(f"{pictures.shape[0]} x {pictures.shape[1]} pictures of round {sampler.round}: {path}")
 
 
-@main.command(context_settings=_FREE_WORDS)
+@main.command(context_settings=_FREE_WORDS, short_help="Check that a resumed run is the same run, bit for bit.")
 @click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="[RECIPE] [--KEY VALUE]...")
 @click.option("--data", metavar="NAME|FOLDER", help="a data set by name, or a folder of pictures  [the recipe's]")
 @click.option(
@@ -255,9 +262,12 @@ def verify(words: tuple[str, ...], data: str | None, steps: int, device: str) ->
     )
 
 
-@main.group()
-def recipes() -> None:
+@main.group(invoke_without_command=True)
+@click.pass_context
+def recipes(context: click.Context) -> None:
     """The recipes that gansmith ships: list, show, copy."""
+    if context.invoked_subcommand is None:
+        context.invoke(recipes_ls)
 
 
 @recipes.command("ls")

@@ -115,6 +115,8 @@ def load(
         net = build_network(recipe, name, prior)
     try:
         weights = tree["players"][name]
+        if not ema and "ema" not in weights:
+            say(f"{run} keeps no moving average: there are only the weights themselves")
         net.load_state_dict(weights["ema"] if ema and "ema" in weights else weights["net"])
     except (KeyError, RuntimeError) as error:
         raise UserError(f"{path} does not fit {run / 'recipe.yaml'}: {str(error).splitlines()[0]}") from None
