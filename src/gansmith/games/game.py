@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any, Protocol
 
 from torch import Tensor
@@ -21,7 +22,7 @@ class RealBatch(Protocol):
     def labels(self) -> Tensor | None: ...
 
 
-class Game:
+class Game(ABC):
     """Who moves when, on which samples. The names of the positional parameters say what a game is handed:
 
     players by their names (G, D, ...), `prior`, `objective`, `penalty`, and `noise`, the generator of every random
@@ -31,18 +32,15 @@ class Game:
     players: tuple[Player, ...]
     batches_per_round: int = 1
 
+    @abstractmethod
     def round(self, *batches: RealBatch) -> Metrics:
         """Move every player once (or as often as the paper says), given `batches_per_round` batches."""
-        raise NotImplementedError
 
     def state_dict(self) -> dict[str, Any]:
         """The game's own memory; players and random streams are kept by `state.State`."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take the memory back."""
-
-
-def detached(**metrics: Tensor) -> Metrics:
-    """Metrics without their graphs; a double underscore in a name stands for a slash."""
-    return {name.replace("__", "/"): value.detach() for name, value in metrics.items()}
+        """Take the memory back; KeyError for one that this game does not have."""
+        if state:
+            raise KeyError(f"{type(self).__name__} has no memory {', '.join(state)}")
