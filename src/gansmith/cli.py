@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -111,7 +112,7 @@ def train(
     """Train WHAT: a recipe by name (gansmith recipes ls), a YAML file, or a run's folder, which goes on with it.
 
     The defaults shown are those of the recipe gan. Any key of a recipe is a flag too: --game.n_critic 5, or
-    networks.G.widths=[64,128]. Flags win over the YAML.
+    --networks.G.widths 64,128. Flags win over the YAML.
     """
     what, flags = _words("gan", words, options)
     from gansmith.recipe import check_resumable, is_run, plan
@@ -329,15 +330,19 @@ def _words(default: str, words: tuple[str, ...], options: Mapping[str, str | Non
                 raise UserError(f"there is no option {word}{_suggest(key)}")
             found.append(word)
             continue
-        flags[key.lstrip("-")] = value
+        flags[key.lstrip("-").replace("-", "_")] = value
     if len(found) > 1:
         raise UserError(f"{found[0]} and {found[1]}: one recipe, file or run at a time")
     import yaml
 
-    values = {}
+    values: dict[str, Any] = {}
     for key, value in flags.items():
         try:
-            # A name is never a number, and 010 is ten, not YAML's octal eight.
+            # A name is never a number, 010 is ten and not YAML's octal eight, 256,128 is a list without the brackets
+            # that shells want for themselves.
+            if re.fullmatch(r"\d+(,\d+)+", value):
+                values[key] = [int(number) for number in value.split(",")]
+                continue
             plain = key == "data.name" or value.lstrip("+-").isdecimal()
             values[key] = int(value) if plain and key != "data.name" else value if plain else yaml.safe_load(value)
         except yaml.YAMLError:

@@ -52,7 +52,10 @@ class Sampler:
 
     def _chunk(self, z: Tensor) -> Tensor:
         padded = torch.cat([z, z[-1:].expand(CHUNK - len(z), -1)])
-        return self.net(padded)[: len(z)]
+        images: Tensor = self.net(padded)
+        if images.dim() != 4 or len(images) != CHUNK:
+            raise UserError(f"G returned {tuple(images.shape)} for {CHUNK} latents; it must be ({CHUNK}, C, H, W)")
+        return images[: len(z)]
 
     def sample(self, seeds: Sequence[int] = range(64)) -> Pictures:
         """Pictures (N, C, H, W), uint8, one per seed."""

@@ -64,6 +64,8 @@ class Objective:
     paper: str
     at_zero: tuple[float, float]
     """Both losses where all scores are 0."""
+    alive: bool = True
+    """G's gradient keeps its strength where D is sure that the fakes are fakes."""
     g_uses_real: bool = False
     """G's loss needs D's scores of real images."""
     probability: bool = True
@@ -76,7 +78,7 @@ class Objective:
 
 OBJECTIVES: dict[str, Objective] = {
     "non_saturating": Objective(logistic_d, non_saturating_g, paper="arXiv 1406.2661", at_zero=(log(2), log(2))),
-    "minimax": Objective(logistic_d, minimax_g, paper="arXiv 1406.2661", at_zero=(log(2), -log(2))),
+    "minimax": Objective(logistic_d, minimax_g, paper="arXiv 1406.2661", at_zero=(log(2), -log(2)), alive=False),
     "wasserstein": Objective(
         wasserstein_d, wasserstein_g, paper="arXiv 1701.07875", at_zero=(0.0, 0.0), probability=False
     ),

@@ -198,6 +198,8 @@ def read_layer(what: str | Path) -> Layer:
             text, origin = path.read_text(encoding="utf-8"), str(path)
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "it is not a text file"
+            if isinstance(error, FileNotFoundError):
+                raise UserError(f"there is no recipe file or run {path}") from None
             raise UserError(f"cannot read the recipe {path}: {reason}") from None
     else:
         text, origin = recipe_text(str(what)), f"recipe {what}"

@@ -12,7 +12,7 @@ from gansmith.build import Experiment, derive_seed
 from gansmith.inference import Sampler
 from gansmith.recipe import Recipe, to_dict
 from gansmith.report.curves import plot_curves
-from gansmith.report.log import RunLog
+from gansmith.report.log import RunLog, read_metrics
 from gansmith.report.pictures import grid, growth_gif, save_png, to_uint8
 
 FIXED_SEEDS = range(25)
@@ -90,11 +90,12 @@ class Record:
             checkpoint.prune(folder, state.round, keep.keep, keep.keep_every)
         return folder / f"{state.round:08d}"
 
-    def summary(self) -> None:
+    def summary(self, *, finished: bool) -> None:
         """The pictures that tell the whole run: growth.gif and curves.png."""
         state = self.experiment.state
-        if state.round % self.recipe.sample_interval:
+        if finished and state.round % self.recipe.sample_interval:  # a run that was stopped goes on with its film
             self.pictures()
         frames = [p for p in sorted((self.run / "growth").glob("*.png")) if int(p.stem) <= state.round]
         growth_gif(frames, self.run / "growth.gif")
-        plot_curves(self.run / "metrics.jsonl", self.run / "curves.png", self.run.name)
+        if read_metrics(self.run / "metrics.jsonl"):  # none where a signal came before the first round
+            plot_curves(self.run / "metrics.jsonl", self.run / "curves.png", self.run.name)

@@ -13,6 +13,7 @@ curves.png           metrics.jsonl drawn
 
 from __future__ import annotations
 
+import contextlib
 import json
 import platform
 import re
@@ -65,6 +66,8 @@ def created(out: Path | None, label: str, data: str, empty: Callable[[], bool]) 
                     shutil.rmtree(path) if path.is_dir() else path.unlink()
                 if not was_there:
                     run.rmdir()
+                    with contextlib.suppress(OSError):  # runs/ holds others
+                        Path("runs").rmdir()
             raise
 
 

@@ -163,7 +163,11 @@ def _tree(module: str) -> ast.Module:
     except (ImportError, ValueError):
         spec = None
     if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
-        raise UserError(f"there is no Python module {module!r} to take a component from")
+        known = f"; did you mean {module[:-3]}:...?" if module.endswith(".py") else ""
+        raise UserError(
+            f"there is no Python module {module!r} to take a component from{known} (looked in the current folder and"
+            " where Python finds its packages)"
+        )
     try:
         return ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
     except (OSError, SyntaxError, ValueError) as error:
@@ -196,7 +200,10 @@ def parameters(target: str) -> Mapping[str, Parameter]:
         return found
     for arg, default in zip(function.args.kwonlyargs, function.args.kw_defaults, strict=True):
         if arg.annotation is None or default is None:
-            raise UserError(f"{target}: the keyword-only parameter {arg.arg} needs a type and a literal default")
+            raise UserError(
+                f"{target}: the keyword-only parameter {arg.arg} needs a type and a literal default, such as"
+                f" {arg.arg}: int = 64"
+            )
         try:
             found[arg.arg] = Parameter(ast.unparse(arg.annotation), ast.literal_eval(default))
         except ValueError:

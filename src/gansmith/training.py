@@ -21,6 +21,7 @@ from gansmith import run as runs
 from gansmith.build import Experiment, build, choose_device, derive_seed
 from gansmith.data import data_names
 from gansmith.errors import NonFinite, UserError
+from gansmith.players import Player
 from gansmith.recipe import Recipe, Resolved, check_resumable, difference, is_run, plan, to_dict, to_yaml
 from gansmith.record import Record
 from gansmith.report.live import Live
@@ -118,8 +119,8 @@ def _session(
     total = recipe.steps if recipe.steps is not None else math.ceil(recipe.n_epochs * per_epoch - 1e-9)
     if state.round >= total:
         raise UserError(
-            f"{run} is finished: {state.round} rounds, {stream.epoch:.4g} epochs; to train it further give a greater"
-            f" length: gansmith train {run} --n_epochs {math.ceil(stream.epoch) + 10}"
+            f"{run} is finished: {state.round} rounds, {stream.epoch:.4g} epochs; to train it further give a"
+            f" greater length, such as --n_epochs {math.ceil(2 * stream.epoch)} (--steps, if given, comes before it)"
         )
     runs.write_text(run / "recipe.yaml", to_yaml(recipe, f"gansmith run {run.name}; trains again from this file alone"))
     runs.note_session(run, device=device, at_round=state.round)
@@ -149,7 +150,7 @@ def _session(
     finally:
         log.close()
         stream.close()
-    record.summary()
+    record.summary(finished=state.round >= total)
     if stop.signum is not None and state.round < total:
         raise Stopped(run, stop.signum)
     return run
@@ -261,14 +262,19 @@ def _say(quiet: bool) -> Callable[[str], None]:
     return (lambda text: None) if quiet else print
 
 
+def _count(player: Player) -> str:
+    n = sum(p.numel() for p in player.parameters)
+    return f"{n / 1e6:.2f} M" if n >= 100_000 else f"{n:,}"
+
+
 def _banner(
     run: Path, resolved: Resolved, experiment: Experiment, device: torch.device, total: int, tensorboard: bool
 ) -> str:
     data, game, stream = experiment.stream.data, experiment.game, experiment.stream
-    sizes = ", ".join(f"{p.name} {sum(q.numel() for q in p.parameters) / 1e6:.2f} M" for p in game.players)
+    sizes = ", ".join(f"{p.name} {_count(p)}" for p in game.players)
     where = "in memory" if stream.in_memory else f"from a memory map by {resolved.recipe.data.n_cpu} threads"
     begin = f"from round {experiment.state.round} " if experiment.state.round else ""
-    events = "" if tensorboard else "\nno TensorBoard events: pip install 'gansmith[tensorboard]' writes them too"
+    events = "" if tensorboard or begin else "\nTensorBoard events are not written: pip install tensorboard"
     return (
         f"{resolved.label}: {type(game).__name__}, {sizes} parameters, {device}, seed {resolved.recipe.seed}\n"
         f"{data.name}: {len(data):,} images {tuple(data.images.shape[1:])} {where}; {begin}to round {total:,}"

@@ -196,5 +196,5 @@ def _check_share(name: str, n_broken: int, total: int, first: Broken, wanted: Wa
     if n_broken > wanted.max_broken * total:
         raise UserError(
             f"{n_broken} of {total} pictures of {name} are broken, more than max_broken = {wanted.max_broken:g} "
-            f"allows; mend or remove them, or raise it; the first: {first.file}: {first.why}"
+            f"allows; mend or remove them, or raise --data.max_broken; the first: {first.file}: {first.why}"
         )

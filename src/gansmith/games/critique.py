@@ -29,7 +29,8 @@ def scores(output: Any, n: int) -> tuple[Tensor, ...]:
     for scale in scales:
         if scale.shape[:1] != (n,) or scale.dim() not in (1, 3):
             raise UserError(
-                f"D returned scores of shape {tuple(scale.shape)} for {n} images; they must be ({n},) or ({n}, h, w)"
+                f"D returned scores of shape {tuple(scale.shape)} for {n} images; they must be ({n},), as after"
+                f" .squeeze(1), or ({n}, h, w)"
             )
     return scales
 

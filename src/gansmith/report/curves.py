@@ -56,6 +56,7 @@ def plot_curves(metrics: Path, out: Path, title: str) -> None:
     for ax, (label, shown, log) in zip(axes, panels, strict=True):
         _draw(ax, rows, shown, log)
         ax.set_ylabel(label)
+    figure.align_ylabels(axes)
     axes[-1].set_xlabel("images seen by D (thousands)" if _has_images(rows) else "rounds")
     _epochs_on_top(axes[0], rows)
     with replacing(out) as part:

@@ -12,10 +12,11 @@ from gansmith.report.atomic import replacing
 from gansmith.report.pictures import grid, save_png
 
 _FRAME_MS = 80
+_LOOKED_AT = 800  # pixels: a grid for the eye is enlarged to about so wide
 
 
 def save_images(pictures: NDArray[np.uint8], path: Path, *, columns: int, names: Sequence[str] = ()) -> None:
-    """Write pictures (N, C, H, W): .png a grid, .npz arrays `images` and `names`, no ending a folder of PNGs."""
+    """Write pictures (N, C, H, W): .png an enlarged grid, .npz `images` and `names`, no ending a folder."""
     suffix = path.suffix.lower()
     if suffix not in (".png", ".npz", ""):
         raise UserError(f"{path}: it must end in .png (a grid), .npz (arrays) or nothing (a folder of pictures)")
@@ -25,7 +26,7 @@ def save_images(pictures: NDArray[np.uint8], path: Path, *, columns: int, names:
         raise UserError(f"{path} is a file; a name without an ending is a folder for the pictures")
     path.parent.mkdir(parents=True, exist_ok=True)
     if suffix == ".png":
-        save_png(grid(pictures, columns), path)
+        save_png(_enlarged(grid(pictures, columns), max(1, _LOOKED_AT // (columns * pictures.shape[3]))), path)
     elif suffix == ".npz":
         with replacing(path) as part, part.open("wb") as file:
             np.savez_compressed(file, images=pictures, names=np.array(names, dtype=str))
@@ -40,7 +41,11 @@ def save_film(pictures: NDArray[np.uint8], path: Path, *, scale: int = 4) -> Non
     path.parent.mkdir(parents=True, exist_ok=True)
     pages = []
     for picture in pictures:
-        page = grid(picture[None], 1, pad=0)
-        pages.append(page.resize((page.width * scale, page.height * scale), Image.Resampling.NEAREST))
+        pages.append(_enlarged(grid(picture[None], 1, pad=0), scale))
     with replacing(path) as part:
         pages[0].save(part, format="GIF", save_all=True, append_images=pages[1:], duration=_FRAME_MS, loop=0)
+
+
+def _enlarged(picture: Image.Image, scale: int) -> Image.Image:
+    """Without smoothing."""
+    return picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
