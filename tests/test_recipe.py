@@ -344,7 +344,7 @@ def test_yaml_that_wants_to_build_objects_is_refused(tmp_path: Path) -> None:
 def test_what_is_not_there_or_not_a_recipe_is_said(tmp_path: Path) -> None:
     assert "there is no recipe 'gann'; did you mean gan?" in refused({}, "gann")
     assert "began, gan, infogan, wgan_gp" in refused({}, "nothing like it")
-    assert f"cannot read the recipe {tmp_path / 'no.yaml'}: No such file" in refused({}, tmp_path / "no.yaml")
+    assert f"there is no recipe file or run {tmp_path / 'no.yaml'}" in refused({}, tmp_path / "no.yaml")
     assert "is a folder without recipe.yaml" in refused({}, tmp_path)
     (tmp_path / "bytes.yaml").write_bytes(b"\xff\xfe\x00lr")
     assert "not a text file" in refused({}, tmp_path / "bytes.yaml")

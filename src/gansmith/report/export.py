@@ -12,7 +12,7 @@ from gansmith.report.atomic import replacing
 from gansmith.report.pictures import grid, save_png
 
 _FRAME_MS = 80
-_LOOKED_AT = 800  # pixels: a grid for the eye is enlarged to about so wide
+_LOOKED_AT = 900  # pixels: a grid for the eye is enlarged to about so wide
 
 
 def save_images(pictures: NDArray[np.uint8], path: Path, *, columns: int, names: Sequence[str] = ()) -> None:
