@@ -79,11 +79,6 @@ def test_tables_read_from_source_are_the_tables(kind: str, module: str, table: s
             assert read == [row]
 
 
-def test_there_are_four_games_six_networks_and_their_parts() -> None:
-    sizes = {kind: len(rows) for kind, rows in TABLES.items()}
-    assert sizes == {"prior": 3, "networks": 6, "game": 4, "objective": 4, "penalties": 1, "optimizers": 3}
-
-
 def test_what_games_ask_for_is_a_player_or_a_known_part() -> None:
     for target in (targets[0] for targets in TABLES["game"].values()):
         assert {name for name in schema.handed(target) if name not in PARTS} == {"G", "D"}
