@@ -76,8 +76,10 @@ def main(context: click.Context) -> None:
     gansmith train RUN                  go on with a run
     gansmith sample RUN                 pictures from a run
     """
-    # Idle OpenMP threads spin by default; where another process wants the core, that makes training ten times slower.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Idle OpenMP threads spin; where another process wants the core, that can slow training twenty times. Measured:
+    # benchmarks/spin.py.
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     if "" not in sys.path:
         sys.path.append("")  # a private "module:attribute" lies in the folder where one works
     if context.invoked_subcommand is None:
