@@ -383,8 +383,10 @@ def test_it_stops_in_turns_too_and_the_checkpoint_of_the_round_before_is_the_one
 
 def test_it_stops_in_the_first_round_too(fading: Any, train: Train, tmp_path: Path) -> None:
     fading.at = 1
-    with pytest.raises(gansmith.Diverged, match="stopped in round 1 "):
+    with pytest.raises(gansmith.Diverged, match="stopped in round 1 ") as caught:
         train(tmp_path / "run", steps=20, overrides={"objective": "fading_objective:FADING"})
+    assert str(tmp_path / "run" / "checkpoints" / "00000000") in str(caught.value)
+    assert saved(tmp_path / "run") == [0]  # what the message names is there
 
 
 def test_an_explosion_by_the_learning_rate_is_caught(train: Train, tmp_path: Path) -> None:

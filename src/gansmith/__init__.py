@@ -3,13 +3,13 @@
 from typing import TYPE_CHECKING, Any
 
 from gansmith._version import __version__
-from gansmith.errors import UserError
+from gansmith.errors import Diverged, UserError
 
 if TYPE_CHECKING:
     from gansmith.exactness import verify
     from gansmith.inference import Sampler, load
     from gansmith.recipe import plan, recipe_names
-    from gansmith.training import Diverged, Stopped, train
+    from gansmith.training import Stopped, train
 
 __all__ = [
     "Diverged",
@@ -26,7 +26,6 @@ __all__ = [
 
 # Where the public names live; they are imported on first use, because torch takes seconds to import.
 _HOMES = {
-    "Diverged": "training",
     "Sampler": "inference",
     "Stopped": "training",
     "load": "inference",

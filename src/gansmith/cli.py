@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 import click
 
 from gansmith._version import __version__
-from gansmith.errors import UserError
+from gansmith.errors import Diverged, UserError
 
 # What has a flag of its own in --help: the post's options first, with the defaults of the recipe gan. Every other key
 # of a recipe is a flag as well, by its dotted name.
@@ -127,7 +127,7 @@ def train(
         return
     import signal
 
-    from gansmith.training import Diverged, Stopped
+    from gansmith.training import Stopped
     from gansmith.training import train as run_training
 
     try:

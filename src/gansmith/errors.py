@@ -1,4 +1,4 @@
-"""The errors that a person can mend: each is one line that says what, where, and what would be right."""
+"""The errors that others catch. What a person can mend is one line: what, where, and what would be right."""
 
 
 class UserError(ValueError):
@@ -12,3 +12,7 @@ class NonFinite(ArithmeticError):
         super().__init__(f"{what} of {player} is not finite")
         self.player = player
         self.what = what
+
+
+class Diverged(RuntimeError):
+    """A training ended on a loss or a gradient that is not finite; the text says where, what is kept, what to try."""

@@ -31,7 +31,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from gansmith._version import __version__
-from gansmith.errors import UserError
+from gansmith.errors import Diverged, UserError
 from gansmith.recipe import is_run
 from gansmith.report.atomic import replacing
 
@@ -51,7 +51,8 @@ def check_free(out: Path | None) -> None:
 def created(out: Path | None, label: str, data: str, empty: Callable[[], bool]) -> Iterator[Path]:
     """A new run's folder, locked: `out`, or the next free runs/LABEL-DATA-NNN.
 
-    If an error ends the block while `empty` says that nothing was trained yet, nothing stays behind.
+    If an error ends the block while `empty` says that nothing was trained yet, nothing stays behind; Diverged is no
+    such error, for it names the checkpoint from before the round.
     """
     check_free(out)
     run = out if out is not None else _next_free(f"{label}-{Path(data).name}")
@@ -60,6 +61,8 @@ def created(out: Path | None, label: str, data: str, empty: Callable[[], bool]) 
     with locked(run):
         try:
             yield run
+        except Diverged:
+            raise
         except Exception:
             if empty():
                 for path in run.iterdir():

@@ -20,7 +20,7 @@ from gansmith import checkpoint
 from gansmith import run as runs
 from gansmith.build import Experiment, build, choose_device, derive_seed
 from gansmith.data import data_names
-from gansmith.errors import NonFinite, UserError
+from gansmith.errors import Diverged, NonFinite, UserError
 from gansmith.players import Player
 from gansmith.recipe import Recipe, Resolved, check_resumable, difference, is_run, plan, to_dict, to_yaml
 from gansmith.record import Record
@@ -35,10 +35,6 @@ class Stopped(KeyboardInterrupt):
         super().__init__(f"stopped by {signal.Signals(signum).name}")
         self.run = run
         self.signum = signum
-
-
-class Diverged(RuntimeError):
-    """A loss or a gradient was not finite; the text says where and what to try."""
 
 
 def train(
