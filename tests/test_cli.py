@@ -398,6 +398,9 @@ def test_a_path_needs_two_seeds(refused: Callable[..., str], trained: Path) -> N
 def test_recipes(cli: Gansmith, refused: Callable[..., str], tmp_path: Path) -> None:
     code, out, _ = cli("recipes", "ls")
     assert code == 0 and [line.split()[0] for line in out.splitlines()] == recipe_names()
+    wide = max(map(len, recipe_names())) + 2  # one column, whatever the longest name is
+    texts = [recipe_text(name).splitlines()[0].removeprefix("# ") for name in recipe_names()]
+    assert [line[wide:] for line in out.splitlines()] == texts
     assert cli("recipes", "show", "began") == (0, recipe_text("began"), "")
     assert cli("recipes", "cp", "gan") == (0, "change it, then: gansmith train gan.yaml\n", "")
     assert Path("gan.yaml").read_text(encoding="utf-8") == recipe_text("gan")

@@ -495,7 +495,7 @@ def test_without_a_cache_the_set_lies_in_memory(folder: Path, tmp_path: Path, mo
         ({"img_size": 0}, "img_size is 0; it must be at least 1"),
         ({"channels": 2}, "channels is 2; it must be 1, 3 or 4, the nearest is 1"),
         ({"channels": 5}, "the nearest is 4"),
-        ({"split": "valid"}, "split is 'valid'; it must be 'train' or 'test'"),
+        ({"split": "valid"}, "split is 'valid'; it must be one of 'train', 'validation', 'test'"),
         ({"fit": "cover"}, "fit is 'cover'; it must be one of 'crop', 'pad', 'stretch'"),
         ({"max_broken": 1.5}, "max_broken is 1.5"),
         ({"n_cpu": 0}, "n_cpu is 0"),

@@ -351,6 +351,11 @@ def test_two_player_metrics_by_hand(kind: type[Simultaneous] | type[Alternating]
         "grad/D": norms[0],
         "grad/G": norms[1],
     }
+    if row.probability:  # what the theory says, from the probabilities of D's move
+        p, q = torch.sigmoid(real), torch.sigmoid(fake)
+        v = (torch.log(p).mean() + torch.log(1 - q).mean()).item()
+        expected |= {"value/V": v, "value/jsd": min(max((v + math.log(4)) / 2, 0.0), math.log(2))}
+        expected |= {"D/right_real": (p > 0.5).double().mean().item(), "D/right_fake": (q < 0.5).double().mean().item()}
     assert {key: value.item() for key, value in metrics.items()} == pytest.approx(expected, rel=1e-10, abs=1e-14)
     assert all(value.shape == () and not value.requires_grad for value in metrics.values())
 

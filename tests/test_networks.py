@@ -18,12 +18,22 @@ from gansmith.networks.infogan import Heads
 from gansmith.recipe import Recipe
 
 # How small each recipe can be and still have all its parts.
+SMALL_2014 = {"networks.G.widths": [8, 12], "networks.D.units": [16, 16]}
 SHRINK: dict[str, dict[str, Any]] = {
     "gan": {"networks.G.widths": [8, 12, 16], "networks.D.widths": [16, 8]},
     "wgan_gp": {"networks.G.widths": [8, 12, 16], "networks.D.widths": [16, 8]},
     "began": {"networks.G.width": 4, "networks.D.width": 4, "networks.D.code": 6},
     "infogan": {"networks.G.width": 4, "networks.D.width": 4},
+    "gan2014_mnist": SMALL_2014,
+    "gan2014_tfd_pretrain": {**SMALL_2014, "networks.G.sparse_out": 5},
+    "gan2014_tfd": {**SMALL_2014, "networks.G.front": 12, "networks.G.inner_dim": 10},
+    "gan2014_cifar10_fc": SMALL_2014,
+    "gan2014_cifar10_conv": {
+        **{"networks.G.width": 16, "networks.G.maps": 4, "networks.D.maps": [4, 4, 6], "networks.D.units": 16},
+    },
 }
+# What can be made in one size only.
+SIDES = {"gan2014_cifar10_conv": 32}
 
 
 @pytest.fixture(autouse=True)
@@ -86,17 +96,33 @@ INFOGAN_D = (
     + linear(128, 10)
     + linear(128, 2)
 )
+TFD_G = linear(100, 8000) + linear(8000, 8000) + linear(8000, 48 * 48)
+TFD_D = linear(48 * 48, 1200 * 5) + linear(1200, 1200 * 5) + linear(1200, 1)
 SIZES: dict[str, Mapping[str, int]] = {
     "gan": {"G": POST_G, "D": POST_D},
     "wgan_gp": {"G": POST_G, "D": POST_D},
     "began": {"G": BEGAN_DECODER, "D": BEGAN_ENCODER + BEGAN_DECODER},
     "infogan": {"G": INFOGAN_G, "D": INFOGAN_D},
+    "gan2014_mnist": {
+        "G": linear(100, 1200) + linear(1200, 1200) + linear(1200, 784),
+        "D": linear(784, 240 * 5) + linear(240, 240 * 5) + linear(240, 1),
+    },
+    "gan2014_tfd_pretrain": {"G": TFD_G, "D": TFD_D},
+    "gan2014_tfd": {"G": linear(100, 8000) + linear(8000, 100) + TFD_G, "D": TFD_D},
+    "gan2014_cifar10_fc": {
+        "G": linear(100, 8000) + linear(8000, 8000) + linear(8000, 3072),
+        "D": linear(3072, 1600 * 5) + linear(1600, 1600 * 5) + linear(1600, 1),
+    },
+    "gan2014_cifar10_conv": {
+        "G": linear(100, 8000) + linear(8000, 80 * 100) + 80 * 3 * 5**2 + 3 * 32 * 32,
+        "D": (conv(3, 32 * 2, 8) + conv(32, 32 * 2, 8) + conv(32, 192 * 2, 5))
+        + (linear(192 * 25, 500 * 5) + linear(500, 1)),
+    },
 }
 
 
 def test_every_recipe_and_network_is_covered() -> None:
-    assert len(recipe_names()) == 4 and set(SIZES) == set(SHRINK) == set(recipe_names())
-    assert len(NETWORKS) == 6
+    assert set(SIZES) == set(SHRINK) == set(recipe_names())
     used = {c.name for name in recipe_names() for c in recipe(name).networks.values()}
     assert used == set(NETWORKS)
 
@@ -141,7 +167,7 @@ def test_eps_divides_as_it_should() -> None:
 def test_shapes_follow_img_size_and_channels(name: str, img_size: int | None, channels: int) -> None:
     flags = {**SHRINK[name], "channels": channels}
     if img_size is not None:
-        flags["img_size"] = img_size
+        flags["img_size"] = SIDES.get(name, img_size)
     small = recipe(name, **flags)
     side = small.data.img_size
     both = nets(small)

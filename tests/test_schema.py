@@ -60,6 +60,7 @@ def test_every_default_of_a_component_is_a_value_that_it_accepts(kind: str, name
         ("objective", "gansmith.objectives", "OBJECTIVES"),
         ("penalties", "gansmith.penalties", "PENALTIES"),
         ("optimizers", "gansmith.players", "OPTIMIZERS"),
+        ("schedules", "gansmith.schedules", "SCHEDULES"),
         ("networks", "gansmith.networks", "NETWORKS"),
         ("game", "gansmith.games", "GAMES"),
     ],

@@ -6,6 +6,7 @@ from gansmith._version import __version__
 from gansmith.errors import Diverged, UserError
 
 if TYPE_CHECKING:
+    from gansmith.evaluation import evaluate
     from gansmith.exactness import verify
     from gansmith.inference import Sampler, load
     from gansmith.recipe import plan, recipe_names
@@ -17,6 +18,7 @@ __all__ = [
     "Stopped",
     "UserError",
     "__version__",
+    "evaluate",
     "load",
     "plan",
     "recipe_names",
@@ -28,6 +30,7 @@ __all__ = [
 _HOMES = {
     "Sampler": "inference",
     "Stopped": "training",
+    "evaluate": "evaluation",
     "load": "inference",
     "plan": "recipe",
     "recipe_names": "recipe",

@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from gansmith import checkpoint, schema
 from gansmith.data import ImageSet, Stream, load_images
 from gansmith.errors import UserError
 from gansmith.games.game import Game
@@ -21,8 +22,9 @@ from gansmith.objectives import OBJECTIVES, Objective
 from gansmith.penalties import PENALTIES, PenaltySum
 from gansmith.players import OPTIMIZERS, Player
 from gansmith.priors import PRIORS, Prior
-from gansmith.recipe import Component, Recipe, component_targets
+from gansmith.recipe import Component, Data, Recipe, component_targets, is_run
 from gansmith.report.log import Meters
+from gansmith.schedules import SCHEDULES, Schedules
 from gansmith.state import State
 
 
@@ -36,6 +38,7 @@ class Experiment:
     meters: Meters
     generator: Player
     prior: Prior
+    schedules: Schedules
 
 
 def choose_device(name: str) -> torch.device:
@@ -62,25 +65,28 @@ def derive_seed(*parts: int) -> int:
     return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0]) >> 1
 
 
-def build(recipe: Recipe, device: torch.device, *, say: Callable[[str], None], progress: bool = True) -> Experiment:
-    """Make players and game, load the data; the same recipe and seed make the same weights."""
-    torch.manual_seed(derive_seed(recipe.seed, 0))  # weights, and whatever a network draws in training (dropout)
+def build(
+    recipe: Recipe, device: torch.device, *, say: Callable[[str], None], progress: bool = True, resume: bool = False
+) -> Experiment:
+    """Make players and game, load the data; the same recipe and seed make the same weights.
+
+    To `resume`, no other run is asked for first weights: those of the checkpoint follow.
+    """
     prior = build_prior(recipe)
-    networks = {name: build_network(recipe, name, prior).to(device) for name in recipe.networks}
+    # A network of an impossible size is told before a large set is read, unless it starts from the mean of that set.
+    load = partial(load_split, recipe.data, "train", say=say, progress=progress)
+    data = load() if _asks_for_data(recipe) else None
+    mean_image = None if data is None else _mean_image(data)
+    torch.manual_seed(derive_seed(recipe.seed, 0))  # weights, and whatever a network draws in training (dropout)
+    networks = {name: build_network(recipe, name, prior, mean_image).to(device) for name in recipe.networks}
+    for name, network in networks.items():
+        if not resume and (run := recipe.networks[name].args.get("weights")) is not None:
+            _start_from(Path(run), name, network, say)
     players = {name: _player(recipe, name, network) for name, network in networks.items()}
     noise = torch.Generator(device).manual_seed(derive_seed(recipe.seed, 1))
     game = _game(recipe, players, prior, noise)
-    data = load_images(
-        recipe.data.name,
-        img_size=recipe.data.img_size,
-        channels=recipe.data.channels,
-        fit=recipe.data.fit,
-        root=Path(recipe.data.root) if recipe.data.root else None,
-        max_broken=recipe.data.max_broken,
-        n_cpu=recipe.data.n_cpu,
-        say=say,
-        progress=progress,
-    )
+    schedules = _schedules(recipe, game)
+    data = data or load()
     _check_last_batch(data, recipe.batch_size, networks)
     stream = Stream(
         data,
@@ -89,11 +95,32 @@ def build(recipe: Recipe, device: torch.device, *, say: Callable[[str], None], p
         device=device,
         memory=recipe.data.memory,
         n_cpu=recipe.data.n_cpu,
+        values=recipe.data.values,
     )
     meters = Meters()
     state = State(game, noise, {"data": stream, "meters": meters})
     generator = next((p for p in game.players if p.name.startswith("G")), game.players[0])
-    return Experiment(game, stream, state, meters, generator, prior)
+    return Experiment(game, stream, state, meters, generator, prior, schedules)
+
+
+def load_split(
+    data: Data, split: str, *, fold: int = 1, say: Callable[[str], None] = print, progress: bool = True
+) -> ImageSet:
+    """The training, validation or test images of a recipe, as it prepares them."""
+    return load_images(
+        data.name,
+        img_size=data.img_size,
+        channels=data.channels,
+        split=split,
+        validation=data.validation,
+        fit=data.fit,
+        root=Path(data.root) if data.root else None,
+        fold=fold,
+        max_broken=data.max_broken,
+        n_cpu=data.n_cpu,
+        say=say,
+        progress=progress,
+    )
 
 
 def build_prior(recipe: Recipe) -> Prior:
@@ -103,13 +130,56 @@ def build_prior(recipe: Recipe) -> Prior:
     return _construct(cls, {}, recipe.prior.args, "prior")
 
 
-def build_network(recipe: Recipe, player: str, prior: Prior) -> nn.Module:
-    """One player's network, on the CPU; its positional parameters are latent_dim and shape, those that it names."""
+def build_network(recipe: Recipe, player: str, prior: Prior, mean_image: Tensor | None = None) -> nn.Module:
+    """One player's network, on the CPU. It is handed by name those that its positional parameters ask for:
+
+    latent_dim, shape (C, H, W), and mean_image (C, H, W), the mean of the training images in [0, 1], or None where
+    trained weights follow.
+    """
     side = recipe.data.img_size
-    handed = {"latent_dim": getattr(prior, "width", None), "shape": (recipe.data.channels, side, side)}
+    handed = {
+        "latent_dim": getattr(prior, "width", None),
+        "shape": (recipe.data.channels, side, side),
+        "mean_image": mean_image,
+    }
     component = recipe.networks[player]
     cls = find(component_targets("networks", component.name)[0])
-    return _construct(cls, handed, component.args, f"networks.{player}")
+    args = {key: value for key, value in component.args.items() if key != "weights"}
+    return _construct(cls, handed, args, f"networks.{player}")
+
+
+def _asks_for_data(recipe: Recipe) -> bool:
+    targets = [component_targets("networks", network.name)[0] for network in recipe.networks.values()]
+    return any("mean_image" in schema.handed(target) for target in targets)
+
+
+def _mean_image(data: ImageSet) -> Tensor:
+    """The mean of the training images (C, H, W) in [0, 1], summed exactly in whole numbers."""
+    total = np.zeros(data.images.shape[1:], np.int64)
+    for start in range(0, len(data), 1000):
+        total += data.images[start : start + 1000].sum(0, dtype=np.int64)
+    return torch.from_numpy(total / (255 * len(data)))
+
+
+def _start_from(run: Path, name: str, network: nn.Module, say: Callable[[str], None]) -> None:
+    """Load the weights that the player of this name has in a run: all of them, into places of the same names."""
+    key = f"networks.{name}.weights"
+    if not is_run(run):
+        raise UserError(f"{key}: {run} is not a run, so there are no weights to start from")
+    path = checkpoint.newest_good(run / "checkpoints", say)
+    tree, info = checkpoint.read(path)
+    if name not in tree["players"]:
+        raise UserError(f"{key}: {run} has no player {name} (it has: {', '.join(tree['players'])})")
+    weights, here = tree["players"][name]["net"], network.state_dict()
+    for place, tensor in weights.items():
+        if place not in here or here[place].shape != tensor.shape:
+            raise UserError(
+                f"{key}: {path} has {place} {tuple(tensor.shape)}, and the network here has"
+                f" {tuple(here[place].shape) if place in here else 'nothing of that name'}"
+            )
+    network.load_state_dict(weights, strict=False)
+    fresh = len(here) - len(weights)
+    say(f"{name} starts from round {info['round']} of {run}" + (f"; {fresh} of its tensors are new" if fresh else ""))
 
 
 def find(target: str) -> Any:
@@ -137,6 +207,15 @@ def _game(recipe: Recipe, players: Mapping[str, Player], prior: Prior, noise: to
         handed["objective"] = _objective(recipe.objective)
     cls = find(component_targets("game", recipe.game.name)[0])
     return _construct(cls, handed, recipe.game.args, "game")
+
+
+def _schedules(recipe: Recipe, game: Game) -> Schedules:
+    terms = []
+    for component in recipe.schedules:
+        args = dict(component.args)
+        key = args.pop("of")
+        terms.append((key, partial(SCHEDULES.get(component.name) or find(component.name), **args)))
+    return Schedules(game.players, terms)
 
 
 def _objective(component: Component) -> Objective:

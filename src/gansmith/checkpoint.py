@@ -120,6 +120,13 @@ def prune(folder: Path, round: int, keep: int, keep_every: int) -> None:
             shutil.rmtree(path)
 
 
+def drop(folder: Path, after: int) -> None:
+    """Remove the checkpoints of rounds beyond `after`."""
+    for path in everything(folder):
+        if int(path.name) > after:
+            shutil.rmtree(path)
+
+
 def file_digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

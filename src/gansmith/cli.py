@@ -142,7 +142,8 @@ def train(
         recipe = plan(run).recipe
         longer = f"--steps {2 * recipe.steps}" if recipe.steps else f"--n_epochs {2 * recipe.n_epochs}"
         click.echo(f"look at:  {run / 'growth.gif'} and {run / 'curves.png'}")
-        click.echo(f"then:     gansmith sample {shlex.quote(str(run))}")
+        verb = "figure density" if recipe.data.values == "raw" else "sample"
+        click.echo(f"then:     gansmith {verb} {shlex.quote(str(run))}")
         click.echo(f"longer:   gansmith train {shlex.quote(str(run))} {longer}")
 
 
@@ -156,7 +157,7 @@ def train(
 @click.option("--grid", metavar="COLSxROWS", help="how the pictures are laid out  [8x8]")
 @click.option("--out", metavar="PATH", help=".png: a grid; .npz: arrays; a folder: one .png each  [in RUN]")
 @click.option("--traverse", metavar="CODE", help="vary one code along each row (infogan): category, code1, ...")
-@click.option("--round", type=int, metavar="N", help="the checkpoint of this round  [the newest]")
+@click.option("--round", metavar="N|best", help="the checkpoint of this round, or the best kept  [the newest]")
 @click.option("--raw", is_flag=True, help="the weights themselves where the run keeps a moving average")
 @click.option("--device", default="auto", metavar="DEVICE", help="auto, cpu, cuda or mps  [auto]")
 def sample(
@@ -165,7 +166,7 @@ def sample(
     grid: str | None,
     out: str | None,
     traverse: str | None,
-    round: int | None,
+    round: str | None,
     raw: bool,
     device: str,
 ) -> None:
@@ -179,7 +180,7 @@ def sample(
     from gansmith.inference import load
     from gansmith.report.export import save_images
 
-    sampler = load(run, round=round, ema=not raw, device=device, say=_note)
+    sampler = load(run, round=_round(round), ema=not raw, device=device, say=_note)
     if traverse:
         pictures = sampler.traverse(traverse, chosen, columns)
         columns = pictures.shape[1]
@@ -205,10 +206,10 @@ def sample(
     help="pictures from one seed to the next  [10]",
 )
 @click.option("--out", metavar="PATH", help=".png: a strip per pair of seeds; .gif: a film that loops  [in RUN]")
-@click.option("--round", type=int, metavar="N", help="the checkpoint of this round  [the newest]")
+@click.option("--round", metavar="N|best", help="the checkpoint of this round, or the best kept  [the newest]")
 @click.option("--raw", is_flag=True, help="the weights themselves where the run keeps a moving average")
 @click.option("--device", default="auto", metavar="DEVICE", help="auto, cpu, cuda or mps  [auto]")
-def interpolate(run: str, seeds: str, frames: int, out: str | None, round: int | None, raw: bool, device: str) -> None:
+def interpolate(run: str, seeds: str, frames: int, out: str | None, round: str | None, raw: bool, device: str) -> None:
     """Walk through the latent space of RUN, from one seed to the next."""
     chosen = _seeds(seeds)
     path = Path(out) if out else None
@@ -219,16 +220,148 @@ def interpolate(run: str, seeds: str, frames: int, out: str | None, round: int |
     from gansmith.inference import load
     from gansmith.report.export import save_film, save_images
 
-    sampler = load(run, round=round, ema=not raw, device=device, say=_note)
+    sampler = load(run, round=_round(round), ema=not raw, device=device, say=_note)
     path = path or Path(run) / f"interpolate-{sampler.round:06d}-seeds-{seeds}.png"
     if path.suffix.lower() == ".gif":
         closed = [*chosen, chosen[0]]
         pictures = sampler.interpolate(closed, frames + 1)[:, :-1]  # each path's end is the next one's start
-        save_film(pictures.reshape(-1, *pictures.shape[2:]), path)
+        save_film(pictures.reshape(-1, 1, *pictures.shape[2:]), path)
     else:
         pictures = sampler.interpolate(chosen, frames)
         save_images(pictures.reshape(-1, *pictures.shape[2:]), path, columns=frames)
     click.echo(f"{pictures.shape[0]} x {pictures.shape[1]} pictures of round {sampler.round}: {path}")
+
+
+@main.command(short_help="Draw a figure from a run: samples beside training images, weights, walks, ...")
+@click.argument("name")
+@click.argument("run")
+@click.option("--out", metavar="PATH", help="a .png, of walk a .gif  [in RUN]")
+@click.option("--seeds", metavar="LIST", help="where the figure starts from, such as 0-19 or 1,5,9-12")
+@click.option("--round", metavar="N|best", help="the checkpoint of this round, or the best kept  [the newest]")
+@click.option("--raw", is_flag=True, help="the weights themselves where the run keeps a moving average")
+@click.option("--device", default="auto", metavar="DEVICE", help="auto, cpu, cuda or mps  [auto]")
+def figure(name: str, run: str, out: str | None, seeds: str | None, round: str | None, raw: bool, device: str) -> None:
+    """Draw the figure NAME from RUN.
+
+    \b
+    samples        rows of five samples and, framed, the training image nearest to the fifth
+    interpolation  rows of pictures on the way from one seed to another
+    plane          a cross-section of the latent space through two seeds
+    walk           a film of many streams that wander through the latent space
+    weights        what D's first layer and G's last one look at and draw with
+    density        p_data, p_g, D and the optimal D in four stages (of the recipe figure1)
+    """
+    from gansmith.schema import did_you_mean, table
+
+    names = table("gansmith.figures", "FIGURES")
+    if name not in names:  # before torch is imported
+        raise UserError(f"there is no figure {name!r}{did_you_mean(name, names)} (figures: {', '.join(names)})")
+    chosen = _seeds(seeds) if seeds is not None else None
+    at = _round(round)
+    from gansmith.figures import figure as draw
+
+    path = draw(name, run, out=out, seeds=chosen, round=at, ema=not raw, device=device, say=_note)
+    click.echo(f"figure {name}: {path}")
+
+
+@main.command(short_help="Score a run's generator, or a folder of pictures.")
+@click.argument("what", nargs=-1, required=True, metavar="RUN|FOLDER...")
+@click.option("--metrics", metavar="LIST", help="such as fd,pr,memorised  [all that the data allows]")
+@click.option("--n", type=click.IntRange(min=2), metavar="N", help="samples in a set  [what is usual for each metric]")
+@click.option("--seeds", default="0-2", metavar="LIST", help="a set of samples for each; +- is their spread  [0-2]")
+@click.option("--reference", default="test", metavar="SPLIT", help="real images: test, validation or train  [test]")
+@click.option("--features", metavar="NAME", help="mnist or inception  [what fits the data]")
+@click.option("--inception-weights", metavar="FILE", help="Inception's weights  [a download that is announced]")
+@click.option("--data", metavar="NAME|FOLDER", help="the real images, for a folder of pictures")
+@click.option("--img_size", type=click.IntRange(min=1), default=28, metavar="INT", help="their side, with --data  [28]")
+@click.option("--channels", type=click.Choice(["1", "3"]), default="1", metavar="INT", help="1 or 3, with --data  [1]")
+@click.option("--round", metavar="N|best", help="the checkpoint of this round, or the best kept  [the newest]")
+@click.option("--raw", is_flag=True, help="the weights themselves where the run keeps a moving average")
+@click.option("--json", "as_json", is_flag=True, help="print the receipts as JSON")
+@click.option("--device", default="auto", metavar="DEVICE", help="auto, cpu, cuda or mps  [auto]")
+def evaluate(
+    what: tuple[str, ...],
+    metrics: str | None,
+    n: int | None,
+    seeds: str,
+    reference: str,
+    features: str | None,
+    inception_weights: str | None,
+    data: str | None,
+    img_size: int,
+    channels: str,
+    round: str | None,
+    raw: bool,
+    as_json: bool,
+    device: str,
+) -> None:
+    """Score a generator: Parzen log-likelihood, distances in features, modes, memorisation.
+
+    Beside each score stands what real images reach. Several runs are printed side by side, if they are comparable.
+    Receipts are kept in receipts.jsonl of each run.
+    """
+    import json
+
+    from gansmith.evaluation import evaluate as run_evaluate
+    from gansmith.receipts import check_comparable
+    from gansmith.recipe import Data, is_run
+
+    known = {} if data is None else {"data": Data(name=data, img_size=img_size, channels=int(channels))}  # type: ignore[arg-type]
+    columns = [
+        run_evaluate(
+            one,
+            metrics=None if metrics is None else [name.strip() for name in metrics.split(",")],
+            n=n,
+            seeds=_seeds(seeds),
+            reference=reference,  # type: ignore[arg-type]
+            features=features,
+            inception_weights=Path(inception_weights) if inception_weights else None,
+            round=_round(round),
+            ema=not raw,
+            device=device,
+            out=Path(one) if is_run(one) else None,
+            say=_note,
+            **known,
+        )
+        for one in what
+    ]
+    for row in zip(*columns, strict=True):
+        check_comparable(row)
+    if as_json:
+        click.echo(json.dumps([receipt.as_dict() for column in columns for receipt in column], indent=1))
+    else:
+        _print_scores(columns)
+
+
+@main.command(short_help="Reproduce a number of a paper, with its ablations.")
+@click.argument("name", default="gan2014_mnist")
+@click.option("--seeds", default=3, type=click.IntRange(min=1), metavar="K", help="trainings of each variant  [3]")
+@click.option("--only", metavar="LIST", help="some of the variants, such as paper,alternating  [all]")
+@click.option("--n_epochs", type=click.IntRange(min=1), metavar="INT", help="length of each training  [the recipe's]")
+@click.option("--out", metavar="FOLDER", help="runs and table  [runs/reproduce-NAME]")
+@click.option("--device", default="auto", metavar="DEVICE", help="auto, cpu, cuda or mps  [auto]")
+@click.option("--quiet", is_flag=True, help="print nothing but the table and errors")
+def reproduce(
+    name: str, seeds: int, only: str | None, n_epochs: int | None, out: str | None, device: str, quiet: bool
+) -> None:
+    """Train every variant with K seeds, score the best checkpoints, write one table.
+
+    Stopped, the same command goes on where it was.
+    """
+    from gansmith.reproduction import REPRODUCTIONS, table
+    from gansmith.reproduction import reproduce as run_reproduce
+
+    rows = run_reproduce(
+        name,
+        seeds=range(seeds),
+        only=None if only is None else [variant.strip() for variant in only.split(",")],
+        n_epochs=n_epochs,
+        out=Path(out) if out else None,
+        device=device,
+        quiet=quiet,
+        say=(lambda text: None) if quiet else _note,
+    )
+    click.echo(table(REPRODUCTIONS[name], rows))
 
 
 @main.command(context_settings=_FREE_WORDS, short_help="Check that a resumed run is the same run, bit for bit.")
@@ -278,8 +411,10 @@ def recipes_ls() -> None:
     """List them, each with the first line of its header."""
     from gansmith.recipe import recipe_names, recipe_text
 
-    for name in recipe_names():
-        click.echo(f"{name:12s} {recipe_text(name).splitlines()[0].removeprefix('# ')}")
+    names = recipe_names()
+    wide = max(map(len, names))
+    for name in names:
+        click.echo(f"{name:{wide}s}  {recipe_text(name).splitlines()[0].removeprefix('# ')}")
 
 
 @recipes.command("show")
@@ -378,6 +513,51 @@ def _seeds(text: str) -> list[int]:
             raise UserError(f"--seeds is {text!r}; at most 100000 pictures at a time")
         seeds += range(int(first), int(last or first) + 1)
     return seeds
+
+
+def _round(text: str | None) -> Any:
+    """A round's number, "best", or None."""
+    if text is None or text == "best":
+        return text
+    if not text.isdecimal():
+        raise UserError(f"--round is {text!r}; it must be the round of a checkpoint, such as 1000, or best")
+    return int(text)
+
+
+def _print_scores(columns: Sequence[Sequence[Any]]) -> None:
+    """One line per score: each generator's value and spread, what real images reach, which end is better."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from gansmith.receipts import number
+
+    table = Table(box=None, pad_edge=False)
+    table.add_column("score")
+    for column in columns:
+        subject = column[0].subject
+        at = f", round {subject['round']}" if "round" in subject else ""
+        table.add_column(f"{subject['what']}{at}", justify="right", overflow="fold")
+    table.add_column("real images", justify="right")
+    table.add_column("better")
+    for row in zip(*columns, strict=True):
+        first = row[0]
+        name = f"{first.metric} ({first.unit})" if first.unit else first.metric
+        table.add_row(
+            name, *(receipt.text() for receipt in row), "" if first.real is None else number(first.real), first.better
+        )
+    Console().print(table)
+    click.echo(
+        "+-: standard deviation over sets of samples" if columns[0][0].spread is not None else "one set of samples"
+    )
+    for column in columns:
+        for receipt in column:
+            if "standard_error" in receipt.details:
+                sigmas, errors = receipt.details["sigma"], receipt.details["standard_error"]
+                shown = f"sigma {', '.join(map(str, sigmas))}; standard error over test images {number(max(errors))}"
+                click.echo(f"{receipt.metric} of {receipt.subject['what']}: {shown}")
+    for receipt in columns[0]:
+        if note := receipt.protocol.get("note"):
+            click.echo(f"{receipt.metric} is {note}")
 
 
 def _note(text: str) -> None:

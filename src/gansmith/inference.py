@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -11,10 +12,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from gansmith import checkpoint
-from gansmith.build import build_network, build_prior, choose_device
+from gansmith.build import build_network, build_prior, choose_device, derive_seed
+from gansmith.data.values import VALUES
 from gansmith.errors import UserError
 from gansmith.priors import Codes, Prior
-from gansmith.recipe import is_run, plan
+from gansmith.recipe import Recipe, is_run, plan
 from gansmith.report.pictures import to_uint8
 
 CHUNK = 64
@@ -26,11 +28,17 @@ Pictures = NDArray[np.uint8]
 class Sampler:
     """A trained generator in eval mode. The same seed gives the same picture, whatever else is asked for with it."""
 
-    def __init__(self, net: nn.Module, prior: Prior, *, round: int = 0) -> None:
+    def __init__(
+        self, net: nn.Module, prior: Prior, *, values: str = "signed", round: int = 0, averaged: bool = False
+    ) -> None:
         self.net = net
         self.prior = prior
+        self.values = values
+        """What the network's output means: a row of `data.values.VALUES`."""
         self.round = round
         """The round after which the weights were saved."""
+        self.averaged = averaged
+        """Whether these are the moving average of the weights."""
         parameter = next(net.parameters())
         self.device, self.dtype = parameter.device, parameter.dtype
 
@@ -41,7 +49,7 @@ class Sampler:
 
     @torch.no_grad()
     def generate(self, z: Tensor) -> Tensor:
-        """Images (N, C, H, W) in [-1, 1] from z (N, Z); leaves the network in the mode that it was in."""
+        """G(z) (N, C, H, W), as networks see images, from z (N, Z); leaves the network in the mode that it was in."""
         was_training = self.net.training
         self.net.eval()
         try:
@@ -49,6 +57,18 @@ class Sampler:
         finally:
             self.net.train(was_training)
         return torch.cat(images)
+
+    def draw(self, n: int, seed: int) -> Tensor:
+        """n fair draws (n, C, H, W) in [0, 1], not rounded, from one random stream."""
+        z = self.prior.sample(n, torch.Generator().manual_seed(derive_seed(seed, 3)), self.dtype)
+        return self.pixels(z)
+
+    def pixels(self, z: Tensor) -> Tensor:
+        """Images (N, C, H, W) in [0, 1], not rounded, from z (N, Z)."""
+        images = self.generate(z)
+        if images.dtype != torch.float64:
+            images = images.float()  # half precision has too few digits for 256 levels
+        return VALUES[self.values].to_unit(images)
 
     def _chunk(self, z: Tensor) -> Tensor:
         padded = torch.cat([z, z[-1:].expand(CHUNK - len(z), -1)])
@@ -61,7 +81,7 @@ class Sampler:
         """Pictures (N, C, H, W), uint8, one per seed."""
         if len(seeds) == 0:
             raise UserError("no seeds were given; ask for at least one, such as 0-63")
-        return to_uint8(self.generate(self.latents(seeds)))
+        return to_uint8(self.pixels(self.latents(seeds)))
 
     def interpolate(self, seeds: Sequence[int], frames: int = 10) -> Pictures:
         """The paths from each seed to the next, ends included: (len(seeds) - 1, frames, C, H, W), uint8."""
@@ -70,7 +90,7 @@ class Sampler:
         z = self.latents(seeds)
         t = torch.linspace(0, 1, frames, device=self.device, dtype=self.dtype)
         paths = torch.cat([self.prior.between(a, b, t) for a, b in zip(z, z[1:], strict=False)])
-        return to_uint8(self.generate(paths)).reshape(len(seeds) - 1, frames, *self._shape())
+        return to_uint8(self.pixels(paths)).reshape(len(seeds) - 1, frames, *self._shape())
 
     def traverse(self, name: str, seeds: Sequence[int] = range(10), columns: int = 10) -> Pictures:
         """For each seed one part of z through its values, all else as it is: (len(seeds), columns, C, H, W), uint8."""
@@ -79,7 +99,7 @@ class Sampler:
             have = f"it has {', '.join(names)}" if names else "its z is plain noise (infogan has codes)"
             raise UserError(f"this generator has no code {name!r}: {have}")
         z = self.prior.traverse(self.latents(seeds), name, columns)
-        return to_uint8(self.generate(z.flatten(0, 1))).reshape(*z.shape[:2], *self._shape())
+        return to_uint8(self.pixels(z.flatten(0, 1))).reshape(*z.shape[:2], *self._shape())
 
     def _shape(self) -> tuple[int, ...]:
         return tuple(self.generate(self.latents([0])).shape[1:])
@@ -88,21 +108,53 @@ class Sampler:
 def load(
     run: str | Path,
     *,
-    round: int | None = None,
+    round: int | Literal["best"] | None = None,
     ema: bool = True,
     device: str = "auto",
     say: Callable[[str], None] = print,
 ) -> Sampler:
-    """The generator of a run: from its newest checkpoint that verifies, or of the given round.
+    """The generator of a run: of its newest checkpoint that verifies, of the given round, or of the best one kept.
 
     `ema` takes the moving average where the run has one. UserError where there is no such run or checkpoint.
     """
+    found = load_network(run, "G", round=round, ema=ema, device=device, say=say)
+    prior = build_prior(found.recipe)
+    values = found.recipe.data.values
+    return Sampler(found.net, prior, values=values, round=found.round, averaged=found.averaged)
+
+
+class Loaded(NamedTuple):
+    """A player's network out of a run."""
+
+    net: nn.Module
+    """In eval mode."""
+    recipe: Recipe
+    round: int
+    """The round after which it was saved."""
+    averaged: bool
+    """Whether the weights are the moving average."""
+
+
+def load_network(
+    run: str | Path,
+    player: str,
+    *,
+    round: int | Literal["best"] | None = None,
+    ema: bool = True,
+    device: str = "auto",
+    say: Callable[[str], None] = print,
+) -> Loaded:
+    """The network of the first player of a run whose name begins with `player`, such as "D"; the rest as in `load`."""
     run = Path(run)
     if not is_run(run):
         raise UserError(f"{run} is not a run: there is no {run / 'recipe.yaml'}")
     recipe = plan(run).recipe
     folder = run / "checkpoints"
-    path = folder / f"{round:08d}" if round is not None else checkpoint.newest_good(folder, say)
+    if round == "best":
+        folder = run / "best"
+        if not checkpoint.everything(folder):
+            raise UserError(f"{run} keeps no best checkpoint: that takes evaluation.every and evaluation.best")
+    path = folder / f"{round:08d}" if isinstance(round, int) else checkpoint.newest_good(folder, say)
     if not path.is_dir():
         have = ", ".join(str(int(p.name)) for p in checkpoint.everything(folder)) or "none"
         raise UserError(f"{run} has no checkpoint of round {round} (it has: {have})")
@@ -110,17 +162,19 @@ def load(
         tree, info = checkpoint.read(path)
     except checkpoint.Broken as error:
         raise UserError(f"the checkpoint {path} is broken: {error}") from None
-    name = next((n for n in recipe.networks if n.startswith("G")), None)
+    name = next((n for n in recipe.networks if n.startswith(player)), None)
     if name is None:
-        raise UserError(f"{run}: the game {recipe.game.name} has no generator G to sample from")
-    prior = build_prior(recipe)
+        raise UserError(
+            f"{run}: the game {recipe.game.name} has no player {player} (it has: {', '.join(recipe.networks)})"
+        )
     with torch.random.fork_rng(devices=[]):  # making a network draws weights that are replaced at once
-        net = build_network(recipe, name, prior)
+        net = build_network(recipe, name, build_prior(recipe))
     try:
         weights = tree["players"][name]
         if not ema and "ema" not in weights:
             say(f"{run} keeps no moving average: there are only the weights themselves")
-        net.load_state_dict(weights["ema"] if ema and "ema" in weights else weights["net"])
+        averaged = ema and "ema" in weights
+        net.load_state_dict(weights["ema"] if averaged else weights["net"])
     except (KeyError, RuntimeError) as error:
         raise UserError(f"{path} does not fit {run / 'recipe.yaml'}: {str(error).splitlines()[0]}") from None
-    return Sampler(net.to(choose_device(device)).eval(), prior, round=info["round"])
+    return Loaded(net.to(choose_device(device)).eval(), recipe, info["round"], averaged)

@@ -35,8 +35,8 @@ def sgd(
     momentum: Decay = 0.0,
     weight_decay: NonNegativeFloat = 0.0,
 ) -> torch.optim.Optimizer:
-    """Stochastic gradient descent, with classical momentum."""
-    return torch.optim.SGD(params, lr=lr, momentum=momentum, weight_decay=weight_decay)
+    """SGD with classical momentum in one fused kernel: v <- momentum v + gradient, theta <- theta - lr v."""
+    return torch.optim.SGD(params, lr=lr, momentum=momentum, weight_decay=weight_decay, fused=True)
 
 
 def rmsprop(
@@ -97,6 +97,7 @@ class Player:
         self.net = net
         self.parameters = [p for p in net.parameters() if p.requires_grad]
         self.optimizer = make_optimizer(self.parameters)
+        self.constrain: Callable[[], None] | None = getattr(net, "constrain", None)
         self.moves = 0
         """Steps taken since the player was made; not part of what is saved."""
         self.ema_halflife_kimg = ema_halflife_kimg
@@ -116,12 +117,17 @@ class Player:
         return gradients(loss, self, retain_graph=retain_graph)[0]
 
     def step(self, grads: Gradients) -> None:
-        """One step of the optimizer along the gradients; parameters without one stay."""
+        """One step of the optimizer along the gradients; parameters without one stay.
+
+        A network that has a method `constrain` then takes its weights back to where they may be.
+        """
         for parameter, gradient in zip(self.parameters, grads.tensors, strict=True):
             parameter.grad = None if gradient is None else gradient.contiguous()
         self.optimizer.step()
         for parameter in self.parameters:
             parameter.grad = None
+        if self.constrain is not None:
+            self.constrain()
         self.moves += 1
 
     @torch.no_grad()

@@ -43,6 +43,8 @@ class Data:
     img_size: PositiveInt = _field(28, "side of the square images, in pixels")
     channels: Literal[1, 3, 4] = _field(1, "1 grey, 3 RGB, 4 RGBA")
     fit: Literal["crop", "pad", "stretch"] = _field("crop", "how a picture that is not square becomes square")
+    values: Literal["signed", "unit", "gcn", "raw"] = _field("signed", "[-1, 1], [0, 1], unit contrast; raw: toy sets")
+    validation: NonNegativeInt = _field(0, "images at the end of the training set that are held back, to choose by")
     max_broken: Fraction = _field(0.01, "share of unreadable files of a folder that is tolerated")
     root: str | None = _field(None, "where named sets lie or are downloaded to; null: $GANSMITH_DATA or ./data")
     memory: Literal["auto", "device", "map"] = _field("auto", "images on the device, or read from a memory map")
@@ -66,6 +68,16 @@ class Checkpoints:
 
 
 @dataclass(frozen=True)
+class Evaluation:
+    """Scores on the images that were held back, while training goes on."""
+
+    every: NonNegativeInt = _field(0, "rounds between two evaluations; 0: none")
+    metrics: Sequence[str] = _field(("parzen_ll",), "names of metrics, as in gansmith evaluate")
+    n: PositiveInt = _field(10_000, "samples that are drawn for it")
+    best: str | None = _field(None, "the value by which the best checkpoint is kept, such as parzen_ll; null: none")
+
+
+@dataclass(frozen=True)
 class Recipe:
     """The whole configuration of one training."""
 
@@ -76,6 +88,7 @@ class Recipe:
     objective: Component | None
     penalties: Sequence[Component]
     optimizers: Mapping[str, Component]
+    schedules: Sequence[Component]
     ema: Ema
     n_epochs: PositiveInt = _field(200, "passes over the training images")
     steps: PositiveInt | None = _field(None, "length in rounds, in place of n_epochs")
@@ -84,6 +97,7 @@ class Recipe:
     sample_interval: PositiveInt = _field(400, "rounds between two pictures of samples")
     log_interval: PositiveInt = _field(50, "rounds between two lines of metrics.jsonl")
     checkpoint: Checkpoints = dataclasses.field(default_factory=Checkpoints)
+    evaluation: Evaluation = dataclasses.field(default_factory=Evaluation)
 
 
 _OPTIMIZERS = schema.table("gansmith.players", "OPTIMIZERS")
@@ -95,19 +109,25 @@ TABLES: dict[str, Mapping[str, tuple[str, ...]]] = {
     "objective": schema.table("gansmith.objectives", "OBJECTIVES"),
     "penalties": schema.table("gansmith.penalties", "PENALTIES"),
     "optimizers": _OPTIMIZERS,
+    "schedules": schema.table("gansmith.schedules", "SCHEDULES"),
 }
-# The same for every row of a table: a penalty's weight is not the business of its function.
+# The same for every row of a table: a penalty's weight, whose weights a network starts from, what a schedule sets.
 EXTRA: dict[str, dict[str, schema.Parameter]] = {
     "penalties": {"weight": schema.Parameter("NonNegativeFloat", 1.0)},
+    "networks": {"weights": schema.Parameter("str | None", None)},
+    "schedules": {"of": schema.Parameter("str", "lr")},
 }
+# Lists of components, each with an example.
+LISTS = {"penalties": "{name: wgan_gp, weight: 10}", "schedules": "{name: linear, of: lr, to: 0, over: 100}"}
 # What a game may be handed besides its players.
 PARTS = ("prior", "objective", "penalty", "noise")
-SECTIONS: dict[str, type[Any]] = {"data": Data, "ema": Ema, "checkpoint": Checkpoints}
+SECTIONS: dict[str, type[Any]] = {"data": Data, "ema": Ema, "checkpoint": Checkpoints, "evaluation": Evaluation}
 
 # What a run may be given anew when it goes on: how long, how watched, where its images lie; not what is trained.
 FREE = (
     *("n_epochs", "steps", "sample_interval", "log_interval"),
     *("checkpoint.interval", "checkpoint.keep", "checkpoint.keep_every"),
+    *("evaluation.every", "evaluation.metrics", "evaluation.n", "evaluation.best"),
     *("data.name", "data.root", "data.n_cpu", "data.memory", "data.max_broken"),
 )
 
@@ -130,6 +150,7 @@ _BASE: dict[str, Any] = {
     "objective": {"name": "non_saturating"},
     "penalties": [],
     "optimizers": {"G": {"name": "adam"}, "D": {"name": "adam"}},
+    "schedules": [],
 }
 
 
@@ -305,7 +326,7 @@ def _merge(base: dict[str, Any], keys: Mapping[str, Any], origin: str, origins: 
         here = f"{at}.{key}" if at else str(key)
         if (_is_component(here) or here == "data") and isinstance(value, str):
             value = {"name": value}  # `game: alternating` is short for `game: {name: alternating}`
-        if here == "penalties" and isinstance(value, Mapping):  # from flags: penalties.0.weight
+        if here in LISTS and isinstance(value, Mapping):  # from flags: penalties.0.weight
             value = _changed(base.get(key), value, here)
         if isinstance(value, Mapping):
             old = base.get(key)
@@ -326,9 +347,9 @@ def _changed(items: Any, changes: Mapping[str, Any], at: str) -> list[Any]:
     changed = [dict(item) if isinstance(item, Mapping) else {"name": item} for item in items or ()]
     for index, change in changes.items():
         if not str(index).isdecimal():
-            raise UserError(f"{at} must be a list, such as [{{name: wgan_gp, weight: 10}}]")
+            raise UserError(f"{at} must be a list, such as [{LISTS[at]}]")
         if int(index) >= len(changed) or not isinstance(change, Mapping):
-            raise UserError(f"{at}.{index}: there are {len(changed)} {at}; the first one's weight is {at}.0.weight")
+            raise UserError(f"{at}.{index}: there are {len(changed)} {at}; the first one's name is {at}.0.name")
         changed[int(index)] = {**changed[int(index)], **change}
     return changed
 
@@ -355,9 +376,9 @@ class _Checker:
             elif f.name in ("networks", "optimizers"):
                 players = self.mapping(given, f.name)
                 values[f.name] = {p: self.component(f.name, c, f"{f.name}.{p}") for p, c in players.items()}
-            elif f.name == "penalties":
+            elif f.name in LISTS:
                 if not isinstance(given, (list, tuple)):
-                    raise UserError(f"{self.where(f.name)} must be a list, such as [{{name: wgan_gp, weight: 10}}]")
+                    raise UserError(f"{self.where(f.name)} must be a list, such as [{LISTS[f.name]}]")
                 values[f.name] = tuple(
                     self.component(f.name, {"name": c} if isinstance(c, str) else c, f"{f.name}[{i}]")
                     for i, c in enumerate(given)

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from gansmith import checkpoint
 from gansmith.build import Experiment, derive_seed
+from gansmith.evaluation import Evaluator
+from gansmith.figures import gives_probability, numbers, stage
 from gansmith.inference import Sampler
 from gansmith.recipe import Recipe, to_dict
 from gansmith.report.curves import plot_curves
+from gansmith.report.density import save_stages
 from gansmith.report.log import RunLog, read_metrics
 from gansmith.report.pictures import grid, growth_gif, save_png, to_uint8
 
@@ -29,7 +34,21 @@ class Record:
         self.log = log
         self.device = device
         generator = experiment.generator
-        self.sampler = Sampler(generator.ema if generator.ema is not None else generator.net, experiment.prior)
+        net = generator.ema if generator.ema is not None else generator.net
+        self.sampler = Sampler(net, experiment.prior, values=recipe.data.values)
+        self.evaluator = None
+        if recipe.evaluation.every:
+            self.evaluator = Evaluator(
+                recipe.data,
+                metrics=recipe.evaluation.metrics,
+                n=recipe.evaluation.n,
+                reference="validation",
+                device=str(device),
+                ceiling=False,
+                say=lambda text: None,
+            )
+            self.evaluator.check(recipe.evaluation.best)
+        checkpoint.drop(run / "best", experiment.state.round)  # what a killed session kept comes again
         self.latest: Mapping[str, torch.Tensor] = {}
         self.saved_at = experiment.state.round or -1  # a run that goes on was loaded from there
         self.flushed_at = (experiment.state.seconds, experiment.state.images)
@@ -38,6 +57,8 @@ class Record:
         round = self.experiment.state.round
         self.latest = metrics
         self.experiment.meters.add(metrics)
+        if self.evaluator is not None and round % self.recipe.evaluation.every == 0:
+            self.evaluate(self.evaluator)
         if round % self.recipe.log_interval == 0:
             self.write_metrics()
         if round % self.recipe.sample_interval == 0:
@@ -63,32 +84,59 @@ class Record:
                 "images": state.images,
                 "seconds": round(state.seconds, 3),
                 "images_per_second": round(images / seconds, 1) if seconds > 0 else 0.0,
+                **self.experiment.schedules.values(),
                 **means,
             }
         )
 
     def pictures(self) -> None:
-        """25 fresh samples 5 by 5, and those of the fixed seeds; neither draws from the training's random streams."""
+        """25 fresh samples 5 by 5, and those of the fixed seeds; neither draws from the training's random streams.
+
+        Of a toy set the densities instead.
+        """
         number = self.experiment.state.round
+        if (p_data := self.experiment.stream.data.density) is not None:
+            judge = next((p.net for p in self.experiment.game.players if p.name.startswith("D")), None)
+            now = stage(self.sampler, judge if gives_probability(self.recipe) else None, p_data, number)
+            save_stages([now], [numbers(now)], self.run / "growth" / f"{number:06d}.png")
+            return
         fresh = torch.Generator().manual_seed(derive_seed(self.recipe.seed, 2, number))
         z = self.sampler.prior.sample(25, fresh, self.sampler.dtype)
         for name, images in (
-            ("samples", to_uint8(self.sampler.generate(z))),
+            ("samples", to_uint8(self.sampler.pixels(z))),
             ("growth", self.sampler.sample(FIXED_SEEDS)),
         ):
             (self.run / name).mkdir(exist_ok=True)
             save_png(grid(images, columns=5), self.run / name / f"{number:06d}.png")
+
+    def evaluate(self, evaluator: Evaluator) -> None:
+        """Scores on the images that were held back, of the same latents each time; the best state goes to best/."""
+        state, best = self.experiment.state, self.recipe.evaluation.best
+        draw = partial(self.sampler.draw, evaluator.most, derive_seed(self.recipe.seed, 4))
+        for receipt in evaluator([draw], {"round": state.round}):
+            self.experiment.meters.add({f"eval/{receipt.metric}": torch.tensor(receipt.value, dtype=torch.float64)})
+            if best is not None and receipt.measure == best:
+                kept = checkpoint.everything(self.run / "best")
+                earlier = checkpoint.verify(kept[0])["score"] if kept else {}
+                if earlier.get("metric") != receipt.metric or receipt.better_than(earlier["value"]):
+                    score = {"metric": receipt.metric, "value": receipt.value}
+                    self._write(self.run / "best", score=score)
+                    checkpoint.prune(self.run / "best", state.round, 1, 0)
 
     def checkpoint(self) -> Path:
         """Write the whole state, unless that was done after this very round, and remove what is no longer kept."""
         state, keep = self.experiment.state, self.recipe.checkpoint
         folder = self.run / "checkpoints"
         if self.saved_at != state.round:
-            info = {"images": state.images, "device": self.device.type, "recipe": to_dict(self.recipe)}
-            checkpoint.write(folder, state.round, state.state_dict(), info=info)
+            self._write(folder)
             self.saved_at = state.round
             checkpoint.prune(folder, state.round, keep.keep, keep.keep_every)
         return folder / f"{state.round:08d}"
+
+    def _write(self, folder: Path, **more: Any) -> None:
+        state = self.experiment.state
+        info = {"images": state.images, "device": self.device.type, "recipe": to_dict(self.recipe), **more}
+        checkpoint.write(folder, state.round, state.state_dict(), info=info)
 
     def summary(self, *, finished: bool) -> None:
         """The pictures that tell the whole run: growth.gif and curves.png."""

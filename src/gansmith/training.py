@@ -108,7 +108,7 @@ def _session(
     """Play the run to its end: a new one with the experiment given, else from its newest checkpoint on."""
     recipe = resolved.recipe
     if experiment is None:
-        experiment = build(recipe, device, say=_say(quiet), progress=not quiet)
+        experiment = build(recipe, device, say=_say(quiet), progress=not quiet, resume=True)
         _load_newest(run, recipe, experiment, device, _say(quiet))
     state, stream = experiment.state, experiment.stream
     per_epoch = stream.batches_per_epoch / experiment.game.batches_per_round
@@ -130,8 +130,8 @@ def _session(
     )
     # A session that ended between two lines left one of its own; the line at the interval comes again, whole.
     log = RunLog(run, at_round=state.round - state.round % recipe.log_interval)
-    record = Record(run, recipe, experiment, log, device)
     try:
+        record = Record(run, recipe, experiment, log, device)
         with _stop_signals() as stop, live:
             live.say(_banner(run, resolved, experiment, device, total, log.tensorboard))
             if state.round == 0:
@@ -158,6 +158,7 @@ def play(experiment: Experiment, record: Record, live: Live, total: int, stop: S
     while state.round < total and stop.signum is None:
         began = time.perf_counter()
         state.begin_round()
+        experiment.schedules.apply(state.round, int(stream.epoch))
         batches = [next(stream) for _ in range(game.batches_per_round)]
         metrics = game.round(*batches)
         shown = sum(len(batch.images) for batch in batches)
@@ -224,16 +225,20 @@ def _diverged(run: Path, experiment: Experiment, record: Record, error: NonFinit
 
 
 def _with_full_paths(resolved: Resolved) -> Resolved:
-    """The same with the places of the data by their full paths, so that the run goes on from any working folder."""
-    data = resolved.recipe.data
+    """The same with data and first weights by their full paths, so that the run goes on from any working folder."""
+    data, networks = resolved.recipe.data, dict(resolved.recipe.networks)
     if data.name == "mnist":  # ships in the package
-        return resolved
-    if data.name in data_names():
+        pass
+    elif data.name in data_names():
         root = Path(data.root or os.environ.get("GANSMITH_DATA") or "data").expanduser().resolve()
         data = dataclasses.replace(data, root=str(root))
     elif Path(data.name).expanduser().is_dir():
         data = dataclasses.replace(data, name=str(Path(data.name).expanduser().resolve()))
-    return dataclasses.replace(resolved, recipe=dataclasses.replace(resolved.recipe, data=data))
+    for name, network in networks.items():
+        if (weights := network.args.get("weights")) is not None:
+            args = {**network.args, "weights": str(Path(weights).expanduser().resolve())}
+            networks[name] = dataclasses.replace(network, args=args)
+    return dataclasses.replace(resolved, recipe=dataclasses.replace(resolved.recipe, data=data, networks=networks))
 
 
 def _load_newest(

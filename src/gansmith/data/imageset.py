@@ -1,11 +1,16 @@
 """What every source of pictures becomes."""
 
+from __future__ import annotations
+
 import hashlib
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from gansmith.data.toy import Mixture
 
 Bytes = NDArray[np.uint8]
 Labels = NDArray[np.int64]
@@ -17,13 +22,15 @@ class ImageSet:
 
     labels is int64 (N,) or None; classes are the class names, () when there are no labels.
     digest is a hex sha256 of content and preprocessing, independent of where the files lie.
+    A toy set holds numbers: images (N, 1, 1, 1) float32, and density is the p_data that they come from.
     """
 
     name: str
-    images: Bytes
+    images: NDArray[Any]
     labels: Labels | None
     classes: tuple[str, ...]
     digest: str
+    density: Mixture | None = None
 
     def __len__(self) -> int:
         return len(self.images)

@@ -1,7 +1,9 @@
 """From a name or a folder to an ImageSet."""
 
 import difflib
+import hashlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from gansmith.data.folder import load_folder
@@ -9,12 +11,15 @@ from gansmith.data.imageset import ImageSet
 from gansmith.data.named import NAMED, load_named
 from gansmith.data.prepare import Wanted
 from gansmith.data.shipped import load_mnist
+from gansmith.data.stacked import load_stacked_mnist
+from gansmith.data.tfd import load_tfd
+from gansmith.data.toy import TOYS, load_toy
 from gansmith.errors import UserError
 
 
 def data_names() -> tuple[str, ...]:
     """The names that `load_images` knows, the one that ships first."""
-    return ("mnist", *NAMED)
+    return ("mnist", "stacked_mnist", *NAMED, "tfd", *TOYS)
 
 
 def load_images(
@@ -23,29 +28,60 @@ def load_images(
     img_size: int,
     channels: int,
     split: str = "train",
+    validation: int = 0,
     fit: str = "crop",
     max_broken: float = 0.01,
     n_cpu: int = 8,
     root: Path | None = None,
+    fold: int = 1,
     say: Callable[[str], None] = print,
     progress: bool = True,
 ) -> ImageSet:
     """The pictures of a known name or of a folder, as uint8 (N, channels, img_size, img_size).
 
-    Decoded once and then mapped from the cache folder. split is "train" or "test"; fit is "crop", "pad" or
+    Decoded once and then mapped from the cache folder. split is "train", "validation" or "test":
+    `validation` images at the end of the training set are held back for the second. fit is "crop", "pad" or
     "stretch"; a share of max_broken of the pictures may be unreadable. root is where known sets lie or are
-    downloaded to. Messages go to `say`, a progress bar to stderr if it is a terminal. UserError for all that the
-    user can mend.
+    downloaded to; fold is one of the five of tfd. Messages go to `say`, a progress bar to stderr if it is a terminal.
+    UserError for all that the user can mend.
     """
     wanted = Wanted(img_size, channels, split, fit, max_broken, n_cpu, say, progress)
-    if what == "mnist":
-        return load_mnist(wanted)
-    if what in NAMED:
-        return load_named(what, root, wanted)
     folder = Path(what).expanduser()
-    if what and folder.is_dir():
-        return load_folder(folder, wanted)
-    raise UserError(_unknown(what, folder))
+    if what == "tfd":
+        if validation:
+            raise UserError(f"data.validation is {validation}; tfd has validation images of its own: it must be 0")
+        return load_tfd(root, wanted, fold=fold)
+    whole = replace(wanted, split="train") if split == "validation" else wanted
+    if what == "mnist":
+        found = load_mnist(whole)
+    elif what == "stacked_mnist":
+        found = load_stacked_mnist(whole)
+    elif what in TOYS:
+        found = load_toy(what, whole)
+    elif what in NAMED:
+        found = load_named(what, root, whole)
+    elif what and folder.is_dir():
+        found = load_folder(folder, whole)
+    else:
+        raise UserError(_unknown(what, folder))
+    return found if split == "test" else _held_back(found, split, validation)
+
+
+def _held_back(found: ImageSet, split: str, validation: int) -> ImageSet:
+    """The training set without its last `validation` images, or these."""
+    if split == "validation" and not validation:
+        raise UserError(f"{found.name} has no validation images: data.validation says how many to hold back")
+    if not validation:
+        return found
+    if validation >= len(found):
+        raise UserError(
+            f"data.validation is {validation}, and {found.name} has {len(found)} images to train on; the nearest is"
+            f" {len(found) - 1}"
+        )
+    here = slice(len(found) - validation, None) if split == "validation" else slice(len(found) - validation)
+    labels = None if found.labels is None else found.labels[here]
+    digest = hashlib.sha256(f"{found.digest} {split} {validation}".encode()).hexdigest()
+    return replace(found, images=found.images[here], labels=labels, digest=digest)
 
 
 def _unknown(what: str, folder: Path) -> str:

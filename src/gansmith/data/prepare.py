@@ -20,6 +20,7 @@ from gansmith.data.cache import Broken, Draft, Say, entry_path, load_entry
 from gansmith.data.imageset import Bytes, ImageSet
 from gansmith.errors import UserError
 
+SPLITS = ("train", "validation", "test")
 Read = Callable[[int], tuple[Image.Image, int | None]]
 
 
@@ -42,8 +43,8 @@ class Wanted:
         if self.channels not in pictures.MODES:
             nearest = min(pictures.MODES, key=lambda known: abs(known - self.channels))
             raise UserError(f"channels is {self.channels}; it must be 1, 3 or 4, the nearest is {nearest}")
-        if self.split not in ("train", "test"):
-            raise UserError(f"split is {self.split!r}; it must be 'train' or 'test'")
+        if self.split not in SPLITS:
+            raise UserError(f"split is {self.split!r}; it must be one of {', '.join(map(repr, SPLITS))}")
         if self.fit not in pictures.FITS:
             raise UserError(f"fit is {self.fit!r}; it must be one of {', '.join(map(repr, pictures.FITS))}")
         if not 0 <= self.max_broken <= 1:

@@ -12,9 +12,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from gansmith.data.imageset import ImageSet, Labels
+from gansmith.data.values import VALUES
 from gansmith.errors import UserError
 
 FREE_SHARE = 0.25  # "auto" keeps a set on the device that takes at most this share of its free memory
@@ -22,7 +24,7 @@ MEMORY = ("auto", "device", "map")
 
 
 class Batch(NamedTuple):
-    """images (N, C, H, W) in [-1, 1] and labels (N,) int64 or None, both on the device of the stream."""
+    """images (N, C, H, W) as networks see them (`data.values`), labels (N,) int64 or None; on the stream's device."""
 
     images: Tensor
     labels: Tensor | None
@@ -31,9 +33,10 @@ class Batch(NamedTuple):
 class Stream(Iterator[Batch]):
     """Endless batches of a set: each epoch is a fresh permutation, and its short last batch is kept.
 
-    memory="device" keeps all images on the device as uint8; "map" reads them from the memory map with `n_cpu`
+    memory="device" keeps all images on the device as they are; "map" reads them from the memory map with `n_cpu`
     threads ahead of use; "auto" is "device" when the set takes at most a quarter of the free memory there.
-    Both give the same batches bit for bit. images are x / 127.5 - 1, computed in `dtype` on the device.
+    Both give the same batches bit for bit. `values` names what the networks see of the bytes, computed in `dtype` on
+    the device.
     """
 
     def __init__(
@@ -45,6 +48,7 @@ class Stream(Iterator[Batch]):
         device: torch.device | str = "cpu",
         memory: str = "auto",
         n_cpu: int = 8,
+        values: str = "signed",
         dtype: torch.dtype = torch.float32,
     ) -> None:
         if memory not in MEMORY:
@@ -55,6 +59,11 @@ class Stream(Iterator[Batch]):
             raise UserError(f"n_cpu is {n_cpu}; it must be at least 1")
         if len(data) == 0:
             raise UserError(f"the data set {data.name} is empty")
+        if (values == "raw") != (data.density is not None):
+            pictures, numbers = "signed, unit or gcn, for it holds pictures", "raw, for it holds numbers"
+            raise UserError(
+                f"data.values is {values}; for {data.name} it must be {numbers if data.density else pictures}"
+            )
         self.data = data
         self.batch_size = batch_size
         self.seed = seed
@@ -62,8 +71,8 @@ class Stream(Iterator[Batch]):
         self.position = 0
         self.batches_per_epoch = -(-len(data) // batch_size)
         self.in_memory = memory == "device" or (memory == "auto" and _fits(data.images.nbytes, self.device))
-        # A tensor, for CUDA divides by a plain number through its reciprocal, which rounds differently.
-        self._half = torch.tensor(127.5, dtype=dtype, device=self.device)
+        self.dtype = dtype
+        self._to_network = VALUES[values].to_network
         self._orders: dict[int, Labels] = {}
         self._order_lock = Lock()
         self._closed = False
@@ -82,7 +91,7 @@ class Stream(Iterator[Batch]):
             raise RuntimeError("the stream is closed")
         index = self._indices(self.position)
         raw = self._gather(index) if self._images is not None else self._prefetched()
-        images = raw.to(self._half.dtype).div_(self._half).sub_(1)
+        images = self._to_network(raw.to(self.dtype))
         labels = None
         if self.data.labels is not None:
             labels = self._to_device(torch.from_numpy(self.data.labels[index]))
@@ -166,9 +175,10 @@ class Stream(Iterator[Batch]):
         self._ahead.clear()
 
 
-def _on_device(images: np.ndarray[Any, np.dtype[np.uint8]], device: torch.device) -> Tensor:
+def _on_device(images: NDArray[Any], device: torch.device) -> Tensor:
     """A copy of the images on the device, made piece by piece so that no second copy lies in host memory."""
-    out = torch.empty(images.shape, dtype=torch.uint8, device=device)
+    dtype = torch.uint8 if images.dtype == np.uint8 else torch.float32
+    out = torch.empty(images.shape, dtype=dtype, device=device)
     step = max(1, (64 << 20) // images[0].nbytes)
     for start in range(0, len(images), step):
         out[start : start + step] = torch.from_numpy(np.array(images[start : start + step]))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import log
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import softplus
 
 from gansmith.errors import UserError
 
@@ -49,6 +51,24 @@ def score(net: nn.Module) -> Callable[[Tensor], Tensor]:
         return per_sample(lambda s, _: s, Critique(maps, maps))
 
     return one
+
+
+def theory(c: Critique) -> dict[str, Tensor]:
+    """What the theory of Goodfellow et al. 2014 (arXiv 1406.2661) says of this batch, from scores that are logits.
+
+    value/V: mean log D(x) + mean log(1 - D(G(z))); -log 4 where D cannot tell, 0 where it is sure. value/jsd:
+    (V + log 4) / 2 in nats, kept in [0, log 2]: in expectation a lower bound of the Jensen-Shannon divergence, tight
+    for the optimal D (Theorem 1). D/right_real, D/right_fake: the shares of images that D judges rightly.
+    """
+    real = torch.cat([s.detach().flatten() for s in c.real])
+    fake = torch.cat([s.detach().flatten() for s in c.fake])
+    v = -(softplus(-real).mean() + softplus(fake).mean())
+    return {
+        "value/V": v,
+        "value/jsd": ((v + log(4)) / 2).clamp(0, log(2)),
+        "D/right_real": (real > 0).to(v.dtype).mean(),
+        "D/right_fake": (fake < 0).to(v.dtype).mean(),
+    }
 
 
 def mean(scales: tuple[Tensor, ...], output: Callable[[Tensor], Tensor]) -> Tensor:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from gansmith.games.critique import Critique, mean, per_sample, score, scores
+from gansmith.games.critique import Critique, mean, per_sample, score, scores, theory
 from gansmith.games.game import Game, Metrics, RealBatch
 from gansmith.objectives import Objective
 from gansmith.penalties import PenaltySum
@@ -48,6 +48,7 @@ class TwoPlayer(Game):
             "D/fake": mean(c.fake, self.objective.output),
             "grad/D": d.norm,
             "grad/G": g.norm,
+            **(theory(c) if self.objective.probability else {}),
         }
 
 

@@ -7,4 +7,10 @@ NETWORKS: dict[str, str] = {
     "began_autoencoder": "gansmith.networks.began:Autoencoder",
     "infogan_generator": "gansmith.networks.infogan:Generator",
     "infogan_discriminator": "gansmith.networks.infogan:Discriminator",
+    "line_generator": "gansmith.networks.line:Generator",
+    "gan2014_generator": "gansmith.networks.gan2014:Generator",
+    "gan2014_fronted_generator": "gansmith.networks.gan2014:FrontedGenerator",
+    "gan2014_conv_generator": "gansmith.networks.gan2014:ConvGenerator",
+    "gan2014_discriminator": "gansmith.networks.gan2014:Discriminator",
+    "gan2014_conv_discriminator": "gansmith.networks.gan2014:ConvDiscriminator",
 }

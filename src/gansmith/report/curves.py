@@ -20,8 +20,11 @@ _MORE_COLOURS = ("#E69F00", "#56B4E9", "#000000", "#999999")
 _PANELS: tuple[tuple[str, tuple[str, ...], bool], ...] = (
     ("loss", ("loss/",), False),
     ("mean output of D", ("D/real", "D/fake"), False),
+    ("share judged rightly", ("D/right_",), False),
+    ("V, Jensen-Shannon", ("value/",), False),
     ("gradient norm", ("grad/",), True),
     ("game", ("game/",), False),
+    ("held-back images", ("eval/",), False),
 )
 
 _Curve = tuple[NDArray[np.float64], NDArray[np.float64]]
@@ -59,6 +62,36 @@ def plot_curves(metrics: Path, out: Path, title: str) -> None:
     figure.align_ylabels(axes)
     axes[-1].set_xlabel("images seen by D (thousands)" if _has_images(rows) else "rounds")
     _epochs_on_top(axes[0], rows)
+    with replacing(out) as part:
+        figure.savefig(part, format="png")
+
+
+def plot_scores(runs: Mapping[str, Path], out: Path, key: str = "eval/") -> None:
+    """Draw the scores on held-back images of several runs, by their names, over epochs, as a PNG.
+
+    runs: name -> metrics.jsonl. Raises UserError where none of them has a score.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    curves = []
+    for name, path in runs.items():
+        rows = [(row["epoch"], k, float(row[k])) for row in read_metrics(path) for k in row if k.startswith(key)]
+        if rows:
+            curves.append((name, [r[0] for r in rows], [r[2] for r in rows], rows[0][1].removeprefix(key)))
+    if not curves:
+        raise UserError(f"none of {', '.join(map(str, runs.values()))} has a score to draw")
+    figure = Figure(figsize=(8, 4.5), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    ax = figure.subplots()
+    for name, x, y, _ in curves:
+        ax.plot(x, y, linewidth=1.4, label=name, marker="o" if len(x) == 1 else "")
+    ax.set_xlabel("epochs")
+    ax.set_ylabel(curves[0][3])
+    ax.grid(True, color="0.9", linewidth=0.6)
+    ax.set_axisbelow(True)
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.legend(frameon=False)
     with replacing(out) as part:
         figure.savefig(part, format="png")
 

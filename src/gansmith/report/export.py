@@ -9,14 +9,20 @@ from PIL import Image
 
 from gansmith.errors import UserError
 from gansmith.report.atomic import replacing
-from gansmith.report.pictures import grid, save_png
+from gansmith.report.pictures import framed, grid, save_gif, save_png
 
 _FRAME_MS = 80
+_FILM_WIDTH = 600  # at most: films are large files
 _LOOKED_AT = 900  # pixels: a grid for the eye is enlarged to about so wide
 
 
-def save_images(pictures: NDArray[np.uint8], path: Path, *, columns: int, names: Sequence[str] = ()) -> None:
-    """Write pictures (N, C, H, W): .png an enlarged grid, .npz `images` and `names`, no ending a folder."""
+def save_images(
+    pictures: NDArray[np.uint8], path: Path, *, columns: int, names: Sequence[str] = (), frames: Sequence[int] = ()
+) -> None:
+    """Write pictures (N, C, H, W): .png an enlarged grid, .npz `images` and `names`, no ending a folder.
+
+    In a grid the tiles that `frames` counts have a yellow frame.
+    """
     suffix = path.suffix.lower()
     if suffix not in (".png", ".npz", ""):
         raise UserError(f"{path}: it must end in .png (a grid), .npz (arrays) or nothing (a folder of pictures)")
@@ -26,7 +32,10 @@ def save_images(pictures: NDArray[np.uint8], path: Path, *, columns: int, names:
         raise UserError(f"{path} is a file; a name without an ending is a folder for the pictures")
     path.parent.mkdir(parents=True, exist_ok=True)
     if suffix == ".png":
-        save_png(_enlarged(grid(pictures, columns), max(1, _LOOKED_AT // (columns * pictures.shape[3]))), path)
+        picture = grid(pictures, columns)
+        if frames:
+            picture = framed(picture, frames, columns, (pictures.shape[2], pictures.shape[3]))
+        save_png(enlarged(picture, max(1, _LOOKED_AT // (columns * pictures.shape[3]))), path)
     elif suffix == ".npz":
         with replacing(path) as part, part.open("wb") as file:
             np.savez_compressed(file, images=pictures, names=np.array(names, dtype=str))
@@ -36,16 +45,14 @@ def save_images(pictures: NDArray[np.uint8], path: Path, *, columns: int, names:
             save_png(grid(picture[None], 1, pad=0), path / f"{name}.png")
 
 
-def save_film(pictures: NDArray[np.uint8], path: Path, *, scale: int = 4) -> None:
-    """Write pictures (N, C, H, W) as a GIF that loops, enlarged without smoothing."""
+def save_film(pictures: NDArray[np.uint8], path: Path, *, columns: int = 1) -> None:
+    """Write frames of M pictures each, (N, M, C, H, W), as a GIF that loops, enlarged without smoothing."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    pages = []
-    for picture in pictures:
-        pages.append(_enlarged(grid(picture[None], 1, pad=0), scale))
-    with replacing(path) as part:
-        pages[0].save(part, format="GIF", save_all=True, append_images=pages[1:], duration=_FRAME_MS, loop=0)
+    pages = [grid(frame, columns, pad=2 if len(frame) > 1 else 0) for frame in pictures]
+    pages = [enlarged(page, max(1, _FILM_WIDTH // page.width)) for page in pages]
+    save_gif(pages, [_FRAME_MS] * len(pages), path)
 
 
-def _enlarged(picture: Image.Image, scale: int) -> Image.Image:
+def enlarged(picture: Image.Image, scale: int) -> Image.Image:
     """Without smoothing."""
     return picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)

@@ -1,0 +1,329 @@
+"""The measures that a generator is evaluated by: a table of what each compares, what it is called, and what it needs.
+
+The mathematics is in `metrics`; here is the protocol: which images, how many, rounded or not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from statistics import fmean, stdev
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from gansmith.build import load_split
+from gansmith.data import ImageSet
+from gansmith.data.values import VALUES
+from gansmith.errors import UserError
+from gansmith.metrics.features import Extractor
+from gansmith.metrics.frechet import frechet_distance
+from gansmith.metrics.kernel import kernel_distance
+from gansmith.metrics.modes import (
+    class_histogram,
+    confidence,
+    inception_score,
+    kl_to_uniform,
+    stacked_modes,
+    total_variation,
+)
+from gansmith.metrics.neighbours import (
+    Memorisation,
+    Threshold,
+    density_coverage,
+    memorisation,
+    precision_recall,
+    threshold,
+)
+from gansmith.metrics.parzen import SIGMAS, choose_sigma, parzen
+from gansmith.recipe import Data
+from gansmith.report.pictures import to_uint8
+
+SplitName = Literal["test", "validation", "train"]
+PARZEN_VALID = 1000
+"""The authors' evaluator chooses sigma on so many validation images."""
+
+
+class Images:
+    """A set of images, and what an extractor makes of them, computed once."""
+
+    def __init__(self, pixels: Tensor, extractor: Extractor | None) -> None:
+        self.pixels = pixels
+        """(N, C, H, W) in [0, 1]"""
+        self.extractor = extractor
+
+    @property
+    def flat(self) -> Tensor:
+        return self.pixels.flatten(1)
+
+    @cached_property
+    def outputs(self) -> Any:
+        """Features (N, d) and logits (N, K), of the pixels rounded to 8 bits: what a saved picture would give."""
+        assert self.extractor is not None
+        return self.extractor((self.pixels * 255).round() / 255)
+
+    def first(self, n: int) -> Images:
+        part = Images(self.pixels[:n], self.extractor)
+        if "outputs" in self.__dict__:
+            part.__dict__["outputs"] = type(self.outputs)(*(x[:n] for x in self.outputs))
+        return part
+
+
+class Reference:
+    """The real images of a recipe, split by split, as its networks see them."""
+
+    def __init__(self, data: Data, split: SplitName, extractor: Extractor | None, say: Callable[[str], None]) -> None:
+        self.data, self.split, self.extractor, self.say = data, split, extractor, say
+        self._splits: dict[tuple[str, int, int | None], Images] = {}
+        self._digests: dict[str, str] = {}
+
+    def of(self, split: str, *, fold: int = 1, first: int | None = None) -> Images:
+        """A split, read once; `first` images of it or, where there are fewer, all."""
+        key = (split, fold, first)
+        if key not in self._splits:
+            found = load_split(self.data, split, fold=fold, say=self.say, progress=False)
+            self._digests.setdefault(split, found.digest)
+            self._splits[key] = Images(to_pixels(found, self.data.values, first), self.extractor)
+        return self._splits[key]
+
+    @property
+    def real(self) -> Images:
+        """The images that samples are compared with."""
+        return self.of(self.split)
+
+    @cached_property
+    def nearest_pixels(self) -> Threshold:
+        return threshold(self.of("train").flat, self.real.flat)
+
+    @cached_property
+    def nearest_features(self) -> Threshold:
+        return threshold(self.of("train").outputs.features, self.real.outputs.features)
+
+    def described(self, split: str) -> str:
+        """The split by its number of images and the beginning of its digest."""
+        n = len(self.of(split).pixels)
+        return f"{n} images {self._digests[split][:12]}"
+
+
+def to_pixels(data: ImageSet, values: str, first: int | None = None) -> Tensor:
+    """All images, or the first, in [0, 1]; those of normalised contrast as pictures show them, for it cannot return."""
+    to_network, to_unit = VALUES[values]
+    images = data.images[:first]
+    parts = [np.array(images[i : i + 1000]) for i in range(0, len(images), 1000)]  # copies: the map is read-only
+    if values == "gcn":
+        return torch.cat([to_unit(to_network(torch.from_numpy(part).float())) for part in parts])
+    return torch.cat([torch.from_numpy(part).float().div_(255) for part in parts])
+
+
+# ---- the measures ----------------------------------------------------------------------------------------------
+
+
+class Measured(NamedTuple):
+    """Values by name, and what came up on the way."""
+
+    values: dict[str, float]
+    details: dict[str, Any]
+    pictures: NDArray[np.uint8] | None = None
+    """Pairs (P, 2, C, H, W) of a sample and the training image nearest to it, the nearest pair first."""
+
+
+def _parzen(samples: Images, to: Reference) -> Measured:
+    if to.split == "train":
+        raise UserError("parzen_ll scores test or validation images, not those of the training: reference is train")
+    if to.data.name == "tfd":
+        return _parzen_folds(samples, to)
+    valid = to.of("validation").first(PARZEN_VALID)
+    if to.split == "validation":  # to choose a checkpoint: the test images stay unseen
+        choice = choose_sigma(samples.flat, valid.flat)
+        return Measured({"parzen_ll": choice.valid}, {"sigma": choice.sigma, "at_edge": choice.at_edge})
+    fit = parzen(samples.flat, valid.flat, to.real.flat)
+    if fit.at_edge:
+        to.say(f"parzen_ll: sigma {fit.sigma:g} is at an end of the grid; a better one may lie beyond")
+    details = {
+        "sigma": fit.sigma,
+        "validation": fit.valid,
+        "standard_error": fit.standard_error,
+        "at_edge": fit.at_edge,
+    }
+    return Measured({"parzen_ll": fit.mean}, details)
+
+
+def _parzen_folds(samples: Images, to: Reference, folds: Sequence[int] = range(1, 6)) -> Measured:
+    """The mean over TFD's five folds, each with a sigma of its own; the standard error is that over the folds."""
+    valid = [to.of("validation", fold=fold).flat for fold in folds]
+    if to.split == "validation":
+        choices = [choose_sigma(samples.flat, v) for v in valid]
+        return Measured({"parzen_ll": fmean(c.valid for c in choices)}, {"sigma": [c.sigma for c in choices]})
+    fits = [parzen(samples.flat, v, to.of("test", fold=fold).flat) for v, fold in zip(valid, folds, strict=True)]
+    error = stdev(fit.mean for fit in fits) / len(fits) ** 0.5
+    details = {"sigma": [fit.sigma for fit in fits], "standard_error": error, "folds": [fit.mean for fit in fits]}
+    return Measured({"parzen_ll": fmean(fit.mean for fit in fits)}, details)
+
+
+def _frechet(samples: Images, to: Reference) -> Measured:
+    return Measured({"fd": frechet_distance(samples.outputs.features, to.real.outputs.features)}, {})
+
+
+def _kernel(samples: Images, to: Reference) -> Measured:
+    distance = kernel_distance(samples.outputs.features, to.real.outputs.features)
+    return Measured({"kd": distance.mean}, {"std_over_subsets": distance.std})
+
+
+def _precision_recall(samples: Images, to: Reference) -> Measured:
+    real = to.real.first(len(samples.pixels))
+    found = precision_recall(real.outputs.features, samples.outputs.features)
+    return Measured({"precision": found.precision, "recall": found.recall}, {})
+
+
+def _density_coverage(samples: Images, to: Reference) -> Measured:
+    real = to.real.first(len(samples.pixels))
+    found = density_coverage(real.outputs.features, samples.outputs.features)
+    return Measured({"density": found.density, "coverage": found.coverage}, {})
+
+
+def _inception_score(samples: Images, to: Reference) -> Measured:
+    score = inception_score(samples.outputs.logits.double().softmax(1))
+    return Measured({"score": score.mean}, {"std_over_splits": score.std})
+
+
+def _classes(samples: Images, to: Reference) -> Measured:
+    logits = samples.outputs.logits.double()
+    counts = class_histogram(logits.argmax(1), logits.shape[1])
+    sure = confidence(logits.softmax(1))
+    return Measured(
+        {"class_tv": total_variation(counts), "class_kl": kl_to_uniform(counts), "confident": sure.share},
+        {"histogram": counts.tolist(), "mean_confidence": sure.mean},
+    )
+
+
+def _stacked(samples: Images, to: Reference) -> Measured:
+    if samples.pixels.shape[1] != 3:
+        raise UserError(f"stacked reads a digit in each of 3 channels, and there are {samples.pixels.shape[1]}")
+    channels = [Images(c, samples.extractor).outputs.logits.argmax(1) for c in torch.split(samples.pixels, 1, dim=1)]
+    found = stacked_modes(torch.stack(channels, 1))
+    return Measured({"modes": found.modes, "modes_kl": found.kl}, {"hit_at_least": found.at_least})
+
+
+def _memorised_pixels(samples: Images, to: Reference) -> Measured:
+    found = memorisation(samples.flat, to.of("train").flat, to.nearest_pixels)
+    return Measured({"memorised_pixels": found.share}, found.threshold._asdict(), _pairs(found, samples, to))
+
+
+def _memorised_features(samples: Images, to: Reference) -> Measured:
+    found = memorisation(samples.outputs.features, to.of("train").outputs.features, to.nearest_features)
+    return Measured({"memorised": found.share}, found.threshold._asdict(), _pairs(found, samples, to))
+
+
+def _pairs(found: Memorisation, samples: Images, to: Reference, most: int = 20) -> NDArray[np.uint8]:
+    nearest = found.distances.argsort()[:most]
+    originals = to.of("train").pixels[found.indices[nearest].cpu()]
+    return to_uint8(torch.stack([samples.pixels[nearest.cpu()], originals], 1).flatten(0, 1)).reshape(
+        len(nearest), 2, *originals.shape[1:]
+    )
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A row: the measure, what it is called and compared by, and what it needs."""
+
+    measure: Callable[[Images, Reference], Measured]
+    units: Mapping[str, str]
+    """Its values by name, each with its unit."""
+    better: Mapping[str, str]
+    """For each value: higher, lower, or the value that a perfect generator has."""
+    paper: str
+    protocol: Mapping[str, Any] = field(default_factory=dict)
+    features: bool = True
+    compares: bool = True
+    """With real images, so that the reference split is a part of the protocol."""
+    also: Sequence[str] = ()
+    """Further splits of the real images that it looks at."""
+    ceiling: bool = True
+    """Real training images in place of samples say what could be reached."""
+    n: int = 10_000
+
+
+HISTORICAL = "historical: says little of quality (Theis et al. 2016, arXiv 1511.01844)"
+METRICS: dict[str, Metric] = {
+    "parzen_ll": Metric(
+        _parzen,
+        {"parzen_ll": "nats"},
+        {"parzen_ll": "higher"},
+        paper="arXiv 1406.2661",
+        also=("validation",),
+        protocol={"sigmas": f"{len(SIGMAS)} from {SIGMAS[0]:g} to {SIGMAS[-1]:g}", "note": HISTORICAL},
+        features=False,
+    ),
+    "fd": Metric(_frechet, {"fd": ""}, {"fd": "lower"}, paper="arXiv 1706.08500"),
+    "kd": Metric(
+        _kernel,
+        {"kd": ""},
+        {"kd": "lower"},
+        paper="arXiv 1801.01401",
+        protocol={"kernel": "(x.y/d + 1)^3", "subsets": "100 of 1000"},
+    ),
+    "pr": Metric(
+        _precision_recall,
+        {"precision": "", "recall": ""},
+        {"precision": "higher", "recall": "higher"},
+        paper="arXiv 1904.06991",
+        protocol={"k": 3},
+    ),
+    "dc": Metric(
+        _density_coverage,
+        {"density": "", "coverage": ""},
+        {"density": "1", "coverage": "higher"},
+        paper="arXiv 2002.09797",
+        protocol={"k": 5},
+    ),
+    "score": Metric(
+        _inception_score,
+        {"score": ""},
+        {"score": "higher"},
+        paper="arXiv 1606.03498",
+        protocol={"splits": 10},
+        compares=False,
+    ),
+    "classes": Metric(
+        _classes,
+        {"class_tv": "", "class_kl": "nats", "confident": ""},
+        {"class_tv": "lower", "class_kl": "lower", "confident": "higher"},
+        paper="",
+        compares=False,
+    ),
+    "stacked": Metric(
+        _stacked,
+        {"modes": "of 1000", "modes_kl": "nats"},
+        {"modes": "higher", "modes_kl": "lower"},
+        paper="arXiv 1712.04086",
+        compares=False,
+        n=26_000,
+    ),
+    "memorised": Metric(
+        _memorised_features,
+        {"memorised": ""},
+        {"memorised": "0.01"},
+        paper="",
+        also=("train",),
+        protocol={"nearer than": "the nearest 1 % of the reference"},
+        ceiling=False,
+        n=2000,
+    ),
+    "memorised_pixels": Metric(
+        _memorised_pixels,
+        {"memorised_pixels": ""},
+        {"memorised_pixels": "0.01"},
+        paper="",
+        also=("train",),
+        protocol={"nearer than": "the nearest 1 % of the reference"},
+        features=False,
+        ceiling=False,
+        n=2000,
+    ),
+}
+# The names that the literature keeps for Inception's features; with others the same measure is called otherwise.
+INCEPTION_NAMES = {"fd": "fid", "kd": "kid", "score": "is"}

@@ -1,0 +1,178 @@
+"""From images to what the metrics compare: features and class logits, by a network that is named and verified."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from gansmith.errors import UserError
+from gansmith.metrics import digits
+from gansmith.metrics.digits import Outputs
+
+Say = Callable[[str], None]
+
+INCEPTION_URL = (
+    "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"
+)
+INCEPTION_FILES = ("weights-inception-2015-12-05-6726825d.pth", "pt_inception-2015-12-05-6726825d.pth")
+"""torch-fidelity's name and pytorch-fid's, of the same bytes."""
+INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
+INCEPTION_BYTES = 95_628_359
+
+
+@dataclass(frozen=True)
+class Extractor:
+    """A network that turns images (N, C, H, W) in [0, 1], on any device, into `Outputs` on its own device.
+
+    No gradients, no TF32, no autocast. Every pass has the same number of rows, so that an image's numbers do not
+    depend on the others that are shown with it. UserError for images that it does not take.
+    """
+
+    name: str
+    """A distance between its features must be labelled with it."""
+    digest: str
+    """The sha256 of its weights."""
+    dim: int
+    """Features per image."""
+    classes: int
+    """Logits per image."""
+    device: torch.device
+    rows: int
+    """Images per pass."""
+    net: Callable[[Tensor], Outputs]
+    """One pass: images (rows, C, H, W) in [0, 1] on `device` -> Outputs."""
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> Outputs:
+        if images.ndim != 4 or 0 in images.shape or not images.is_floating_point():
+            raise UserError(
+                f"{self.name}: images are {images.dtype} of shape {tuple(images.shape)}; "
+                "they must be floating-point (N, C, H, W) in [0, 1], N at least 1"
+            )
+        # cuDNN would round the factors of convolutions to 10 bits, and another card would give another distance.
+        exact = torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
+        with exact, torch.autocast(self.device.type, enabled=False):
+            passes = [self._one(part) for part in torch.split(images, self.rows)]
+        features, logits = zip(*passes, strict=True)
+        return Outputs(torch.cat(features), torch.cat(logits))
+
+    def _one(self, part: Tensor) -> Outputs:
+        x = part.to(self.device, torch.float32)
+        low, high = (bound.item() for bound in torch.aminmax(x))
+        if not (low >= 0 and high <= 1):  # so that NaN is refused, too
+            raise UserError(f"{self.name}: images from {low:.4g} to {high:.4g}; they must lie in [0, 1]")
+        features, logits = self.net(torch.cat([x, x[-1:].expand(self.rows - len(x), -1, -1, -1)]))
+        return Outputs(features[: len(x)].float(), logits[: len(x)].float())
+
+
+def mnist(device: str | torch.device = "cpu") -> Extractor:
+    """The digit classifier that ships: 64 features, 10 classes, images (N, 1, 28, 28) alone.
+
+    UserError for another size, which is not resized: the distance would be one to the resizing; and for a damaged file.
+    """
+    classifier = digits.load().to(device)
+
+    def net(x: Tensor) -> Outputs:
+        if x.shape[1:] != (1, digits.SIDE, digits.SIDE):
+            c, h, w = x.shape[1:]
+            raise UserError(f"mnist: images are {h}x{w} with {c} channel(s); it takes 28x28 with 1 channel alone")
+        return classifier(x)
+
+    return Extractor("mnist", digits.SHA256, digits.DIM, digits.CLASSES, torch.device(device), 256, net)
+
+
+class Reading(NamedTuple):
+    """The digits in images, channel by channel."""
+
+    labels: Tensor
+    """(N, C), int64, 0 to 9"""
+    confidence: Tensor
+    """(N, C), the probability that the classifier gives to that digit; it can be near 1 for what is no digit at all"""
+
+
+def digits_of(images: Tensor, device: str | torch.device = "cpu") -> Reading:
+    """What digit the `mnist` classifier sees in each channel of images (N, C, 28, 28) in [0, 1], as in stacked MNIST.
+
+    UserError for another size. Source of the protocol: Metz et al. 2017 (arXiv 1611.02163).
+    """
+    if images.ndim != 4:
+        raise UserError(f"images of shape {tuple(images.shape)}; they must be (N, C, 28, 28)")
+    logits = mnist(device)(images.flatten(0, 1)[:, None]).logits
+    confidence, labels = logits.softmax(1).max(1)
+    return Reading(labels.view(images.shape[:2]), confidence.view(images.shape[:2]))
+
+
+def inception(weights: Path | None = None, device: str | torch.device = "cpu", say: Say = print) -> Extractor:
+    """The Inception of FID, KID and IS (TensorFlow 2015): 2048 pool3 features and 1008 logits, images of any size.
+
+    Images are rounded to 256 levels, one channel is tiled to three, and TensorFlow 1's bilinear resize, as
+    torch-fidelity has it, takes them to 299x299. The logits lack the bias, as in the Inception Score's own code.
+    weights: the file; None: $GANSMITH_INCEPTION, else the file that torch-fidelity or pytorch-fid left in torch's
+    cache, else a download, which is said. UserError without torch-fidelity, without the file, for another file, for
+    2 or 4 channels. Sources: Heusel et al. 2017 (arXiv 1706.08500), Salimans et al. 2016 (arXiv 1606.03498).
+    """
+    try:
+        from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+    except ImportError as error:
+        raise UserError(f'Inception needs torch-fidelity: pip install "gansmith[inception]" ({error})') from None
+    path = weights or _inception_file() or _download_inception(say)
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"the Inception weights {path} cannot be read: {error.strerror}") from None
+    digest = hashlib.sha256(data).hexdigest()
+    if digest != INCEPTION_SHA256:  # torch-fidelity unpickles what it is given: so nothing but the known bytes
+        raise UserError(
+            f"{path} is not the Inception of FID, or not all of it: {len(data):,} bytes with sha256 {digest[:12]}, not "
+            f"{INCEPTION_BYTES:,} bytes with {INCEPTION_SHA256[:12]}; remove it or give {INCEPTION_FILES[1]}"
+        )
+    with torch.random.fork_rng(devices=[]):  # making the network draws weights that are replaced at once
+        classifier = FeatureExtractorInceptionV3(
+            "inception", ["2048", "logits_unbiased"], feature_extractor_weights_path=io.BytesIO(data)
+        ).to(device)
+
+    def net(x: Tensor) -> Outputs:
+        if x.shape[1] not in (1, 3):
+            raise UserError(f"inception: images have {x.shape[1]} channels; it takes 1 or 3")
+        return Outputs(*classifier((x * 255).round().to(torch.uint8).expand(-1, 3, -1, -1)))
+
+    return Extractor("inception", digest, 2048, 1008, torch.device(device), 32, net)
+
+
+EXTRACTORS: dict[str, Callable[..., Extractor]] = {"mnist": mnist, "inception": inception}
+
+
+def _cache() -> Path:
+    return Path(torch.hub.get_dir()) / "checkpoints"
+
+
+def _inception_file() -> Path | None:
+    """The file that the environment names, else one that is there already."""
+    if named := os.environ.get("GANSMITH_INCEPTION"):
+        return Path(named).expanduser()
+    return next((path for name in INCEPTION_FILES if (path := _cache() / name).is_file()), None)
+
+
+def _download_inception(say: Say) -> Path:
+    """Fetched to where torch-fidelity looks for it; nothing is left there unless it is whole."""
+    path = _cache() / INCEPTION_FILES[0]
+    say(f"downloading the Inception weights, {INCEPTION_BYTES / 1e6:.0f} MB, from {INCEPTION_URL} to {path}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.hub.download_url_to_file(INCEPTION_URL, str(path), INCEPTION_SHA256, progress=sys.stderr.isatty())
+    except (OSError, RuntimeError) as error:  # no network, no room; the wrong bytes
+        raise UserError(
+            f"the Inception weights could not be downloaded ({error}): put {INCEPTION_FILES[1]} "
+            f"({INCEPTION_BYTES / 1e6:.0f} MB) into {path.parent}, or name it with --inception-weights PATH or "
+            "$GANSMITH_INCEPTION"
+        ) from None
+    return path

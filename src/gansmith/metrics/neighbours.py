@@ -1,0 +1,174 @@
+"""Nearest neighbours, and what is read off them: precision and recall, density and coverage, memorisation.
+
+Distances are Euclidean. A matrix product finds the candidates; distances that are returned, or decide at the edge of a
+ball, come from the differences, so that equal vectors are at exactly 0 and a pair has one distance.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from gansmith.errors import UserError
+from gansmith.metrics.vectors import NUMBERS, blocks, mean_vector, squared_distances, vectors
+
+SPARE = 8
+"""Candidates beyond k: the matrix product cannot order vectors that differ by its rounding alone."""
+
+
+class PrecisionRecall(NamedTuple):
+    precision: float
+    recall: float
+
+
+class DensityCoverage(NamedTuple):
+    density: float
+    coverage: float
+
+
+class Threshold(NamedTuple):
+    """How near held-out images come to the training images."""
+
+    distance: float
+    """The distance to the nearest training image that `expected` of the held-out images fall short of."""
+    expected: float
+    """The probability that a new image from their distribution falls short of it."""
+
+
+class Memorisation(NamedTuple):
+    """How near samples are to the training images, measured against images that were held out."""
+
+    share: float
+    """Of samples nearer to a training image than the threshold."""
+    threshold: Threshold
+    distances: Tensor
+    """(M,) from each sample to its nearest training image"""
+    indices: Tensor
+    """(M,) which training image that is"""
+
+
+def nearest(x: Tensor, to: Tensor, *, k: int = 1, skip_self: bool = False) -> tuple[Tensor, Tensor]:
+    """For each row of x (M, d) the k nearest rows of `to` (N, d): distances in rising order, and indices, (M, k) both.
+
+    skip_self: x and `to` are one set, and row i is no neighbour of row i (an equal row elsewhere is). float64 and
+    int64, on x's device. UserError for sets that do not fit and where there are fewer than k.
+    """
+    x, to = vectors("vectors", x), vectors("vectors to search", to, x.shape[-1])
+    if skip_self and len(x) != len(to):
+        raise UserError(f"skip_self needs one set twice, but there are {len(x)} and {len(to)} vectors")
+    if not 1 <= k <= len(to) - skip_self:
+        raise UserError(f"k={k} neighbours of {len(to)} vectors: k must be from 1 to {len(to) - skip_self}")
+    centre = mean_vector(to, x.device)
+    found: list[tuple[Tensor, Tensor]] = []
+    for start, a, a2 in blocks(x, centre):
+        best = a.new_empty(len(a), 0)
+        index = torch.empty(len(a), 0, dtype=torch.int64, device=x.device)
+        for offset, b, b2 in blocks(to, centre):
+            squared = squared_distances(a, a2, b, b2)
+            if skip_self and start == offset:  # blocks of one set have the same borders
+                squared.fill_diagonal_(torch.inf)
+            near = squared.topk(min(k + SPARE, len(b)), largest=False, sorted=False)
+            best, index = torch.cat([best, near.values], 1), torch.cat([index, near.indices + offset], 1)
+            near = best.topk(min(k + SPARE, best.shape[1]), largest=False, sorted=False)
+            best, index = near.values, index.gather(1, near.indices)
+        rows = torch.arange(start, start + len(a), device=x.device)[:, None].expand_as(index)
+        distances = _distances(x, rows.flatten(), to, index.flatten()).view_as(best)
+        distances, order = distances.masked_fill_(best.isinf(), torch.inf).sort(dim=1, stable=True)
+        found.append((distances[:, :k], index.gather(1, order[:, :k])))
+    return torch.cat([d for d, _ in found]), torch.cat([i for _, i in found])
+
+
+def precision_recall(real: Tensor, fake: Tensor, *, k: int = 3) -> PrecisionRecall:
+    """Precision: the share of fakes inside (<=) the ball of any real vector; recall: the roles exchanged.
+
+    A ball reaches to the k-th nearest other vector of its own set. real (N, d), fake (M, d), N and M above k, else
+    UserError. Source: Kynkaanniemi et al. 2019 (arXiv 1904.06991). Compare only at the same N, M and k.
+    """
+    real = vectors("real", real)
+    fake = vectors("fake", fake, real.shape[1])
+    per_fake, _ = _inside(fake, real, k, strict=False)
+    per_real, _ = _inside(real, fake, k, strict=False)
+    return PrecisionRecall(_share(per_fake > 0), _share(per_real > 0))
+
+
+def density_coverage(real: Tensor, fake: Tensor, *, k: int = 5) -> DensityCoverage:
+    """Density: the mean number of real balls that a fake lies in (<), / k; coverage: the share of balls that hold one.
+
+    The ball of a real vector reaches to its k-th nearest other. real (N, d), fake (M, d), N above k, else UserError.
+    For equal distributions and N = M density is 1 and coverage 1 - 2^-k, nearly. Source: Naeem et al. 2020 (arXiv
+    2002.09797).
+    """
+    real = vectors("real", real)
+    fake = vectors("fake", fake, real.shape[1])
+    per_fake, per_real = _inside(fake, real, k, strict=True)
+    return DensityCoverage(per_fake.double().mean().item() / k, _share(per_real > 0))
+
+
+def threshold(train: Tensor, heldout: Tensor, *, quantile: float = 0.01) -> Threshold:
+    """The r-th smallest distance from held-out (H, d) to training images (N, d), r = quantile (H + 1) rounded down.
+
+    A new image falls below it with probability r / (H + 1). UserError for sets that do not fit and for fewer held-out
+    images than the quantile needs.
+    """
+    if not 0 < quantile < 1:
+        raise UserError(f"quantile={quantile}: it must lie between 0 and 1")
+    train = vectors("train", train)
+    heldout = vectors("heldout", heldout, train.shape[1])
+    rank = int(quantile * (len(heldout) + 1))
+    if rank < 1:
+        needed = math.ceil(1 / quantile) - 1
+        raise UserError(f"{len(heldout)} held-out images: quantile={quantile} needs at least {needed}")
+    distance = nearest(heldout, train)[0].flatten().sort().values[rank - 1].item()
+    return Threshold(distance, rank / (len(heldout) + 1))
+
+
+def memorisation(samples: Tensor, train: Tensor, limit: Threshold) -> Memorisation:
+    """The share of samples (M, d) that lie nearer to a training image (N, d) than the nearest held-out images do.
+
+    A share far above `limit.expected` says that training images were copied; one at or below it says little, since
+    pixel distance is a weak test: a copy shifted by one pixel is far from its original (Theis et al. 2016, arXiv
+    1511.01844).
+    UserError for sets that do not fit.
+    """
+    train = vectors("train", train)
+    distances, indices = nearest(vectors("samples", samples, train.shape[1]), train)
+    return Memorisation(_share(distances < limit.distance), limit, distances[:, 0], indices[:, 0])
+
+
+def _share(flags: Tensor) -> float:
+    return flags.double().mean().item()
+
+
+def _distances(x: Tensor, i: Tensor, y: Tensor, j: Tensor) -> Tensor:
+    """|x_i - y_j| for the pairs (i, j), from the differences: float64 on x's device, (P,) from two indices (P,)."""
+    result = torch.empty(len(i), dtype=torch.float64, device=x.device)
+    pairs = max(1, NUMBERS // x.shape[1])
+    for piece, p, q in zip(*(torch.split(t, pairs) for t in (result, i, j)), strict=True):
+        a, b = x[p].double()[:, None], y[q.to(y.device)].to(x.device, torch.float64)[:, None]
+        piece.copy_(torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist").flatten())
+    return result
+
+
+def _inside(points: Tensor, centres: Tensor, k: int, *, strict: bool) -> tuple[Tensor, Tensor]:
+    """How many balls each point (M, d) is inside of (M,), and how many points are inside each ball (N,)."""
+    if not 1 <= k < len(centres):
+        raise UserError(f"balls to the neighbour number k={k} need at least {k + 1} vectors; there are {len(centres)}")
+    radius = nearest(centres, centres, k=k, skip_self=True)[0][:, -1].to(points.device)
+    centre = mean_vector(centres, points.device)
+    slack = 4 * (points.shape[1] + 4) * torch.finfo(torch.float64).eps
+    per_point, per_ball = (torch.zeros(len(s), dtype=torch.int64, device=points.device) for s in (points, centres))
+    for start, a, a2 in blocks(points, centre):
+        for offset, b, b2 in blocks(centres, centre):
+            r = radius[offset : offset + len(b)]
+            beyond = squared_distances(a, a2, b, b2).sub_(r.square())
+            inside = beyond < 0
+            # Nearer to the edge than rounding can tell: where a point is the very neighbour that set the radius.
+            i, j = (beyond.abs_() <= slack * (a2[:, None] + b2)).nonzero(as_tuple=True)
+            distances = _distances(points, i + start, centres, j + offset)
+            inside[i, j] = distances < r[j] if strict else distances <= r[j]
+            per_point[start : start + len(a)] += inside.sum(1)
+            per_ball[offset : offset + len(b)] += inside.sum(0)
+    return per_point, per_ball

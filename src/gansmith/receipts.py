@@ -1,0 +1,104 @@
+"""Receipts: a number together with how it was measured. Only numbers of one protocol are compared."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gansmith._version import __version__
+from gansmith.errors import UserError
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """One score of one generator."""
+
+    metric: str
+    """Measure, features and number of samples in one word: fd_mnist_10k."""
+    measure: str
+    """The measure alone: fd."""
+    values: Sequence[float]
+    """One per set of samples."""
+    unit: str
+    better: str
+    """higher, lower, or what a perfect generator would have: "0.01"."""
+    real: float | None
+    """The same measure with real training images in place of samples: what a perfect generator would reach."""
+    protocol: Mapping[str, Any]
+    """All that must be equal for two values to be comparable."""
+    subject: Mapping[str, Any]
+    """What was measured: run, round, raw or averaged weights, the seeds of the samples."""
+    details: Mapping[str, Any]
+    """What came up on the way: the sigma that was chosen, a standard error over test images, ..."""
+    gansmith: str = __version__
+
+    @property
+    def value(self) -> float:
+        return statistics.fmean(self.values)
+
+    @property
+    def spread(self) -> float | None:
+        """The standard deviation over sets of samples (n - 1); None for a single one."""
+        return statistics.stdev(self.values) if len(self.values) > 1 else None
+
+    def better_than(self, value: float) -> bool:
+        """Whether this value is better than another; never where "better" is neither higher nor lower."""
+        return {"higher": self.value > value, "lower": self.value < value}.get(self.better, False)
+
+    def __str__(self) -> str:
+        return f"{self.metric} {self.text()} {self.unit}".rstrip()
+
+    def text(self) -> str:
+        """The value with its spread, to the second digit of the spread."""
+        if not self.spread:
+            return number(self.value)
+        decimals = max(0, 1 - math.floor(math.log10(self.spread)))
+        return f"{self.value:.{decimals}f} +- {self.spread:.{decimals}f}"
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return {**dataclasses.asdict(self), "value": self.value, "spread": self.spread}
+
+
+def number(x: float) -> str:
+    """Four digits that count, without an exponent where that is short."""
+    return f"{x:.2f}" if abs(x) >= 100 else f"{x:.4g}"
+
+
+def check_comparable(receipts: Sequence[Receipt]) -> None:
+    """UserError that says what differs, unless all receipts are of one metric and one protocol."""
+    first, *others = receipts
+    for other in others:
+        if other.metric != first.metric:
+            raise UserError(f"{first.metric} and {other.metric} are different measures and are not compared")
+        for key in {**first.protocol, **other.protocol}:
+            one, two = first.protocol.get(key), other.protocol.get(key)
+            if one != two:
+                raise UserError(
+                    f"{first.metric} of {first.subject.get('what')} and of {other.subject.get('what')} are not"
+                    f" compared: {key} is {one} and {two}"
+                )
+
+
+def append(receipts: Sequence[Receipt], path: Path) -> None:
+    """Add receipts to a file of JSON lines."""
+    with path.open("a", encoding="utf-8") as file:
+        file.writelines(json.dumps(receipt.as_dict()) + "\n" for receipt in receipts)
+
+
+def read(path: Path) -> list[Receipt]:
+    """The receipts of a file of JSON lines, or none where there is no file."""
+    if not path.exists():
+        return []
+    names = {f.name for f in dataclasses.fields(Receipt)}
+    try:
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        return [Receipt(**{key: value for key, value in row.items() if key in names}) for row in rows]
+    except (ValueError, TypeError, AttributeError):
+        raise UserError(f"{path} does not hold receipts, one a line; remove it to have them made anew") from None

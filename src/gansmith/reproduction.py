@@ -1,0 +1,216 @@
+"""Reproduce a table of a paper: train every variant with every seed, score them by one protocol, write one table.
+
+Interrupted, it goes on where it was: each training is a run of its own, and what is finished is not done again.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from gansmith import checkpoint
+from gansmith.errors import UserError
+from gansmith.evaluation import evaluate
+from gansmith.receipts import Receipt, check_comparable, read
+from gansmith.recipe import is_run, plan
+from gansmith.report.atomic import replacing
+from gansmith.report.curves import plot_scores
+from gansmith.report.log import read_metrics
+from gansmith.schema import did_you_mean
+from gansmith.training import train
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A recipe with changes, trained and scored like the others."""
+
+    about: str
+    recipe: str
+    changes: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """One number of a paper, and what is trained to find it again; the first variant is the paper's own experiment."""
+
+    paper: str
+    where: str
+    metric: str
+    variants: Mapping[str, Variant]
+
+
+REPRODUCTIONS: dict[str, Reproduction] = {
+    "gan2014_mnist": Reproduction(
+        paper="225 +- 2",
+        where="adversarial nets on MNIST, Table 1 of Goodfellow et al. 2014 (arXiv 1406.2661)",
+        metric="parzen_ll",
+        variants={
+            "paper": Variant("as the authors' code: both players at once, non-saturating", "gan2014_mnist"),
+            "alternating": Variant("Algorithm 1: D, then G on fresh noise", "gan2014_mnist", {"game": "alternating"}),
+            "minimax": Variant("G descends log(1 - D(G(z)))", "gan2014_mnist", {"objective": "minimax"}),
+            "k5": Variant(
+                "Algorithm 1 with five steps of D for one of G",
+                "gan2014_mnist",
+                {"game": "alternating", "game.n_critic": 5, "evaluation.every": 500, "sample_interval": 100},
+            ),
+            "post": Variant(
+                "the post's networks and Adam",
+                "gan",
+                {
+                    "data.validation": 10_000,
+                    "evaluation.every": 3910,
+                    "evaluation.metrics": ["parzen_ll"],
+                    "evaluation.best": "parzen_ll",
+                },
+            ),
+        },
+    )
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One training and its score."""
+
+    variant: str
+    seed: int
+    run: Path
+    receipt: Receipt
+    best_epoch: float
+    epochs: float
+    seconds: float
+
+
+def reproduce(
+    name: str = "gan2014_mnist",
+    *,
+    seeds: Sequence[int] = (0, 1, 2),
+    only: Sequence[str] | None = None,
+    n_epochs: int | None = None,
+    out: Path | None = None,
+    device: str = "auto",
+    quiet: bool = False,
+    say: Callable[[str], None] = print,
+) -> list[Row]:
+    """Train and score, and write table.md, table.json and curves.png into `out` after every training.
+
+    only: some of the variants. The checkpoint that is scored is the best one on the validation images. UserError for
+    names that are not there.
+    """
+    if name not in REPRODUCTIONS:
+        known = ", ".join(REPRODUCTIONS)
+        raise UserError(f"there is no reproduction {name!r}{did_you_mean(name, REPRODUCTIONS)} (there is: {known})")
+    what = REPRODUCTIONS[name]
+    variants = list(only or what.variants)
+    for variant in variants:
+        if variant not in what.variants:
+            known = ", ".join(what.variants)
+            near = did_you_mean(variant, what.variants)
+            raise UserError(f"there is no variant {variant!r}{near} (variants: {known})")
+    out = out or Path("runs") / f"reproduce-{name}"
+    rows: list[Row] = []
+    jobs = [(variant, seed) for seed in seeds for variant in variants]
+    for i, (variant, seed) in enumerate(jobs):
+        say(f"{i + 1} of {len(jobs)}: {variant}, seed {seed}")
+        run = out / f"{variant}-{seed}"
+        _trained(run, what.variants[variant], seed, n_epochs, device, quiet)
+        rows.append(_row(variant, seed, run, what.metric, device, say))
+        write(what, rows, out)
+    say(f"written: {out / 'table.md'}, {out / 'table.json'}, {out / 'curves.png'}")
+    return rows
+
+
+def _trained(run: Path, variant: Variant, seed: int, n_epochs: int | None, device: str, quiet: bool) -> None:
+    """Train the run, or go on with it, unless it has its length already."""
+    length = {} if n_epochs is None else {"n_epochs": n_epochs}
+    if not is_run(run):
+        changes = {**variant.changes, **length}
+        train(variant.recipe, out=run, seed=seed, device=device, overrides=changes, quiet=quiet)
+        return
+    rows = read_metrics(run / "metrics.jsonl") if (run / "metrics.jsonl").exists() else []
+    if not rows or rows[-1]["epoch"] < (n_epochs or plan(run).recipe.n_epochs) - 1e-3:
+        train(run, device=device, overrides=length, quiet=quiet)
+
+
+def _row(variant: str, seed: int, run: Path, metric: str, device: str, say: Callable[[str], None]) -> Row:
+    best = checkpoint.newest_good(run / "best", say)
+    images = checkpoint.verify(best)["images"]
+    earlier = read(run / "receipts.jsonl")
+    scored = [r for r in earlier if r.measure == metric and r.subject.get("round") == int(best.name)]
+    if not scored:
+        scored = evaluate(run, metrics=[metric], round="best", device=device, out=run, say=say)
+    last = read_metrics(run / "metrics.jsonl")[-1]
+    best_epoch = images * last["epoch"] / last["images"]
+    return Row(variant, seed, run, scored[-1], best_epoch, last["epoch"], last["seconds"])
+
+
+# ---- the table -------------------------------------------------------------------------------------------------
+
+
+def write(what: Reproduction, rows: Sequence[Row], out: Path) -> None:
+    """table.md for people, table.json for programs, curves.png of the validation scores."""
+    check_comparable([row.receipt for row in rows])
+    out.mkdir(parents=True, exist_ok=True)
+    _write_text(out / "table.md", table(what, rows))
+    _write_text(out / "table.json", json.dumps([_plain(row) for row in rows], indent=1) + "\n")
+    plot_scores({f"{row.variant}, seed {row.seed}": row.run / "metrics.jsonl" for row in rows}, out / "curves.png")
+
+
+def table(what: Reproduction, rows: Sequence[Row]) -> str:
+    """Markdown: the paper's number, ours for each variant over its seeds, and what real images reach."""
+    receipt = rows[0].receipt
+    lines = [
+        f"{receipt.metric} of {what.where}",
+        "",
+        "| | mean over seeds | +- over seeds | seeds | +- over samples | +- over test images | sigma | best epoch | of"
+        " | seconds |",
+        "| --- | --: | --: | --: | --: | --: | --- | --- | --- | --: |",
+        f"| the paper | {what.paper} | | | | | | | not recorded | |",
+    ]
+    for name, variant in what.variants.items():
+        if mine := [row for row in rows if row.variant == name]:
+            lines.append(f"| {name}: {variant.about} | {' | '.join(_cells(mine))} |")
+    if receipt.real is not None:
+        lines.append(f"| the same number of real training images | {receipt.real:.2f} | | | | | | | | |")
+    protocol = "; ".join(f"{key}: {value}" for key, value in receipt.protocol.items())
+    return "\n".join([*lines, "", f"Unit: {receipt.unit}. Protocol: {protocol}.", ""])
+
+
+def _cells(rows: Sequence[Row]) -> list[str]:
+    values = [row.receipt.value for row in rows]
+    return [
+        f"{statistics.fmean(values):.2f}",
+        f"{statistics.stdev(values):.2f}" if len(values) > 1 else "one seed",
+        ", ".join(str(row.seed) for row in rows),
+        _each(row.receipt.spread for row in rows),
+        _each(statistics.fmean(row.receipt.details["standard_error"]) for row in rows),
+        ", ".join(sorted({f"{sigma:.4g}" for row in rows for sigma in row.receipt.details["sigma"]})),
+        ", ".join(f"{row.best_epoch:.0f}" for row in rows),
+        ", ".join(f"{row.epochs:.0f}" for row in rows),
+        ", ".join(f"{row.seconds:,.0f}" for row in rows),
+    ]
+
+
+def _each(values: Iterable[float | None]) -> str:
+    return ", ".join("" if value is None else f"{value:.2f}" for value in values)
+
+
+def _plain(row: Row) -> dict[str, Any]:
+    return {
+        "variant": row.variant,
+        "seed": row.seed,
+        "run": str(row.run),
+        "best_epoch": row.best_epoch,
+        "epochs": row.epochs,
+        "seconds": row.seconds,
+        "receipt": row.receipt.as_dict(),
+    }
+
+
+def _write_text(path: Path, text: str) -> None:
+    with replacing(path) as part:
+        part.write_text(text, encoding="utf-8")

@@ -1,0 +1,331 @@
+"""Evaluation: generators whose scores are known beforehand, and what is refused."""
+
+import functools
+import json
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+import gansmith
+from gansmith import checkpoint
+from gansmith.data import load_images
+from gansmith.errors import UserError
+from gansmith.evaluation import Evaluator, evaluate
+from gansmith.inference import load
+from gansmith.measures import METRICS
+from gansmith.receipts import Receipt, check_comparable, read
+from gansmith.recipe import Data
+from gansmith.report.log import read_metrics
+
+MNIST = Data(name="mnist", values="unit", validation=10_000)
+TINY: dict[str, Any] = {"networks.G.widths": [16], "networks.G.hidden": ["relu"], "networks.D.units": [8, 8]}
+
+
+def quiet(text: str) -> None:
+    pass
+
+
+@functools.cache
+def mnist(split: str) -> Tensor:
+    images = load_images("mnist", img_size=28, channels=1, split=split, validation=10_000 * (split != "test"))
+    return torch.from_numpy(np.array(images.images)).float() / 255
+
+
+@pytest.fixture(scope="module")
+def few(tmp_path_factory: pytest.TempPathFactory) -> Data:
+    """The first digits of MNIST as a folder: 1,100 to train on, 200 held back, 400 to test with."""
+    folder = tmp_path_factory.mktemp("digits")
+    for split, images in (("train", mnist("train")[:1300]), ("test", mnist("test")[:400])):
+        (folder / split).mkdir()
+        for i, image in enumerate((images[:, 0] * 255).round().byte().numpy()):
+            Image.fromarray(image).save(folder / split / f"{i:04}.png")
+    return Data(name=str(folder), values="unit", validation=200)
+
+
+def from_split(split: str) -> Callable[[int, int], Tensor]:
+    """The first real images of a split, whatever the seed."""
+    return lambda n, seed: mnist(split)[:n]
+
+
+def scores(what: Any, *metrics: str, n: int = 1000, data: Data = MNIST, **more: Any) -> dict[str, Receipt]:
+    receipts = evaluate(what, metrics=metrics, n=n, seeds=(0,), data=data, say=quiet, **more)
+    return {receipt.measure: receipt for receipt in receipts}
+
+
+def test_the_training_images_as_samples_have_the_score_of_real_images() -> None:
+    """Every measure that has a ceiling meets it exactly, for the ceiling is made of these images."""
+    names = [name for name, row in METRICS.items() if row.ceiling and name != "stacked"]
+    for receipt in scores(from_split("train"), *names).values():
+        assert receipt.real == receipt.value, receipt.metric
+        assert receipt.spread is None
+
+
+def test_a_perfect_generator_is_told_from_bad_ones() -> None:
+    def only_eights(n: int, seed: int) -> Tensor:
+        images = load_images("mnist", img_size=28, channels=1, split="train")
+        assert images.labels is not None
+        return torch.from_numpy(np.array(images.images[images.labels == 8][:n])).float() / 255
+
+    evaluator = Evaluator(MNIST, metrics=("fd", "kd", "pr", "classes", "score"), n=1000, ceiling=False, say=quiet)
+    generator = torch.Generator().manual_seed(0)
+    noisy = (mnist("train")[:1000] + 0.3 * torch.randn(1000, 1, 28, 28, generator=generator)).clamp(0, 1)
+    sets = {
+        "good": mnist("train"),
+        "noisy": noisy,
+        "eights": only_eights(1000, 0),
+        "noise": torch.rand(1000, 1, 28, 28),
+    }
+    found = {
+        name: {receipt.measure: receipt.value for receipt in evaluator([lambda images=images: images], {})}
+        for name, images in sets.items()
+    }
+    good, noisy_ones, eights, noise = found.values()
+    for bad in (noisy_ones, eights, noise):
+        assert good["fd"] < bad["fd"] / 5 and good["kd"] < bad["kd"] / 5
+    assert good["precision"] > 0.8 and noise["precision"] < 0.5  # balls of outliers catch much noise
+    assert good["recall"] > 0.8 and eights["recall"] < 0.3
+    assert good["class_tv"] < 0.1 and eights["class_tv"] > 0.85
+    assert eights["class_kl"] > 0.9 * math.log(10)
+    assert good["score"] > 8 and eights["score"] < 1.2
+
+
+@pytest.mark.parametrize("name", ["memorised", "memorised_pixels"])
+def test_copies_are_found_and_new_images_are_not_accused(few: Data, name: str) -> None:
+    copies = scores(from_split("train"), name, n=300, data=few, features="mnist")[name]
+    assert copies.value == 1.0 and copies.real is None
+    new = scores(from_split("validation"), name, n=2000, data=few, features="mnist")[name]
+    assert new.value < 0.01 + 6 * math.sqrt(0.01 / 400)  # the threshold itself is known to a half only: 4 of 400 images
+
+
+def test_the_pairs_that_are_drawn_are_samples_beside_their_originals(few: Data, tmp_path: Path) -> None:
+    train = mnist("train")
+    samples = torch.cat([train[7:8], mnist("validation")[:150]])
+    scores(lambda n, seed: samples[:n], "memorised_pixels", n=100, out=tmp_path, data=few)
+    [path] = tmp_path.glob("nearest-memorised_pixels.png")
+    picture = np.asarray(Image.open(path))
+    scale = picture.shape[1] // (10 * 30 + 2)
+    first, second = (picture[2 * scale : 30 * scale : scale, x * scale : (x + 28) * scale : scale] for x in (2, 32))
+    original = (train[7, 0] * 255).round().numpy()
+    assert np.array_equal(first, original) and np.array_equal(second, original)
+    assert [r.measure for r in read(tmp_path / "receipts.jsonl")] == ["memorised_pixels"]
+
+
+def test_names_say_features_number_and_reference() -> None:
+    a = scores(from_split("train"), "fd", "parzen_ll", n=500)
+    assert (a["fd"].metric, a["parzen_ll"].metric) == ("fd_mnist_500", "parzen_ll_500")
+    b = scores(from_split("train"), "fd", "parzen_ll", reference="validation")
+    assert (b["fd"].metric, b["parzen_ll"].metric) == ("fd_mnist_1k_validation", "parzen_ll_1k_validation")
+    with pytest.raises(UserError, match="different measures"):
+        check_comparable([a["fd"], b["fd"]])
+    assert a["fd"].protocol["features"].startswith("mnist ")
+
+
+def test_other_images_are_another_protocol(few: Data) -> None:
+    """Of fewer training images only what looks at them is another measure."""
+    kinds = [few, replace(few, validation=100)]
+    a, b = (scores(from_split("train"), "fd", "memorised_pixels", n=100, data=d, features="mnist") for d in kinds)
+    check_comparable([a["fd"], b["fd"]])
+    with pytest.raises(UserError, match=r"train is .*, 1100 images \w+ and .*, 1200 images"):
+        check_comparable([a["memorised_pixels"], b["memorised_pixels"]])
+
+
+def test_the_spread_is_that_of_the_seeds(few: Data) -> None:
+    def by_seed(n: int, seed: int) -> Tensor:
+        return mnist("train")[seed * n : (seed + 1) * n]
+
+    options: dict[str, Any] = {"metrics": ["fd"], "n": 500, "data": few, "features": "mnist", "say": quiet}
+    together = evaluate(by_seed, seeds=(3, 5), **options)[0]
+    apart = [evaluate(by_seed, seeds=(s,), **options)[0].value for s in (3, 5)]
+    assert list(together.values) == apart and apart[0] != apart[1]
+    assert together.spread == pytest.approx(abs(apart[0] - apart[1]) / math.sqrt(2))
+
+
+def test_a_folder_of_pictures_has_the_scores_of_its_pictures(few: Data, tmp_path: Path) -> None:
+    for i, image in enumerate((mnist("validation")[:120, 0] * 255).round().byte().numpy()):
+        Image.fromarray(image).save(tmp_path / f"{i:04}.png")
+    options: dict[str, Any] = {"metrics": ["fd", "memorised"], "n": 120, "data": few, "features": "mnist", "say": quiet}
+    from_folder, direct = (evaluate(what, seeds=(0,), **options) for what in (tmp_path, from_split("validation")))
+    assert [r.value for r in from_folder] == pytest.approx([r.value for r in direct])
+
+
+def test_stacked_digits_are_read_channel_by_channel() -> None:
+    data = Data(name="stacked_mnist", channels=3)
+    digits = mnist("test")
+
+    def one_mode(n: int, seed: int) -> Tensor:
+        return digits[:1].repeat(n, 3, 1, 1)
+
+    def real(n: int, seed: int) -> Tensor:
+        rng = np.random.default_rng(0)
+        return digits[torch.from_numpy(rng.integers(0, 10_000, (n, 3)))][:, :, 0]
+
+    one = scores(one_mode, "stacked", n=300, data=data)
+    assert one["modes"].value == 1 and one["modes_kl"].value == pytest.approx(math.log(1000))
+    many = scores(real, "stacked", n=3000, data=data)
+    assert 900 < many["modes"].value <= 1000 and many["modes_kl"].value < 0.35
+    assert many["modes"].metric == "modes_mnist_3k"
+    assert many["modes"].real is not None and many["modes"].real > 900
+
+
+@pytest.mark.parametrize(
+    ("generate", "more", "words"),
+    [
+        (lambda n, s: torch.rand(n, 1, 32, 32), {}, ["(n, 1, 28, 28)", "32"]),
+        (lambda n, s: torch.rand(n, 1, 28, 28) * 2 - 1, {}, ["[0, 1]"]),
+        (lambda n, s: torch.full((n, 1, 28, 28), math.nan), {}, ["[0, 1]"]),
+        (lambda n, s: torch.rand(3, 1, 28, 28), {}, ["there are 3", "1000"]),
+        (lambda n, s: torch.rand(n, 1, 28, 28), {"n": 40}, ["40", "65"]),
+        (lambda n, s: torch.rand(n, 1, 28, 28), {"metrics": ["kd"], "n": 40}, ["40", "1000"]),
+        (lambda n, s: torch.rand(n, 1, 28, 28), {"metrics": ["fid"]}, ["fid", "did you mean fd"]),
+        (lambda n, s: torch.rand(n, 1, 28, 28), {"features": "vgg"}, ["vgg", "mnist, inception"]),
+        (
+            lambda n, s: torch.rand(n, 1, 28, 28),
+            {"metrics": ["parzen_ll"], "reference": "train"},
+            ["parzen_ll", "train"],
+        ),
+        (lambda n, s: torch.rand(n, 1, 28, 28), {"metrics": ["stacked"]}, ["3 channels"]),
+        (
+            lambda n, s: torch.rand(n, 1, 28, 28),
+            {"metrics": ["parzen_ll"], "data": Data(name="mnist")},
+            ["data.validation"],
+        ),
+        (lambda n, s: torch.rand(n, 1, 28, 28), {"data": None}, ["real images"]),
+    ],
+)
+def test_what_cannot_be_measured_is_one_clear_line(generate: Any, more: dict[str, Any], words: list[str]) -> None:
+    options: dict[str, Any] = {"metrics": ["fd"], "n": 1000, "seeds": (0,), "data": MNIST, "say": quiet, **more}
+    with pytest.raises(UserError) as error:
+        evaluate(generate, **options)
+    assert all(word in str(error.value) for word in words), str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_path_that_is_nothing_is_told(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="neither a run nor a folder"):
+        evaluate(tmp_path / "none", data=MNIST, say=quiet)
+
+
+def test_without_validation_images_parzen_is_left_out_and_that_is_said() -> None:
+    said: list[str] = []
+    evaluator = Evaluator(Data(name="mnist"), say=said.append)
+    assert "parzen_ll" not in evaluator.metrics and "fd" in evaluator.metrics
+    assert any("parzen_ll" in text and "data.validation" in text for text in said)
+    assert "parzen_ll" in Evaluator(MNIST, say=quiet).metrics
+    assert Evaluator(Data(name="stacked_mnist", channels=3), say=quiet).metrics == ["stacked"]
+
+
+def test_progress_counts_to_the_end(few: Data) -> None:
+    said: list[str] = []
+    names = ["fd", "memorised"]
+    evaluate(from_split("train"), metrics=names, n=200, seeds=(0, 1), data=few, features="mnist", say=said.append)
+    counted = [text for text in said if " of 5" in text]
+    assert len(counted) == 5 and counted[0].startswith("1 of 5") and counted[-1].startswith("5 of 5")
+
+
+# ---- during training -------------------------------------------------------------------------------------------
+
+
+def train(out: Path, steps: int, **more: Any) -> Path:
+    overrides = {
+        **TINY,
+        "evaluation.every": 10,
+        "evaluation.n": 200,
+        "evaluation.best": "parzen_ll",
+        "log_interval": 5,
+        "checkpoint.interval": 10,
+        "sample_interval": 1000,
+        **more,
+    }
+    return gansmith.train("gan2014_mnist", out=out, steps=steps, overrides=overrides, quiet=True)
+
+
+def logged(run: Path) -> dict[int, float]:
+    rows = read_metrics(run / "metrics.jsonl")
+    return {row["round"]: row[key] for row in rows for key in row if key == "eval/parzen_ll_200_validation"}
+
+
+def test_training_keeps_the_best_checkpoint_by_the_validation_images(tmp_path: Path) -> None:
+    run = train(tmp_path / "run", 60, lr=0.5)
+    values = logged(run)
+    assert list(values) == [10, 20, 30, 40, 50, 60]
+    best = max(values, key=lambda r: values[r])
+    [kept] = checkpoint.everything(run / "best")
+    assert int(kept.name) == best
+    score = checkpoint.verify(kept)["score"]
+    assert score == {"metric": "parzen_ll_200_validation", "value": values[best]}
+    sampler = load(run, round="best")
+    assert sampler.round == best
+    again = scores(
+        lambda n, seed: sampler.draw(n, gansmith.build.derive_seed(0, 4)), "parzen_ll", n=200, reference="validation"
+    )
+    assert again["parzen_ll"].value == pytest.approx(values[best], abs=1e-9)
+
+
+def test_evaluation_changes_nothing_of_the_training_and_resumes_exactly(tmp_path: Path) -> None:
+    with_scores = train(tmp_path / "with", 40)
+    without = train(tmp_path / "without", 40, **{"evaluation.every": 0, "evaluation.best": None})
+    part = train(tmp_path / "part", 25)
+    gansmith.train(part, steps=40, quiet=True)
+    trees = []
+    for run in (with_scores, without, part):
+        tensors: dict[str, Tensor] = {}
+        tree, _ = checkpoint.read(run / "checkpoints" / "00000040")
+        checkpoint.pack(tree["players"], tensors)
+        trees.append(tensors)
+    for name, tensor in trees[0].items():
+        assert all(torch.equal(tensor, other[name]) for other in trees[1:]), name
+    assert logged(part) == logged(with_scores) and not logged(without)
+    assert [p.name for p in checkpoint.everything(part / "best")] == [
+        p.name for p in checkpoint.everything(with_scores / "best")
+    ]
+
+
+def test_a_best_checkpoint_from_a_later_round_than_the_run_is_dropped(tmp_path: Path) -> None:
+    run = train(tmp_path / "run", 20)
+    [kept] = checkpoint.everything(run / "best")
+    kept.rename(kept.with_name("00000099"))  # as if the process had been killed after it
+    gansmith.train(run, steps=30, quiet=True)
+    assert [int(p.name) for p in checkpoint.everything(run / "best")] != [99]
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ({"evaluation.best": "parzen"}, ["evaluation.best", "did you mean parzen_ll"]),
+        ({"evaluation.metrics": ["memorised"], "evaluation.best": "memorised"}, ["evaluation.best"]),
+        ({"data.validation": 0}, ["data.validation"]),
+        ({"evaluation.metrics": ["fdd"]}, ["fdd", "did you mean fd"]),
+    ],
+)
+def test_a_wrong_evaluation_is_told_before_training_and_leaves_nothing(
+    tmp_path: Path, more: dict[str, Any], words: list[str]
+) -> None:
+    with pytest.raises(UserError) as error:
+        train(tmp_path / "run", 10, **more)
+    assert all(word in str(error.value) for word in words), str(error.value)
+    assert not (tmp_path / "run").exists()
+
+
+# ---- the command line ------------------------------------------------------------------------------------------
+
+
+def test_the_verb_prints_receipts_as_json_and_keeps_them(tmp_path: Path, command: Any) -> None:
+    run = train(tmp_path / "run", 20)
+    done = command("evaluate", run, "--metrics", "parzen_ll", "--n", 100, "--seeds", "0,1", "--round", "best", "--json")
+    out, err = done.communicate()
+    assert done.returncode == 0, err
+    [receipt] = json.loads(out)
+    assert receipt["metric"] == "parzen_ll_100" and len(receipt["values"]) == 2
+    assert receipt["subject"]["seeds"] == [0, 1] and receipt["subject"]["weights"] == "raw"
+    assert [r.as_dict() for r in read(run / "receipts.jsonl")] == [receipt]
+    shown = command("evaluate", run, "--metrics", "parzen_ll", "--n", 100, "--seeds", "0,1")
+    out, _ = shown.communicate()
+    assert "parzen_ll_100" in out and "real images" in out and "historical" in out and "standard error" in out

@@ -1,0 +1,92 @@
+"""Receipts: what is compared, and what is refused."""
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from gansmith.errors import UserError
+from gansmith.receipts import Receipt, append, check_comparable, number, read
+
+ONE = Receipt(
+    metric="fd_mnist_10k",
+    measure="fd",
+    values=[1.0, 2.0, 6.0],
+    unit="",
+    better="lower",
+    real=0.5,
+    protocol={"n": 10_000, "images": "28x28x1"},
+    subject={"what": "runs/a", "round": 5},
+    details={"sigma": [0.1]},
+)
+
+
+def test_value_and_spread_are_mean_and_sample_deviation() -> None:
+    assert ONE.value == 3.0
+    assert ONE.spread == pytest.approx(math.sqrt(7.0))
+    assert replace(ONE, values=[4.0]).spread is None
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        ([225.04, 226.0, 224.1], "225.05 +- 0.95"),
+        ([0.0207, 0.02081], "0.020755 +- 0.000078"),
+        ([100.0, 140.0], "120 +- 28"),
+        ([3.0], "3"),
+        ([0.0, 0.0], "0"),
+    ],
+)
+def test_a_value_is_written_to_the_second_digit_of_its_spread(values: list[float], text: str) -> None:
+    assert replace(ONE, values=values).text() == text
+
+
+def test_numbers_are_short() -> None:
+    assert [number(x) for x in (241.187, -58.91, 0.0123456)] == ["241.19", "-58.91", "0.01235"]
+
+
+def test_better_knows_its_end() -> None:
+    assert ONE.better_than(3.1) and not ONE.better_than(2.9)
+    assert replace(ONE, better="higher").better_than(2.9)
+    assert not replace(ONE, better="0.01").better_than(2.9)
+    assert not replace(ONE, better="0.01").better_than(3.1)
+
+
+def test_like_protocols_are_comparable_whatever_was_measured() -> None:
+    check_comparable([ONE, replace(ONE, values=[9.0], subject={"what": "runs/b"}), ONE])
+
+
+@pytest.mark.parametrize(
+    ("other", "words"),
+    [
+        (replace(ONE, metric="fd_mnist_2k"), ["fd_mnist_10k", "fd_mnist_2k", "different measures"]),
+        (
+            replace(ONE, protocol={"n": 10_000, "images": "32x32x1"}, subject={"what": "runs/b"}),
+            ["runs/a", "runs/b", "images", "28x28x1", "32x32x1"],
+        ),
+        (replace(ONE, protocol={**ONE.protocol, "contrast": "normalised"}), ["contrast", "None"]),
+        (replace(ONE, protocol={"n": 10_000}), ["images", "None"]),
+    ],
+)
+def test_unlike_protocols_are_refused_with_the_reason(other: Receipt, words: list[str]) -> None:
+    with pytest.raises(UserError) as error:
+        check_comparable([ONE, ONE, other])
+    assert all(word in str(error.value) for word in words) and "\n" not in str(error.value)
+
+
+def test_receipts_come_back_from_the_file_and_later_ones_are_added(tmp_path: Path) -> None:
+    path = tmp_path / "receipts.jsonl"
+    assert read(path) == []
+    append([ONE], path)
+    append([replace(ONE, values=[7.0]), ONE], path)
+    assert read(path) == [ONE, replace(ONE, values=[7.0]), ONE]
+    assert [json.loads(line)["value"] for line in path.read_text().splitlines()] == [3.0, 7.0, 3.0]
+
+
+@pytest.mark.parametrize("text", ["no json\n", '{"metric": "fd"}\n', "[1, 2]\n"])
+def test_a_file_of_something_else_is_told(tmp_path: Path, text: str) -> None:
+    (tmp_path / "receipts.jsonl").write_text(text)
+    with pytest.raises(UserError, match=r"receipts\.jsonl does not hold receipts"):
+        read(tmp_path / "receipts.jsonl")

@@ -1,0 +1,108 @@
+"""Reproductions: what is trained, what is not trained twice, and the table."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from gansmith import reproduction
+from gansmith.errors import UserError
+from gansmith.recipe import plan
+from gansmith.report.log import read_metrics
+from gansmith.reproduction import REPRODUCTIONS, Reproduction, Variant, reproduce, table
+
+SMALL: dict[str, Any] = {
+    "data.validation": 59_000,
+    "batch_size": 500,
+    "networks.G.widths": [8],
+    "networks.D.units": [4, 4],
+    "networks.G.hidden": ["relu"],
+    "evaluation.every": 1,
+    "evaluation.n": 50,
+    "sample_interval": 1000,
+    "log_interval": 1,
+}
+TINY = Reproduction(
+    paper="225 +- 2",
+    where="a test",
+    metric="parzen_ll",
+    variants={
+        "paper": Variant("as it is", "gan2014_mnist", SMALL),
+        "other": Variant("another loss", "gan2014_mnist", {**SMALL, "objective": "minimax"}),
+    },
+)
+
+
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reproduction of seconds, its Parzen windows of 40 samples."""
+    monkeypatch.setitem(REPRODUCTIONS, "tiny", TINY)
+    full = reproduction.evaluate
+    monkeypatch.setattr(reproduction, "evaluate", lambda *args, **options: full(*args, n=40, **options))
+
+
+def test_the_table_has_every_variant_and_seed_beside_paper_and_real_images(tiny: None, tmp_path: Path) -> None:
+    rows = reproduce("tiny", seeds=(0, 1), n_epochs=2, out=tmp_path / "out", quiet=True, say=lambda text: None)
+    assert [(row.variant, row.seed) for row in rows] == [("paper", 0), ("other", 0), ("paper", 1), ("other", 1)]
+    for row in rows:
+        scores = {
+            r["round"]: v for r in read_metrics(row.run / "metrics.jsonl") for k, v in r.items() if k[:5] == "eval/"
+        }
+        best = max(scores, key=lambda n: scores[n])
+        assert row.receipt.subject["round"] == best and row.best_epoch == best / 2 and row.epochs == 2
+        assert plan(row.run).recipe.seed == row.seed
+    text = (tmp_path / "out" / "table.md").read_text()
+    assert text == table(TINY, rows)
+    paper, ours, other, real = [line for line in text.splitlines() if line.startswith("| ")][2:]
+    values = [row.receipt.value for row in rows if row.variant == "paper"]
+    mean, spread = sum(values) / 2, abs(values[0] - values[1]) / 2**0.5
+    assert "225 +- 2" in paper and f"| {mean:.2f} | {spread:.2f} | 0, 1 |" in ours
+    assert other.startswith("| other: another loss |")
+    assert f"{rows[0].receipt.real:.2f}" in real
+    assert len(json.loads((tmp_path / "out" / "table.json").read_text())) == 4
+    assert (tmp_path / "out" / "curves.png").stat().st_size > 1000
+
+
+def test_what_is_there_is_not_done_again_and_what_is_unfinished_goes_on(
+    tiny: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(n_epochs: int) -> Any:
+        [row] = reproduce(
+            "tiny", seeds=(0,), only=["paper"], n_epochs=n_epochs, out=tmp_path, quiet=True, say=lambda text: None
+        )
+        return row
+
+    first = run(2)
+    longer = run(4)
+    assert (first.epochs, longer.epochs) == (2, 4)
+    calls: list[str] = []
+    monkeypatch.setattr(reproduction, "train", lambda *args, **options: calls.append("train"))
+    monkeypatch.setattr(reproduction, "evaluate", lambda *args, **options: calls.append("evaluate"))
+    torch.manual_seed(0)
+    again = run(4)
+    assert not calls and again == longer
+
+
+def test_wrong_names_are_told_with_the_nearest_right_one(tiny: None, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"gan2014_mnits.*did you mean gan2014_mnist"):
+        reproduce("gan2014_mnits", out=tmp_path)
+    with pytest.raises(UserError, match=r"papers.*did you mean paper\?.*paper, other"):
+        reproduce("tiny", only=["papers"], out=tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", REPRODUCTIONS)
+def test_every_variant_is_a_recipe_that_keeps_its_best_by_the_metric_on_the_same_images(name: str) -> None:
+    what = REPRODUCTIONS[name]
+    recipes = {key: plan(v.recipe, flags=v.changes).recipe for key, v in what.variants.items()}
+    for key, recipe in recipes.items():
+        assert recipe.evaluation.best == what.metric and recipe.evaluation.every > 0, key
+        assert recipe.data.validation == 10_000 and recipe.data.name == "mnist", key
+        assert recipe.evaluation.n == 10_000, key
+    paper = recipes.pop("paper")
+    for key in ("alternating", "minimax", "k5"):
+        assert recipes[key].networks == paper.networks and recipes[key].optimizers == paper.optimizers
+        assert recipes[key].schedules == paper.schedules
+    assert recipes["k5"].game.args["n_critic"] == 5 and recipes["alternating"].game.name == "alternating"
