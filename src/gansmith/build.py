@@ -155,6 +155,8 @@ def _asks_for_data(recipe: Recipe) -> bool:
 
 def _mean_image(data: ImageSet) -> Tensor:
     """The mean of the training images (C, H, W) in [0, 1], summed exactly in whole numbers."""
+    if data.images.dtype != np.uint8:
+        raise UserError(f"a network starts from the mean image of its data, and {data.name} is no set of images")
     total = np.zeros(data.images.shape[1:], np.int64)
     for start in range(0, len(data), 1000):
         total += data.images[start : start + 1000].sum(0, dtype=np.int64)

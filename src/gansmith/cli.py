@@ -552,9 +552,11 @@ def _print_scores(columns: Sequence[Sequence[Any]]) -> None:
     for column in columns:
         for receipt in column:
             if "standard_error" in receipt.details:
-                sigmas, errors = receipt.details["sigma"], receipt.details["standard_error"]
-                shown = f"sigma {', '.join(map(str, sigmas))}; standard error over test images {number(max(errors))}"
-                click.echo(f"{receipt.metric} of {receipt.subject['what']}: {shown}")
+                sigmas = receipt.details["sigma"]
+                flat = [s for sigma in sigmas for s in (sigma if isinstance(sigma, list) else [sigma])]
+                shown = ", ".join(dict.fromkeys(map(number, flat)))
+                error = number(max(receipt.details["standard_error"]))
+                click.echo(f"{receipt.metric} of {receipt.subject['what']}: sigma {shown}, standard error {error}")
     for receipt in columns[0]:
         if note := receipt.protocol.get("note"):
             click.echo(f"{receipt.metric} is {note}")

@@ -189,17 +189,18 @@ def evaluate(
     one set of samples. All but a run need `data`: the real images to compare with. out: a folder for receipts.jsonl and
     for the pictures of the samples that lie nearest to training images. The other options are those of `Evaluator`.
     """
-    subject: dict[str, Any] = {
-        "what": str(what) if isinstance(what, (str, Path)) else getattr(what, "__name__", "a generator")
-    }
-    is_folder = isinstance(what, (str, Path)) and not is_run(what)
-    if isinstance(what, (str, Path)) and not is_folder:
+    what = Path(what) if isinstance(what, str) else what
+    generate: Generate | None = None
+    if not isinstance(what, Path):
+        generate = what.draw if isinstance(what, Sampler) else what
+        subject: dict[str, Any] = {"what": getattr(what, "__name__", "a generator")}
+    elif is_run(what):
         sampler = load(what, round=round, ema=ema, device=device, say=say)
-        subject |= {"round": sampler.round, "weights": "average" if sampler.averaged else "raw"}
         data, generate = data or plan(what).recipe.data, sampler.draw
-    elif not is_folder:
-        generate = what.draw if isinstance(what, Sampler) else what  # type: ignore[assignment]
-    elif not Path(str(what)).is_dir():
+        subject = {"what": str(what), "round": sampler.round, "weights": "average" if sampler.averaged else "raw"}
+    elif what.is_dir():
+        subject = {"what": str(what)}
+    else:
         raise UserError(f"{what} is neither a run nor a folder of pictures")
     if data is None:
         raise UserError(f"{subject['what']} is no run: say which real images it is compared with, such as data mnist")
@@ -213,7 +214,7 @@ def evaluate(
         device=device,
         say=say,
     )
-    if is_folder:
+    if generate is None:
         pictures = load_split(dataclasses.replace(data, name=str(what), validation=0), "train", say=say)
         receipts = evaluator([partial(to_pixels, pictures, "unit")], subject)
     else:
