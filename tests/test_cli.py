@@ -319,7 +319,7 @@ def test_traverse_codes(cli: Gansmith, codes: Path) -> None:
         (["--grid", "0x4"], ["--grid is '0x4'"]),
         (["--grid", "2x2", "--seeds", "0-4"], ["--grid 2x2 has 4 places for 5 seeds"]),
         (["--round", "4"], ["no checkpoint of round 4", "it has: 6, 3"]),
-        (["--round", "-1"], ["no checkpoint of round -1"]),
+        (["--round", "-1"], ["--round is '-1'", "or best"]),
         (["--traverse", "category"], ["no code 'category'", "infogan"]),
         (["--out", "x.jpg"], ["x.jpg", ".png", ".npz"]),
         (["--sed", "3"], ["--sed", "--seeds"]),

@@ -24,6 +24,7 @@ SHRINK: dict[str, dict[str, Any]] = {
     "wgan_gp": {"networks.G.widths": [8, 12, 16], "networks.D.widths": [16, 8]},
     "began": {"networks.G.width": 4, "networks.D.width": 4, "networks.D.code": 6},
     "infogan": {"networks.G.width": 4, "networks.D.width": 4},
+    "figure1": {"networks.G.widths": [8, 12], "networks.D.widths": [16, 8]},
     "gan2014_mnist": SMALL_2014,
     "gan2014_tfd_pretrain": {**SMALL_2014, "networks.G.sparse_out": 5},
     "gan2014_tfd": {**SMALL_2014, "networks.G.front": 12, "networks.G.inner_dim": 10},
@@ -103,6 +104,10 @@ SIZES: dict[str, Mapping[str, int]] = {
     "wgan_gp": {"G": POST_G, "D": POST_D},
     "began": {"G": BEGAN_DECODER, "D": BEGAN_ENCODER + BEGAN_DECODER},
     "infogan": {"G": INFOGAN_G, "D": INFOGAN_D},
+    "figure1": {
+        "G": linear(1, 1) + linear(1, 64) + linear(64, 64) + linear(64, 1),
+        "D": linear(1, 64) + linear(64, 64) + linear(64, 1),
+    },
     "gan2014_mnist": {
         "G": linear(100, 1200) + linear(1200, 1200) + linear(1200, 784),
         "D": linear(784, 240 * 5) + linear(240, 240 * 5) + linear(240, 1),
@@ -215,6 +220,9 @@ def test_gradient_reaches_the_input_and_every_weight(name: str) -> None:
     """In float64, where rounding noise does not pass for a gradient."""
     small = recipe(name, **SHRINK[name])
     both = {player: net.double() for player, net in nets(small).items()}
+    with torch.no_grad():
+        for p in (p for net in both.values() for p in net.parameters()):
+            p.add_(torch.randn_like(p), alpha=0.01)  # a layer that starts at 0 lets no gradient through yet
     z = build_prior(small).sample(6, torch.Generator().manual_seed(0), torch.float64).requires_grad_()
     for net, x in ((both["G"], z), (both["D"], both["G"](z).detach().requires_grad_())):
         probe = torch.Generator().manual_seed(1)

@@ -271,8 +271,8 @@ def _block(caption: Sequence[str], patches: Tensor, *, columns: int) -> Image.Im
 # ---- density ---------------------------------------------------------------------------------------------------
 
 CELLS = 400
-PIECES = 2048
-DRAWS = 2**15
+PIECES = 1024
+DRAWS = 100_000
 ARROWS = 20
 
 
@@ -306,7 +306,7 @@ def four_stages(stages: Sequence[Stage]) -> list[tuple[Stage, str]]:
     chosen = [(first, "the start")]
     early = [s for s in stages[1:-1] if jsd(s) > start * 2 / 3]
     if early and first.d is not None:
-        chosen.append((min(early, key=distance_of_d), "D has found D*"))
+        chosen.append((min(early, key=distance_of_d), "D comes near D*"))
     later = [s for s in stages[1:-1] if s.round > chosen[-1][0].round and jsd(s) < start / 3]
     chosen += [(s, "G has followed D") for s in later[:1]]
     return [*chosen, (last, "the end")] if len(stages) > 1 else chosen
@@ -330,22 +330,21 @@ def gives_probability(recipe: Recipe) -> bool:
 def stage(sampler: Sampler, D: nn.Module | None, p_data: Mixture, round: int) -> Stage:
     """G and D of one moment on the line; leaves D in the mode that it was in.
 
-    p_g follows from the change of variables: equally likely pieces of z are laid where G maps their ends, which is
-    exact up to the bend of G within a piece. Of a z of more than one number it is a histogram of `DRAWS` samples.
+    p_g follows from the change of variables: each of `PIECES` pieces of z is laid where G maps its ends, which is exact
+    up to the bend of G within a piece. Of a z of more than one number it is a histogram of `DRAWS` samples.
     """
     low, high = p_data.window
     edges = np.linspace(low, high, CELLS + 1)
     x = (edges[1:] + edges[:-1]) / 2
-    line = _Line.of(sampler.prior)
+    line = _line(sampler.prior)
     if line is not None:
-        g = line.map(sampler, np.linspace(0, 1, PIECES + 1))
-        starts, ends = g[:-1], g[1:]
-        shares = (np.arange(ARROWS) + 0.5) / ARROWS
-        feet, heads = line.quantile(shares) / line.reach / 2 + 0.5, line.map(sampler, shares)
+        g = _numbers(sampler.generate(torch.from_numpy(line.z)[:, None]))
+        starts, ends, mass = g[:-1], g[1:], line.mass
+        heads, feet = np.interp(line.arrows, line.z, g), (line.arrows / line.reach + 1) / 2
     else:
         z = sampler.prior.sample(DRAWS, torch.Generator().manual_seed(0), sampler.dtype)
         starts = ends = _numbers(sampler.generate(z))
-        feet = heads = np.empty(0)
+        mass, heads, feet = np.full(DRAWS, 1 / DRAWS), np.empty(0), np.empty(0)
     d = None
     if D is not None:
         was_training = D.training
@@ -354,30 +353,33 @@ def stage(sampler: Sampler, D: nn.Module | None, p_data: Mixture, round: int) ->
             d = _numbers(torch.sigmoid(score(D.eval())(points)))
         finally:
             D.train(was_training)
-    return Stage(round, x, p_data(x), pushforward(starts, ends, edges), d, feet, heads)
+    return Stage(round, x, p_data(x), pushforward(starts, ends, mass, edges), d, feet, heads)
 
 
-@dataclass(frozen=True)
-class _Line:
-    """A prior whose z is one number."""
+class _Line(NamedTuple):
+    """A prior of one number, cut into pieces."""
 
+    z: Numbers
+    """(n + 1,), the ends of the pieces"""
+    mass: Numbers
+    """(n,), the prior's share of each piece"""
+    arrows: Numbers
+    """(A,), z in the middle of `ARROWS` equal shares of the prior"""
     reach: float
     """Pictures show z from -reach to reach."""
-    quantile: Callable[[Numbers], Numbers]
-    """z below which a share of the prior lies."""
 
-    @classmethod
-    def of(cls, prior: Prior) -> _Line | None:
-        """None for a prior of more numbers."""
-        if isinstance(prior, Uniform) and prior.width == 1:
-            return cls(prior.bound, lambda share: (2 * share - 1) * prior.bound)
-        if isinstance(prior, Normal) and prior.width == 1:  # the outermost pieces end at 5 deviations, not in infinity
-            return cls(3.0, lambda share: torch.special.ndtri(torch.from_numpy(share)).clamp(-5, 5).numpy())
-        return None
 
-    def map(self, sampler: Sampler, shares: Numbers) -> Numbers:
-        """G of the quantiles."""
-        return _numbers(sampler.generate(torch.from_numpy(self.quantile(shares))[:, None]))
+def _line(prior: Prior) -> _Line | None:
+    """None where z is more than one number."""
+    shares = (np.arange(ARROWS) + 0.5) / ARROWS
+    if isinstance(prior, Uniform) and prior.width == 1:
+        z = np.linspace(-prior.bound, prior.bound, PIECES + 1)
+        return _Line(z, np.full(PIECES, 1 / PIECES), (2 * shares - 1) * prior.bound, prior.bound)
+    if isinstance(prior, Normal) and prior.width == 1:
+        z = np.linspace(-5, 5, PIECES + 1)  # beyond lies less than a millionth
+        below = torch.special.ndtr(torch.from_numpy(z)).numpy()
+        return _Line(z, np.diff(below), torch.special.ndtri(torch.from_numpy(shares)).numpy(), 3.0)
+    return None
 
 
 def _numbers(x: Tensor) -> Numbers:

@@ -22,6 +22,9 @@ from gansmith.report.pictures import to_uint8
 CHUNK = 64
 """Every forward pass has this many rows, so that a sample does not depend on how many are asked for."""
 
+BLOCK = 1000
+"""Latents that `draw` takes from one random stream, all of them or not."""
+
 Pictures = NDArray[np.uint8]
 
 
@@ -59,9 +62,10 @@ class Sampler:
         return torch.cat(images)
 
     def draw(self, n: int, seed: int) -> Tensor:
-        """n fair draws (n, C, H, W) in [0, 1], not rounded, from one random stream."""
-        z = self.prior.sample(n, torch.Generator().manual_seed(derive_seed(seed, 3)), self.dtype)
-        return self.pixels(z)
+        """n fair draws (n, C, H, W) in [0, 1], not rounded, on the CPU; fewer of the same seed are the first of these."""
+        streams = (torch.Generator().manual_seed(derive_seed(seed, 3, i)) for i in range(0, n, BLOCK))
+        blocks = [self.prior.sample(BLOCK, stream, self.dtype) for stream in streams]
+        return torch.cat([self.pixels(z).cpu() for z in torch.split(torch.cat(blocks)[:n], BLOCK)])
 
     def pixels(self, z: Tensor) -> Tensor:
         """Images (N, C, H, W) in [0, 1], not rounded, from z (N, Z)."""

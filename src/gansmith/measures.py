@@ -20,7 +20,7 @@ from gansmith.build import load_split
 from gansmith.data import ImageSet
 from gansmith.data.values import VALUES
 from gansmith.errors import UserError
-from gansmith.metrics.features import Extractor
+from gansmith.metrics.features import Extractor, Outputs
 from gansmith.metrics.frechet import frechet_distance
 from gansmith.metrics.kernel import kernel_distance
 from gansmith.metrics.modes import (
@@ -44,6 +44,8 @@ from gansmith.recipe import Data
 from gansmith.report.pictures import to_uint8
 
 SplitName = Literal["test", "validation", "train"]
+FOLDS = (1, 2, 3, 4, 5)
+"""Of the Toronto Face Database."""
 PARZEN_VALID = 1000
 """The authors' evaluator chooses sigma on so many validation images."""
 
@@ -51,43 +53,67 @@ PARZEN_VALID = 1000
 class Images:
     """A set of images, and what an extractor makes of them, computed once."""
 
-    def __init__(self, pixels: Tensor, extractor: Extractor | None) -> None:
+    def __init__(self, pixels: Tensor, extractor: Extractor | None, device: torch.device) -> None:
         self.pixels = pixels
-        """(N, C, H, W) in [0, 1]"""
+        """(N, C, H, W) in [0, 1], on the CPU"""
         self.extractor = extractor
+        self.device = device if device.type != "mps" else torch.device("cpu")  # which has no float64
+        self._first: dict[int, Images] = {}
+
+    def __len__(self) -> int:
+        return len(self.pixels)
 
     @property
     def flat(self) -> Tensor:
-        return self.pixels.flatten(1)
+        """The images as vectors (N, C H W) on the device where they are compared."""
+        return self.pixels.flatten(1).to(self.device)
 
     @cached_property
-    def outputs(self) -> Any:
+    def outputs(self) -> Outputs:
         """Features (N, d) and logits (N, K), of the pixels rounded to 8 bits: what a saved picture would give."""
         assert self.extractor is not None
-        return self.extractor((self.pixels * 255).round() / 255)
+        parts = [self.extractor((part * 255).round() / 255) for part in torch.split(self.pixels, 4096)]
+        features, logits = (torch.cat(part).to(self.device) for part in zip(*parts, strict=True))
+        return Outputs(features, logits)
 
     def first(self, n: int) -> Images:
-        part = Images(self.pixels[:n], self.extractor)
-        if "outputs" in self.__dict__:
-            part.__dict__["outputs"] = type(self.outputs)(*(x[:n] for x in self.outputs))
-        return part
+        """The first n images, with the outputs that are there already."""
+        if n >= len(self):
+            return self
+        if n not in self._first:
+            self._first[n] = part = Images(self.pixels[:n], self.extractor, self.device)
+            if "outputs" in self.__dict__:
+                part.outputs = Outputs(*(x[:n] for x in self.outputs))
+        return self._first[n]
 
 
 class Reference:
     """The real images of a recipe, split by split, as its networks see them."""
 
-    def __init__(self, data: Data, split: SplitName, extractor: Extractor | None, say: Callable[[str], None]) -> None:
-        self.data, self.split, self.extractor, self.say = data, split, extractor, say
+    def __init__(
+        self,
+        data: Data,
+        split: SplitName,
+        extractor: Extractor | None,
+        device: torch.device,
+        say: Callable[[str], None],
+    ) -> None:
+        self.data, self.split, self.extractor, self.device, self.say = data, split, extractor, device, say
         self._splits: dict[tuple[str, int, int | None], Images] = {}
-        self._digests: dict[str, str] = {}
+        self._digests: dict[tuple[str, int], str] = {}
 
     def of(self, split: str, *, fold: int = 1, first: int | None = None) -> Images:
         """A split, read once; `first` images of it or, where there are fewer, all."""
         key = (split, fold, first)
         if key not in self._splits:
-            found = load_split(self.data, split, fold=fold, say=self.say, progress=False)
-            self._digests.setdefault(split, found.digest)
-            self._splits[key] = Images(to_pixels(found, self.data.values, first), self.extractor)
+            try:
+                found = load_split(self.data, split, fold=fold, say=self.say, progress=False)
+            except UserError as error:
+                hint = "; compare with other images: reference validation (see data.validation) or train"
+                raise UserError(f"{error}{hint if split == self.split == 'test' else ''}") from None
+            self._digests[split, fold] = found.digest
+            pixels = to_pixels(found, self.data.values, first)
+            self._splits[key] = Images(pixels, self.extractor, self.device)
         return self._splits[key]
 
     @property
@@ -104,9 +130,10 @@ class Reference:
         return threshold(self.of("train").outputs.features, self.real.outputs.features)
 
     def described(self, split: str) -> str:
-        """The split by its number of images and the beginning of its digest."""
-        n = len(self.of(split).pixels)
-        return f"{n} images {self._digests[split][:12]}"
+        """The split by its number of images and the beginning of its digest, for every fold where there are folds."""
+        folds = FOLDS if self.data.name == "tfd" and split != "train" else (1,)
+        parts = [f"{len(self.of(split, fold=fold))} images {self._digests[split, fold][:12]}" for fold in folds]
+        return ", ".join(parts)
 
 
 def to_pixels(data: ImageSet, values: str, first: int | None = None) -> Tensor:
@@ -152,13 +179,13 @@ def _parzen(samples: Images, to: Reference) -> Measured:
     return Measured({"parzen_ll": fit.mean}, details)
 
 
-def _parzen_folds(samples: Images, to: Reference, folds: Sequence[int] = range(1, 6)) -> Measured:
+def _parzen_folds(samples: Images, to: Reference) -> Measured:
     """The mean over TFD's five folds, each with a sigma of its own; the standard error is that over the folds."""
-    valid = [to.of("validation", fold=fold).flat for fold in folds]
+    valid = [to.of("validation", fold=fold).flat for fold in FOLDS]
     if to.split == "validation":
         choices = [choose_sigma(samples.flat, v) for v in valid]
         return Measured({"parzen_ll": fmean(c.valid for c in choices)}, {"sigma": [c.sigma for c in choices]})
-    fits = [parzen(samples.flat, v, to.of("test", fold=fold).flat) for v, fold in zip(valid, folds, strict=True)]
+    fits = [parzen(samples.flat, v, to.of("test", fold=fold).flat) for v, fold in zip(valid, FOLDS, strict=True)]
     error = stdev(fit.mean for fit in fits) / len(fits) ** 0.5
     details = {"sigma": [fit.sigma for fit in fits], "standard_error": error, "folds": [fit.mean for fit in fits]}
     return Measured({"parzen_ll": fmean(fit.mean for fit in fits)}, details)
@@ -174,13 +201,13 @@ def _kernel(samples: Images, to: Reference) -> Measured:
 
 
 def _precision_recall(samples: Images, to: Reference) -> Measured:
-    real = to.real.first(len(samples.pixels))
+    real = to.real.first(len(samples))
     found = precision_recall(real.outputs.features, samples.outputs.features)
     return Measured({"precision": found.precision, "recall": found.recall}, {})
 
 
 def _density_coverage(samples: Images, to: Reference) -> Measured:
-    real = to.real.first(len(samples.pixels))
+    real = to.real.first(len(samples))
     found = density_coverage(real.outputs.features, samples.outputs.features)
     return Measured({"density": found.density, "coverage": found.coverage}, {})
 
@@ -201,10 +228,8 @@ def _classes(samples: Images, to: Reference) -> Measured:
 
 
 def _stacked(samples: Images, to: Reference) -> Measured:
-    if samples.pixels.shape[1] != 3:
-        raise UserError(f"stacked reads a digit in each of 3 channels, and there are {samples.pixels.shape[1]}")
-    channels = [Images(c, samples.extractor).outputs.logits.argmax(1) for c in torch.split(samples.pixels, 1, dim=1)]
-    found = stacked_modes(torch.stack(channels, 1))
+    channels = [Images(c, samples.extractor, samples.device) for c in torch.split(samples.pixels, 1, dim=1)]
+    found = stacked_modes(torch.stack([c.outputs.logits.argmax(1) for c in channels], 1))
     return Measured({"modes": found.modes, "modes_kl": found.kl}, {"hit_at_least": found.at_least})
 
 
@@ -238,13 +263,19 @@ class Metric:
     paper: str
     protocol: Mapping[str, Any] = field(default_factory=dict)
     features: bool = True
+    digits: bool = False
+    """Asks which digit an image shows: for the digit classifier alone."""
+    channels: Sequence[int] = (1, 3)
     compares: bool = True
     """With real images, so that the reference split is a part of the protocol."""
     also: Sequence[str] = ()
     """Further splits of the real images that it looks at."""
     ceiling: bool = True
     """Real training images in place of samples say what could be reached."""
+    equal: bool = False
+    """It takes as many real images as samples."""
     n: int = 10_000
+    note: str = ""
 
 
 HISTORICAL = "historical: says little of quality (Theis et al. 2016, arXiv 1511.01844)"
@@ -255,8 +286,12 @@ METRICS: dict[str, Metric] = {
         {"parzen_ll": "higher"},
         paper="arXiv 1406.2661",
         also=("validation",),
-        protocol={"sigmas": f"{len(SIGMAS)} from {SIGMAS[0]:g} to {SIGMAS[-1]:g}", "note": HISTORICAL},
+        protocol={
+            "sigmas": f"{len(SIGMAS)} from {SIGMAS[0]:g} to {SIGMAS[-1]:g}",
+            "sigma by": f"the first {PARZEN_VALID} validation images; of tfd by all of each fold",
+        },
         features=False,
+        note=HISTORICAL,
     ),
     "fd": Metric(_frechet, {"fd": ""}, {"fd": "lower"}, paper="arXiv 1706.08500"),
     "kd": Metric(
@@ -264,7 +299,7 @@ METRICS: dict[str, Metric] = {
         {"kd": ""},
         {"kd": "lower"},
         paper="arXiv 1801.01401",
-        protocol={"kernel": "(x.y/d + 1)^3", "subsets": "100 of 1000"},
+        protocol={"kernel": "(x.y/d + 1)^3", "subsets": "100 of 1000, seed 0"},
     ),
     "pr": Metric(
         _precision_recall,
@@ -272,6 +307,7 @@ METRICS: dict[str, Metric] = {
         {"precision": "higher", "recall": "higher"},
         paper="arXiv 1904.06991",
         protocol={"k": 3},
+        equal=True,
     ),
     "dc": Metric(
         _density_coverage,
@@ -279,6 +315,7 @@ METRICS: dict[str, Metric] = {
         {"density": "1", "coverage": "higher"},
         paper="arXiv 2002.09797",
         protocol={"k": 5},
+        equal=True,
     ),
     "score": Metric(
         _inception_score,
@@ -293,6 +330,9 @@ METRICS: dict[str, Metric] = {
         {"class_tv": "", "class_kl": "nats", "confident": ""},
         {"class_tv": "lower", "class_kl": "lower", "confident": "higher"},
         paper="",
+        protocol={"confident": "probability of at least 0.9"},
+        digits=True,
+        channels=(1,),
         compares=False,
     ),
     "stacked": Metric(
@@ -300,6 +340,8 @@ METRICS: dict[str, Metric] = {
         {"modes": "of 1000", "modes_kl": "nats"},
         {"modes": "higher", "modes_kl": "lower"},
         paper="arXiv 1712.04086",
+        digits=True,
+        channels=(3,),
         compares=False,
         n=26_000,
     ),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,12 +39,14 @@ class Receipt:
 
     @property
     def value(self) -> float:
-        return statistics.fmean(self.values)
+        return math.fsum(self.values) / len(self.values)
 
     @property
     def spread(self) -> float | None:
         """The standard deviation over sets of samples (n - 1); None for a single one."""
-        return statistics.stdev(self.values) if len(self.values) > 1 else None
+        if len(self.values) < 2:
+            return None
+        return math.sqrt(math.fsum((x - self.value) ** 2 for x in self.values) / (len(self.values) - 1))
 
     def better_than(self, value: float) -> bool:
         """Whether this value is better than another; never where "better" is neither higher nor lower."""
@@ -56,8 +57,8 @@ class Receipt:
 
     def text(self) -> str:
         """The value with its spread, to the second digit of the spread."""
-        if not self.spread:
-            return number(self.value)
+        if self.spread is None or not self.spread > 1e-9 * abs(self.value) or math.isinf(self.spread):
+            return number(self.value)  # one set, no spread but rounding, or values that are no numbers
         decimals = max(0, 1 - math.floor(math.log10(self.spread)))
         return f"{self.value:.{decimals}f} +- {self.spread:.{decimals}f}"
 
@@ -68,6 +69,8 @@ class Receipt:
 
 def number(x: float) -> str:
     """Four digits that count, without an exponent where that is short."""
+    if math.isfinite(x) and x == int(x) and abs(x) < 1e6:
+        return f"{x:.0f}"
     return f"{x:.2f}" if abs(x) >= 100 else f"{x:.4g}"
 
 

@@ -37,7 +37,7 @@ def load_images(
     say: Callable[[str], None] = print,
     progress: bool = True,
 ) -> ImageSet:
-    """The pictures of a known name or of a folder, as uint8 (N, channels, img_size, img_size).
+    """The pictures of a known name or of a folder, as uint8 (N, channels, img_size, img_size); a toy set is float32.
 
     Decoded once and then mapped from the cache folder. split is "train", "validation" or "test":
     `validation` images at the end of the training set are held back for the second. fit is "crop", "pad" or

@@ -34,19 +34,22 @@ class Stage(NamedTuple):
     """(A,), where they end: G(z)"""
 
 
-def pushforward(starts: Numbers, ends: Numbers, edges: Numbers) -> Numbers:
-    """The density of n equal parts of mass, as its mean over each cell (B,) between the edges (B + 1,).
+def pushforward(starts: Numbers, ends: Numbers, mass: Numbers, edges: Numbers) -> Numbers:
+    """The density of mass (n,) that is spread evenly from starts (n,) to ends (n,), in either direction.
 
-    Part i is spread evenly between starts[i] and ends[i] (n,), whichever is larger; where both are equal it is a point.
-    With starts G(z_i) and ends G(z_i+1) at the quantiles z_i of the prior this is exactly p_g of the G that is linear
-    between the z_i, monotone or not. What lies outside of the edges is missing.
+    Given as its mean over each cell (B,) between the edges (B + 1,); what lies outside of them is missing. With starts
+    G(z_i), ends G(z_i+1) and the prior's mass between z_i and z_i+1 this is the change of variables, exact for the G
+    that is linear between the z_i, monotone or not. Where start and end are equal the mass is a point.
     """
-    low, high = np.minimum(starts, ends), np.maximum(starts, ends)
-    width = np.maximum(high - low, np.finfo(np.float64).tiny)
-    mass = np.zeros(len(edges))
-    for part in np.array_split(np.arange(len(low)), 1 + len(low) // 1000):
-        mass += np.clip((edges[:, None] - low[part]) / width[part], 0, 1).sum(1)
-    return np.diff(mass) / (len(low) * np.diff(edges))
+    below = np.zeros(len(edges))
+    for part in np.array_split(np.arange(len(mass)), 1 + len(mass) // 1000):
+        low, high = np.minimum(starts[part], ends[part]), np.maximum(starts[part], ends[part])
+        share = np.clip(edges[:, None], low, high) - low
+        width = high - low
+        points = width == 0
+        share[:, points] = edges[:, None] >= low[points]
+        below += share @ (mass[part] / np.where(points, 1, width))
+    return np.diff(below) / np.diff(edges)
 
 
 def optimal_d(p_data: Numbers, p_g: Numbers) -> Numbers:
@@ -58,17 +61,17 @@ def optimal_d(p_data: Numbers, p_g: Numbers) -> Numbers:
 def jsd(stage: Stage) -> float:
     """The Jensen-Shannon divergence of p_data and p_g in nats, 0 to log 2, by the cells of the stage.
 
-    The mass of p_g outside of the picture counts as if there were no data.
+    JSD = 1/2 int p_data log(2 p_data / (p_data + p_g)) + 1/2 int p_g log(2 p_g / (p_data + p_g)). The mass of p_g
+    outside of the picture counts as if there were no data.
     """
     cell = stage.x[1] - stage.x[0]
-    d = optimal_d(stage.p_data, stage.p_g)
-    both = [np.sum(p * np.log(2 * np.where(p > 0, q, 1)), where=p > 0) for p, q in _shares(stage, d)]
+    total = stage.p_data + stage.p_g
     outside = max(0.0, 1 - stage.p_g.sum() * cell)
-    return float(cell * sum(both) / 2 + outside * np.log(2) / 2)
-
-
-def _shares(stage: Stage, d: Numbers) -> tuple[tuple[Numbers, Numbers], tuple[Numbers, Numbers]]:
-    return (stage.p_data, d), (stage.p_g, 1 - d)
+    divergence = outside * np.log(2)
+    for p in (stage.p_data, stage.p_g):
+        seen = p > 0
+        divergence += cell * float(p[seen] @ (np.log(2 * p[seen]) - np.log(total[seen])))
+    return float(divergence / 2)
 
 
 def distance_of_d(stage: Stage) -> float:
