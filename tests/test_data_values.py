@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import functools
+import itertools
+from collections.abc import Callable
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
+from gansmith.build import build, build_network, build_prior
 from gansmith.data import ImageSet, Stream, load_images
+from gansmith.data import load as loading
+from gansmith.data.imageset import Bytes
+from gansmith.data.load import spread
 from gansmith.data.values import VALUES, ValuesName, gcn, signed, unit
 from gansmith.errors import UserError
-from gansmith.recipe import plan
+from gansmith.recipe import plan, recipe_names
 from gansmith.report.pictures import to_uint8
 
 LEVELS = torch.arange(256).reshape(1, 1, 16, 16)
@@ -146,6 +153,63 @@ def test_kinds_that_do_not_fit_the_data_are_refused() -> None:
         plan("gan", flags={"data.values": "units"})
 
 
+# ---- what a generator makes -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("recipe", "flags", "made"),
+    [
+        ("gan2014_mnist", {"data.values": "signed"}, "unit"),
+        ("gan2014_mnist", {"data.values": "gcn"}, "unit"),
+        ("gan2014_tfd", {"data.values": "signed"}, "unit"),
+        ("gan2014_cifar10_fc", {"networks.G.output": "sigmoid"}, "unit"),
+        ("gan", {"data.values": "unit"}, "signed"),
+        ("wgan_gp", {"data.values": "gcn"}, "signed"),
+        ("infogan", {"data.values": "unit"}, "signed"),
+    ],
+)
+def test_data_that_g_cannot_make_are_refused(
+    recipe: str, flags: dict[str, Any], made: str, pictures: Path, small: Callable[..., dict[str, Any]]
+) -> None:
+    found = plan(recipe, flags=small(recipe, **{"data.name": str(pictures), **flags})).recipe
+    text = (
+        rf"^data\.values is {found.data.values}, and the network of G makes .* range of {made}; it must be {made}, or"
+    )
+    with pytest.raises(UserError, match=text) as caught:
+        build(found, torch.device("cpu"), say=lambda text: None, progress=False)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_what_a_generator_says_is_what_it_makes(name: str, small: Callable[..., dict[str, Any]]) -> None:
+    """With weights a thousand times as large its output fills the range that it names and no more; only G names one."""
+    recipe = plan(name, flags=small(name)).recipe
+    torch.manual_seed(0)
+    prior = build_prior(recipe)
+    nets = {player: build_network(recipe, player, prior) for player in recipe.networks}
+    assert [p for p, net in nets.items() if isinstance(getattr(net, "values", None), str)] in ([], ["G"])
+    G = nets["G"]
+    with torch.no_grad():
+        for p in G.parameters():
+            p.mul_(1000)
+        x = G(prior.sample(64, torch.Generator().manual_seed(0)))
+    ends = {"signed": (-1, 1), "unit": (0, 1)}.get(getattr(G, "values", None) or "")
+    if ends is None:
+        assert x.abs().max() > 1.5
+    else:
+        assert getattr(G, "values", None) == recipe.data.values
+        assert ends[0] <= x.min() < ends[0] + 0.01 and ends[1] - 0.01 < x.max() <= ends[1]
+
+
+@pytest.mark.parametrize("name", ["signed", "unit", "gcn"])
+def test_a_generator_that_says_nothing_is_not_asked(
+    name: str, pictures: Path, small: Callable[..., dict[str, Any]]
+) -> None:
+    for recipe in ("began", "gan2014_cifar10_fc"):
+        found = plan(recipe, flags=small(recipe, **{"data.name": str(pictures), "data.values": name})).recipe
+        build(found, torch.device("cpu"), say=lambda text: None, progress=False).stream.close()
+
+
 # ---- images that are held back ----------------------------------------------------------------------------------
 
 
@@ -176,7 +240,77 @@ def test_every_split_has_a_digest_of_its_own() -> None:
 def test_the_two_parts_are_the_whole(n: int, pictures: Path) -> None:
     whole = load(pictures, img_size=16).images
     parts = [load(pictures, split, n, 16).images for split in ("train", "validation")]
-    assert len(parts[1]) == n and np.array_equal(np.concatenate(parts), whole)
+    assert [len(part) for part in parts] == [60 - n, n]
+    places = [[find(whole, image) for image in part] for part in parts]
+    assert all(p == sorted(p) for p in places) and sorted(itertools.chain(*places)) == list(range(60))
+
+
+def find(whole: Bytes, image: Bytes) -> int:
+    """Where the image lies in the set; it lies there once."""
+    (place,) = np.flatnonzero((whole == image).all((1, 2, 3)))
+    return int(place)
+
+
+@pytest.fixture(scope="module")
+def by_class(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """40, 7, 25 and 12 pictures in four folders, each of its own grey and with its number in it."""
+    folder = tmp_path_factory.mktemp("by_class")
+    for c, count in enumerate((40, 7, 25, 12)):
+        (folder / f"class{c}").mkdir()
+        for i in range(count):
+            Image.fromarray(np.full((4, 4), 60 * c + i, np.uint8)).save(folder / f"class{c}" / f"{i:02}.png")
+    return folder
+
+
+def test_a_folders_classes_are_all_in_both_parts(by_class: Path) -> None:
+    whole, train, held = (
+        load(by_class, "train", 0, 4),
+        load(by_class, "train", 28, 4),
+        load(by_class, "validation", 28, 4),
+    )
+    assert len(train) == 56 and len(held) == 28 and len({whole.digest, train.digest, held.digest}) == 3
+    assert train.classes == held.classes == whole.classes == tuple(f"class{c}" for c in range(4))
+    for part in (train, held):
+        assert part.labels is not None and not part.labels.flags.writeable and not part.images.flags.writeable
+        grey = part.images[:, 0, 0, 0].astype(int)
+        assert np.array_equal(grey // 60, part.labels)  # a picture keeps its label
+        assert set(part.labels) == {0, 1, 2, 3}
+    # A third of each class, to within the two stretches that it shares with its neighbours.
+    assert all(abs(np.sum(held.labels == c) - n / 3) <= 2 for c, n in enumerate((40, 7, 25, 12)))
+
+
+def test_what_is_held_back_stays_so_and_is_mapped_not_held_in_memory(
+    by_class: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Made once in pieces of any size, then found in the cache."""
+    options: dict[str, Any] = {"img_size": 4, "channels": 1, "validation": 11}
+    first = load_images(str(by_class), **options)
+    assert isinstance(first.images, np.memmap)
+    monkeypatch.setattr(loading, "spread", None)
+    again = load_images(str(by_class), **options)
+    assert again.digest == first.digest and np.array_equal(again.images, first.images)
+    monkeypatch.undo()
+    monkeypatch.setattr(loading, "load_entry", lambda path, say: None)
+    monkeypatch.setattr(loading, "CHUNK", 7)
+    assert np.array_equal(load_images(str(by_class), **options).images, first.images)
+
+
+@pytest.mark.parametrize(("n", "k"), [(60, 1), (60, 7), (60, 59), (84, 28), (10_007, 1000), (5, 3)])
+def test_one_place_of_every_stretch(n: int, k: int) -> None:
+    places = spread(n, k)
+    assert places.shape == (k,) and places[0] >= 0 and places[-1] < n
+    for j, place in enumerate(places.tolist()):
+        assert j * n // k <= place < (j + 1) * n // k
+
+
+def test_places_are_random_within_their_stretch() -> None:
+    """Against an order with a period, such as ten classes in turn: each gets its tenth, where even steps see one."""
+    counts = np.bincount(spread(100_000, 10_000) % 10, minlength=10)
+    assert np.abs(counts - 1000).max() < 6 * np.sqrt(1000 * 0.9)
+    assert spread(1000, 5).tolist() == PLACES  # the same on every machine
+
+
+PLACES = [42, 335, 527, 614, 862]
 
 
 def test_what_cannot_be_held_back_is_refused(pictures: Path) -> None:
@@ -188,5 +322,8 @@ def test_what_cannot_be_held_back_is_refused(pictures: Path) -> None:
         load("mnist", "validation")
     with pytest.raises(UserError, match="split is 'valid'; it must be one of 'train', 'validation', 'test'"):
         load("mnist", "valid")
+    for name, split in itertools.product(("mnist", "tfd", str(pictures)), ("train", "validation", "test")):
+        with pytest.raises(UserError, match=r"^data\.validation is -1; it must be at least 0$"):
+            load(name, split, -1)
     with pytest.raises(UserError, match=r"data\.validation is -1; it must be a whole number at least 0"):
         plan("gan", flags={"data.validation": -1})

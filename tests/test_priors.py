@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from gansmith.priors import PRIORS, Codes, Normal, Prior, Uniform, slerp
+from gansmith.priors import PRIORS, Codes, Normal, Prior, Spherical, Uniform, slerp
 
 N = 4000
 SIGMAS = 6  # of the estimator: with fixed seeds a pass stays a pass, and a wrong distribution is hundreds away
@@ -22,6 +22,7 @@ def examples() -> dict[str, Prior]:
     return {
         "normal": Normal(dim=5),
         "uniform": Uniform(dim=5, bound=2.0),
+        "spherical": Spherical(dim=5),
         "codes": Codes(dim=3, categories=4, continuous=2),
     }
 
@@ -35,7 +36,7 @@ def within(value: Tensor, expected: float, error: float) -> bool:
 
 
 def test_every_row_has_an_example_here() -> None:
-    assert tuple(PRIORS) == ("normal", "uniform", "codes")
+    assert tuple(PRIORS) == ("normal", "uniform", "spherical", "codes")
     assert {name: type(p) for name, p in examples().items()} == PRIORS
 
 
@@ -73,6 +74,26 @@ def test_normal_moments() -> None:
     assert within((z**4).mean(0), 3, math.sqrt(96) / root)  # Var z^4 = 105 - 9
     products = (z.T @ z / N)[~torch.eye(5, dtype=torch.bool)]
     assert within(products, 0, 1 / root)
+
+
+@pytest.mark.parametrize("dim", [2, 5])
+def test_spherical_moments(dim: int) -> None:
+    """Norm 1, mean 0, covariance I / d; E z^4 = 3 / (d (d + 2)), so Var z^2 = 2 (d - 1) / (d^2 (d + 2))."""
+    z = Spherical(dim=dim).sample(N, noise(3), torch.float64)
+    root = math.sqrt(N)
+    torch.testing.assert_close(z.norm(dim=1), torch.ones(N, dtype=torch.float64), rtol=1e-14, atol=0)
+    assert within(z.mean(0), 0, 1 / math.sqrt(dim) / root)
+    assert within((z**2).mean(0), 1 / dim, math.sqrt(2 * (dim - 1) / (dim**2 * (dim + 2))) / root)
+    fourth = 3 / (dim * (dim + 2))  # a projected cube would have the first two moments as well
+    assert within((z**4).mean(0), fourth, math.sqrt(105 / (dim * (dim + 2) * (dim + 4) * (dim + 6)) - fourth**2) / root)
+    products = (z.T @ z / N)[~torch.eye(dim, dtype=torch.bool)]
+    assert within(products, 0, 1 / math.sqrt(dim * (dim + 2)) / root)
+
+
+def test_spherical_is_the_direction_of_the_normal_draw() -> None:
+    n = Normal(dim=7).sample(20, noise(3), torch.float64)
+    z = Spherical(dim=7).sample(20, noise(3), torch.float64)
+    torch.testing.assert_close(z * n.norm(dim=1, keepdim=True), n, rtol=1e-13, atol=0)
 
 
 @pytest.mark.parametrize("bound", [0.5, 1.0, 3.0])
@@ -212,6 +233,15 @@ def test_normal_noise_takes_the_great_circle() -> None:
     torch.testing.assert_close(path, slerp(a, b, t))
     norms = path.norm(dim=1)
     assert norms.min() >= min(a.norm(), b.norm()) * (1 - 1e-12) and norms.max() <= max(a.norm(), b.norm()) * (1 + 1e-12)
+
+
+@pytest.mark.parametrize("dim", [2, 3, 100])
+def test_spherical_paths_stay_on_the_sphere_at_an_even_pace(dim: int) -> None:
+    prior = Spherical(dim=dim)
+    a, b = prior.sample(2, noise(6), torch.float64)
+    path = prior.between(a, b, torch.linspace(0, 1, 9, dtype=torch.float64))
+    torch.testing.assert_close(path.norm(dim=1), torch.ones(9, dtype=torch.float64), rtol=1e-12, atol=0)
+    torch.testing.assert_close((path[1:] * path[:-1]).sum(1).acos(), (a @ b).acos().expand(8) / 8, rtol=1e-9, atol=0)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -1,4 +1,4 @@
-"""Schedules: closed forms at given rounds and epochs, what reaches the optimizers when, and a resume that is exact."""
+"""Schedules: closed forms at given batches and epochs, what reaches the optimizers when, and a resume that is exact."""
 
 from __future__ import annotations
 
@@ -44,10 +44,10 @@ def test_the_learning_rate_of_the_2014_mnist_code(epochs: int, expected: float) 
     assert round(exponential(0.1, 500 * epochs, epochs, factor=1.000004, floor=1e-6), 4) == expected
 
 
-def test_exponential_is_one_division_a_round() -> None:
+def test_exponential_is_one_division_a_minibatch() -> None:
     value = 0.3
-    for rounds in range(200):
-        assert exponential(0.3, rounds, 7, factor=1.01) == pytest.approx(value, rel=1e-12)
+    for batches in range(200):
+        assert exponential(0.3, batches, 7, factor=1.01) == pytest.approx(value, rel=1e-12)
         value /= 1.01
     assert exponential(0.3, 12345, 0) == 0.3  # by default nothing changes
 
@@ -60,10 +60,10 @@ def test_the_floor_is_reached_when_it_should_be() -> None:
     assert floored(int(reached) - 1) > 1e-6 == floored(int(reached) + 1) == floored(10**9)
 
 
-def test_a_decay_over_any_number_of_rounds_is_a_number() -> None:
-    for rounds in (10**4, 10**9):
-        assert exponential(0.1, rounds, 0, factor=1.5) == 0.0
-        assert exponential(0.1, rounds, 0, factor=1.5, floor=1e-5) == 1e-5
+def test_a_decay_over_any_number_of_minibatches_is_a_number() -> None:
+    for batches in (10**4, 10**9):
+        assert exponential(0.1, batches, 0, factor=1.5) == 0.0
+        assert exponential(0.1, batches, 0, factor=1.5, floor=1e-5) == 1e-5
 
 
 def test_the_momentum_of_the_2014_code() -> None:
@@ -76,7 +76,7 @@ def test_the_momentum_of_the_2014_code() -> None:
     assert momentum[125 - 1] == pytest.approx(0.5 + 0.2 * 124 / 249, rel=1e-14)
 
 
-def test_linear_goes_down_too_and_does_not_look_at_rounds() -> None:
+def test_linear_goes_down_too_and_does_not_look_at_minibatches() -> None:
     assert [linear(1.0, 999, e, over=4) for e in range(6)] == [1.0, 0.75, 0.5, 0.25, 0.0, 0.0]
     assert linear(0.2, 5, 3, to=0.2, over=7) == 0.2
 
@@ -87,8 +87,8 @@ def test_linear_goes_down_too_and_does_not_look_at_rounds() -> None:
 def test_every_player_starts_from_its_own_setting() -> None:
     G, D = player("G", lr=0.1, momentum=0.5), player("D", lr=0.01, momentum=0.5)
     made = Schedules([G, D], [("lr", partial(exponential, factor=2.0)), ("momentum", partial(linear, to=0.9, over=2))])
-    for rounds, epochs, lr, momentum in [(0, 0, 1.0, 0.5), (3, 1, 0.125, 0.7), (5, 2, 2**-5, 0.9), (1, 0, 0.5, 0.5)]:
-        made.apply(rounds, epochs)  # a pure function of both: there is no way back that it could miss
+    for batches, epochs, lr, momentum in [(0, 0, 1.0, 0.5), (3, 1, 0.125, 0.7), (5, 2, 2**-5, 0.9), (1, 0, 0.5, 0.5)]:
+        made.apply(batches, epochs)  # a pure function of both: there is no way back that it could miss
         expected = {"lr/G": 0.1 * lr, "lr/D": 0.01 * lr, "momentum/G": momentum, "momentum/D": momentum}
         assert made.values() == pytest.approx(expected, rel=1e-14)
         assert settings(G, "lr") == [made.values()["lr/G"]] and settings(D, "momentum") == [made.values()["momentum/D"]]
@@ -117,12 +117,12 @@ def test_a_loaded_optimizer_does_not_move_the_start() -> None:
 def test_a_step_is_as_long_as_the_schedule_says() -> None:
     G = player(lr=1.0)
     made = Schedules([G], [("lr", partial(exponential, factor=2.0))])
-    for rounds in range(4):
+    for batches in range(4):
         before = [p.detach().clone() for p in G.parameters]
-        made.apply(rounds, 0)
+        made.apply(batches, 0)
         G.step(G.gradients(G.net(torch.ones(1, 2)).sum()))
         for old, new in zip(before, G.parameters, strict=True):
-            torch.testing.assert_close(old - new, torch.full_like(old, 2.0**-rounds), rtol=1e-6, atol=1e-7)
+            torch.testing.assert_close(old - new, torch.full_like(old, 2.0**-batches), rtol=1e-6, atol=1e-7)
 
 
 @pytest.mark.parametrize(
@@ -199,7 +199,7 @@ def test_a_schedule_of_ones_own(pictures: Path, small: Small, tmp_path: Path, mo
     monkeypatch.syspath_prepend(str(tmp_path))
     source = (
         "from gansmith.schema import PositiveFloat\n\n\n"
-        "def steps(start: float, rounds: int, epochs: int, *, by: PositiveFloat = 0.5) -> float:\n"
+        "def steps(start: float, batches: int, epochs: int, *, by: PositiveFloat = 0.5) -> float:\n"
         "    return start * by**epochs\n"
     )
     (tmp_path / "my_schedule_2014.py").write_text(source, encoding="utf-8")
@@ -215,6 +215,7 @@ FAST = [
     {"name": "exponential", "of": "lr", "factor": 1.25, "floor": 0.004},
     {"name": "linear", "of": "momentum", "to": 0.75, "over": 2},
 ]
+LOG: dict[str, Any] = {"log_interval": 1, "evaluation.every": 0}
 PER_EPOCH = 8  # 58 images in batches of 8
 
 
@@ -225,7 +226,7 @@ def rows(run: Path) -> list[dict[str, Any]]:
 
 
 def test_the_log_tells_what_each_round_was_played_with(pictures: Path, small: Small, tmp_path: Path) -> None:
-    flags = small("gan2014_mnist", schedules=FAST, log_interval=1, **{"optimizers.D.lr": 0.05})
+    flags = small("gan2014_mnist", schedules=FAST, **LOG, **{"optimizers.D.lr": 0.05})
     options: dict[str, Any] = {"data": pictures, "overrides": flags, "device": "cpu", "quiet": True}
     found = rows(gansmith.train("gan2014_mnist", out=tmp_path / "run", steps=3 * PER_EPOCH, **options))
     assert len(found) == 3 * PER_EPOCH
@@ -237,17 +238,26 @@ def test_the_log_tells_what_each_round_was_played_with(pictures: Path, small: Sm
     assert found[-1]["lr/G"] == 0.004
 
 
-def test_two_batches_a_round_are_one_round_and_twice_the_epochs(pictures: Path, small: Small, tmp_path: Path) -> None:
-    flags = small("gan2014_mnist", schedules=FAST, log_interval=1, game={"name": "alternating", "n_critic": 2})
+@pytest.mark.parametrize("k", [2, 5])
+def test_the_clock_counts_minibatches_whatever_a_round_takes(
+    k: int, pictures: Path, small: Small, tmp_path: Path
+) -> None:
+    """n_critic = k: the learning rate falls k times as fast per round, and as fast as ever per epoch."""
+    decay = [{"name": "exponential", "of": "lr", "factor": 1.000004}, FAST[1]]
+    flags = small("gan2014_mnist", schedules=decay, **LOG, game={"name": "alternating", "n_critic": k})
     options: dict[str, Any] = {"data": pictures, "overrides": flags, "device": "cpu", "quiet": True}
     found = rows(gansmith.train("gan2014_mnist", out=tmp_path / "run", steps=PER_EPOCH, **options))
-    assert [row["lr/G"] for row in found] == pytest.approx([0.1 / 1.25**t for t in range(PER_EPOCH)], rel=1e-12)
-    assert [row["momentum/G"] for row in found] == pytest.approx([0.5] * 4 + [0.625] * 4, rel=1e-12)
+    assert len(found) == PER_EPOCH
+    for r, row in enumerate(found):
+        assert row["lr/G"] == row["lr/D"] == pytest.approx(0.1 / 1.000004 ** (k * r), rel=1e-12)
+        momentum = [0.5, 0.625, 0.75, 0.75, 0.75][k * r // PER_EPOCH]
+        assert row["momentum/G"] == pytest.approx(momentum, rel=1e-12)
 
 
+@pytest.mark.parametrize("game", ["simultaneous", {"name": "alternating", "n_critic": 3}])
 @pytest.mark.parametrize("stop", [3, PER_EPOCH, PER_EPOCH + 1])
-def test_a_resume_goes_on_where_it_was(stop: int, pictures: Path, small: Small, tmp_path: Path) -> None:
-    flags = small("gan2014_mnist", schedules=FAST, log_interval=1)
+def test_a_resume_goes_on_where_it_was(stop: int, game: Any, pictures: Path, small: Small, tmp_path: Path) -> None:
+    flags = small("gan2014_mnist", schedules=FAST, **LOG, game=game)
     options: dict[str, Any] = {"data": pictures, "overrides": flags, "device": "cpu", "quiet": True}
     end = 2 * PER_EPOCH + 3
     once = gansmith.train("gan2014_mnist", out=tmp_path / "once", steps=end, **options)

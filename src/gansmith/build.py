@@ -79,6 +79,7 @@ def build(
     mean_image = None if data is None else _mean_image(data)
     torch.manual_seed(derive_seed(recipe.seed, 0))  # weights, and whatever a network draws in training (dropout)
     networks = {name: build_network(recipe, name, prior, mean_image).to(device) for name in recipe.networks}
+    _check_values(recipe, networks)
     for name, network in networks.items():
         if not resume and (run := recipe.networks[name].args.get("weights")) is not None:
             _start_from(Path(run), name, network, say)
@@ -246,6 +247,17 @@ def _construct(cls: Any, handed: Mapping[str, Any], args: Mapping[str, Any], key
         if "memory" in str(error) or isinstance(error, MemoryError):
             raise UserError(f"{key}: there is not enough memory for a network of this size") from None
         raise
+
+
+def _check_values(recipe: Recipe, networks: Mapping[str, nn.Module]) -> None:
+    """A G that ends in tanh never makes the pixels of [0, 1] data, and D would tell by the range alone."""
+    for name, network in networks.items():
+        made = getattr(network, "values", None)
+        if isinstance(made, str) and made != recipe.data.values:
+            raise UserError(
+                f"data.values is {recipe.data.values}, and the network of {name} makes images in the range of {made};"
+                f" it must be {made}, or {name} another network"
+            )
 
 
 def _check_last_batch(data: ImageSet, batch_size: int, networks: Mapping[str, nn.Module]) -> None:

@@ -266,76 +266,129 @@ def figure(name: str, run: str, out: str | None, seeds: str | None, round: str |
 
 @main.command(short_help="Score a run's generator, or a folder of pictures.")
 @click.argument("what", nargs=-1, required=True, metavar="RUN|FOLDER...")
-@click.option("--metrics", metavar="LIST", help="such as fd,pr,memorised  [all that the data allows]")
+@click.option(
+    "--metrics",
+    metavar="LIST",
+    help="of parzen_ll, fd, kd, pr, dc, score, classes, stacked, memorised, memorised_pixels  [all possible]",
+)
 @click.option("--n", type=click.IntRange(min=2), metavar="N", help="samples in a set  [what is usual for each metric]")
-@click.option("--seeds", default="0-2", metavar="LIST", help="a set of samples for each; +- is their spread  [0-2]")
-@click.option("--reference", default="test", metavar="SPLIT", help="real images: test, validation or train  [test]")
-@click.option("--features", metavar="NAME", help="mnist or inception  [what fits the data]")
+@click.option("--seeds", metavar="LIST", help="one set of samples for each seed; +- is their spread  [0-2]")
+@click.option(
+    "--reference",
+    default="test",
+    type=click.Choice(["test", "validation", "train"]),
+    help="the real images to compare with  [test]",
+)
+@click.option(
+    "--features", type=click.Choice(["mnist", "inception"]), help="what images are compared by  [as the data]"
+)
 @click.option("--inception-weights", metavar="FILE", help="Inception's weights  [a download that is announced]")
-@click.option("--data", metavar="NAME|FOLDER", help="the real images, for a folder of pictures")
-@click.option("--img_size", type=click.IntRange(min=1), default=28, metavar="INT", help="their side, with --data  [28]")
-@click.option("--channels", type=click.Choice(["1", "3"]), default="1", metavar="INT", help="1 or 3, with --data  [1]")
+@click.option(
+    "--data", metavar="NAME|FOLDER|RUN", help="for a folder of pictures: the real images, or a run that has them"
+)
+@click.option("--img_size", type=click.IntRange(min=1), metavar="INT", help="their side, with --data NAME|FOLDER  [28]")
+@click.option("--channels", type=click.IntRange(1, 3), metavar="INT", help="1 or 3, with --data NAME|FOLDER  [1]")
 @click.option("--round", metavar="N|best", help="the checkpoint of this round, or the best kept  [the newest]")
 @click.option("--raw", is_flag=True, help="the weights themselves where the run keeps a moving average")
+@click.option("--out", metavar="FOLDER", help="for receipts.jsonl and the nearest training images  [the RUN itself]")
 @click.option("--json", "as_json", is_flag=True, help="print the receipts as JSON")
 @click.option("--device", default="auto", metavar="DEVICE", help="auto, cpu, cuda or mps  [auto]")
 def evaluate(
     what: tuple[str, ...],
     metrics: str | None,
     n: int | None,
-    seeds: str,
-    reference: str,
+    seeds: str | None,
+    reference: Any,
     features: str | None,
     inception_weights: str | None,
     data: str | None,
-    img_size: int,
-    channels: str,
+    img_size: int | None,
+    channels: int | None,
     round: str | None,
     raw: bool,
+    out: str | None,
     as_json: bool,
     device: str,
 ) -> None:
     """Score a generator: Parzen log-likelihood, distances in features, modes, memorisation.
 
     Beside each score stands what real images reach. Several runs are printed side by side, if they are comparable.
-    Receipts are kept in receipts.jsonl of each run.
+    Receipts are kept in receipts.jsonl of each run. docs/metrics.md says what the scores are.
     """
     import json
 
-    from gansmith.evaluation import evaluate as run_evaluate
-    from gansmith.receipts import check_comparable
-    from gansmith.recipe import Data, is_run
+    from gansmith.recipe import is_run
+    from gansmith.schema import did_you_mean, table
 
-    known = {} if data is None else {"data": Data(name=data, img_size=img_size, channels=int(channels))}  # type: ignore[arg-type]
+    known = table("gansmith.measures", "METRICS")
+    names = None if metrics is None else [name.strip() for name in metrics.split(",") if name.strip()]
+    for name in names or ():  # before torch is imported
+        if name not in known:
+            raise UserError(f"there is no metric {name!r}{did_you_mean(name, known)} (metrics: {', '.join(known)})")
+    chosen, number_of_round = _seeds(seeds or "0-2"), _round(round)
+    runs = [is_run(Path(one)) for one in what]
+    if not all(runs) and (seeds or round or raw):
+        raise UserError("--seeds, --round and --raw are for a run; a folder of pictures is one set of samples as it is")
+    if any(runs) and data is not None:
+        raise UserError("--data is for a folder of pictures; a run is compared with its own data")
+    real = _real_images(data, img_size, channels)
+    from gansmith.evaluation import evaluate as run_evaluate
+    from gansmith.evaluation import shared_metrics
+    from gansmith.receipts import check_comparable
+
+    if names is None and len(what) > 1 and all(runs):
+        names = shared_metrics([Path(one) for one in what], features, reference)
     columns = [
         run_evaluate(
-            one,
-            metrics=None if metrics is None else [name.strip() for name in metrics.split(",")],
+            Path(one),
+            metrics=names,
             n=n,
-            seeds=_seeds(seeds),
-            reference=reference,  # type: ignore[arg-type]
+            seeds=chosen,
+            data=real,
+            reference=reference,
             features=features,
             inception_weights=Path(inception_weights) if inception_weights else None,
-            round=_round(round),
+            round=number_of_round,
             ema=not raw,
             device=device,
-            out=Path(one) if is_run(one) else None,
+            out=Path(out) if out else Path(one) if run else None,
             say=_note,
-            **known,
         )
-        for one in what
+        for one, run in zip(what, runs, strict=True)
     ]
-    for row in zip(*columns, strict=True):
-        check_comparable(row)
     if as_json:
         click.echo(json.dumps([receipt.as_dict() for column in columns for receipt in column], indent=1))
-    else:
-        _print_scores(columns)
+        return
+    try:
+        for row in zip(*columns, strict=True):
+            check_comparable(row)
+    except (UserError, ValueError) as error:  # what was measured is shown all the same
+        for column in columns:
+            _print_scores([column])
+        raise UserError(f"the scores stand apart: {error}") from None
+    _print_scores(columns)
+
+
+def _real_images(data: str | None, img_size: int | None, channels: int | None) -> Any:
+    """The data section that --data names: that of a run, or a set by name or folder; None without --data."""
+    from gansmith.recipe import Data, is_run, plan
+
+    if data is not None and is_run(Path(data)):
+        return plan(Path(data)).recipe.data
+    if data is None and (img_size or channels):
+        raise UserError("--img_size and --channels go with --data; a run has its own")
+    return None if data is None else Data(name=data, img_size=img_size or 28, channels=channels or 1)  # type: ignore[arg-type]
 
 
 @main.command(short_help="Reproduce a number of a paper, with its ablations.")
 @click.argument("name", default="gan2014_mnist")
-@click.option("--seeds", default=3, type=click.IntRange(min=1), metavar="K", help="trainings of each variant  [3]")
+@click.option(
+    "--seeds",
+    default=3,
+    type=click.IntRange(min=1),
+    metavar="K",
+    help="seeds 0 to K-1: K trainings of each variant  [3]",
+)
 @click.option("--only", metavar="LIST", help="some of the variants, such as paper,alternating  [all]")
 @click.option("--n_epochs", type=click.IntRange(min=1), metavar="INT", help="length of each training  [the recipe's]")
 @click.option("--out", metavar="FOLDER", help="runs and table  [runs/reproduce-NAME]")
@@ -350,17 +403,22 @@ def reproduce(
     """
     from gansmith.reproduction import REPRODUCTIONS, table
     from gansmith.reproduction import reproduce as run_reproduce
+    from gansmith.training import Stopped
 
-    rows = run_reproduce(
-        name,
-        seeds=range(seeds),
-        only=None if only is None else [variant.strip() for variant in only.split(",")],
-        n_epochs=n_epochs,
-        out=Path(out) if out else None,
-        device=device,
-        quiet=quiet,
-        say=(lambda text: None) if quiet else _note,
-    )
+    try:
+        rows = run_reproduce(
+            name,
+            seeds=range(seeds),
+            only=None if only is None else [variant.strip() for variant in only.split(",")],
+            n_epochs=n_epochs,
+            out=Path(out) if out else None,
+            device=device,
+            quiet=quiet,
+            say=(lambda text: None) if quiet else _note,
+        )
+    except Stopped as stop:
+        click.echo("stopped and saved; the same command goes on where it was", err=True)
+        sys.exit(128 + stop.signum)
     click.echo(table(REPRODUCTIONS[name], rows))
 
 
@@ -558,8 +616,8 @@ def _print_scores(columns: Sequence[Sequence[Any]]) -> None:
                 error = number(max(receipt.details["standard_error"]))
                 click.echo(f"{receipt.metric} of {receipt.subject['what']}: sigma {shown}, standard error {error}")
     for receipt in columns[0]:
-        if note := receipt.protocol.get("note"):
-            click.echo(f"{receipt.metric} is {note}")
+        if receipt.note:
+            click.echo(f"{receipt.metric} is {receipt.note}")
 
 
 def _note(text: str) -> None:

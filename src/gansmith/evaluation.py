@@ -10,37 +10,41 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 from gansmith.build import choose_device, load_split
 from gansmith.errors import UserError
 from gansmith.inference import Sampler, load
 from gansmith.measures import INCEPTION_NAMES, METRICS, Images, Measured, Reference, SplitName, to_pixels
-from gansmith.metrics.features import EXTRACTORS, inception, mnist
+from gansmith.metrics.features import EXTRACTORS, Extractor, inception, mnist
 from gansmith.receipts import Receipt, append
 from gansmith.recipe import Data, is_run, plan
 from gansmith.report.export import save_images
 from gansmith.schema import did_you_mean
 
+Say = Callable[[str], None]
 Generate = Callable[[int, int], Tensor]
 """(n, seed) -> n images (n, C, H, W) in [0, 1]."""
 DIGITS = ("mnist", "stacked_mnist")
 """Data that the digit classifier can judge."""
+MODES = {1: "L", 3: "RGB"}
 
 
 class Evaluator:
     """Chosen measures on the real images of one recipe, ready for any number of generators.
 
-    metrics: names of METRICS; None: all that the data allows. n: samples in a set; None: what is usual for each.
-    reference: the split that samples are compared with. features: "mnist" (the digit classifier that ships) or
-    "inception"; None: what fits the data. ceiling: measure real training images, too. UserError for what cannot be
-    measured, and why.
+    metrics: names of METRICS; None: all that the data allows, and what is left out is said. n: samples in a set; None:
+    what is usual for each. reference: the split that samples are compared with. features: "mnist" (the digit classifier
+    that ships) or "inception"; None: what fits the data. ceiling: measure real training images, too. UserError for what
+    cannot be measured, and why.
     """
 
     def __init__(
         self,
-        data: Data,
+        data: Data | str,
         *,
         metrics: Sequence[str] | None = None,
         n: int | None = None,
@@ -49,31 +53,51 @@ class Evaluator:
         inception_weights: Path | None = None,
         device: str = "auto",
         ceiling: bool = True,
-        say: Callable[[str], None] = print,
+        say: Say = print,
     ) -> None:
-        self.data, self.n, self.say = data, n, say
-        self.ceiling = ceiling
-        self.metrics = _choose(metrics, data, features, say)
-        extractor = None
-        if any(METRICS[name].features for name in self.metrics):
-            name = features or ("mnist" if data.name in DIGITS else "inception")
-            if name not in EXTRACTORS:
-                raise UserError(f"features is {name!r}; it must be one of {', '.join(EXTRACTORS)}")
-            where = choose_device(device)
-            extractor = mnist(where) if name == "mnist" else inception(inception_weights, where, say)
-        self.extractor = extractor
-        self.to = Reference(data, reference, extractor, say)
+        data = Data(name=data) if isinstance(data, str) else data
+        if data.values == "raw":
+            raise UserError(f"{data.name} is made of points, and scores are of pictures: gansmith figure density RUN")
+        if n is not None and n < 2:
+            raise UserError(f"n is {n}; it must be at least 2")
+        if reference not in ("test", "validation", "train"):
+            raise UserError(f"reference is {reference!r}; it must be test, validation or train")
+        if features is not None and features not in EXTRACTORS:
+            raise UserError(f"features is {features!r}; it must be one of {', '.join(EXTRACTORS)}")
+        self.data, self.n, self.ceiling, self.say = data, n, ceiling, say
+        where = choose_device(device)
+        name = features or ("mnist" if data.name in DIGITS else "inception")
+        self.metrics = (
+            _named(metrics, name, data, reference) if metrics is not None else _possible(name, data, reference, say)
+        )
+        self.extractor: Extractor | None = None
+        if any(METRICS[m].features for m in self.metrics):
+            try:
+                self.extractor = mnist(where) if name == "mnist" else inception(inception_weights, where, say)
+            except UserError as error:
+                self.metrics = [m for m in self.metrics if not METRICS[m].features]
+                if metrics is not None or features is not None or not self.metrics:
+                    raise
+                say(f"all that needs features is left out: {error}")
+        self.to = Reference(data, reference, self.extractor, where, say)
         self._real: dict[str, Measured] = {}
+        self._parts = self._done = 0
+        self._began = 0.0
         self.pictures: dict[str, NDArray[np.uint8]] = {}
         """Of the latest call's first set: the pairs of the memorisation measures."""
 
-    def check(self, best: str | None) -> None:
-        """UserError unless the reference can be read and `best`, if any, is one of the values and has a better end."""
-        _ = self.to.real
+    def check_best(self, best: str | None) -> None:
+        """UserError unless `best`, if any, is one of the values, has a better end, and may choose a checkpoint."""
         known = [v for name in self.metrics for v, end in METRICS[name].better.items() if end in ("higher", "lower")]
-        if best is not None and best not in known:
+        if best is None:
+            return
+        if best not in known:
             raise UserError(
                 f"evaluation.best is {best!r}; it must be one of {', '.join(known)}{did_you_mean(best, known)}"
+            )
+        if self.data.name == "tfd":
+            raise UserError(
+                "evaluation.best must be null for tfd: validation images of one fold are test images of another"
             )
 
     @property
@@ -82,17 +106,22 @@ class Evaluator:
         return max(self.count(name) for name in self.metrics)
 
     def count(self, name: str) -> int:
-        return self.n or METRICS[name].n
+        return METRICS[name].n if self.n is None else self.n
 
     def __call__(self, sets: Sequence[Callable[[], Tensor]], subject: Mapping[str, Any]) -> list[Receipt]:
         """The receipts of sets of samples, each a function that gives `most` or more of them (n, C, H, W) in [0, 1]."""
         found: dict[str, list[Measured]] = {name: [] for name in self.metrics}
+        with_features = max((self.count(m) for m in self.metrics if METRICS[m].features and m != "stacked"), default=0)
         self._begin(len(self.metrics) * len(sets))
         for i, draw in enumerate(sets):
-            samples = Images(_checked(draw(), self.data, self.most), self.extractor)
+            samples = Images(_checked(draw(), self.data, self.most), self.extractor, self.to.device)
+            if with_features:  # once for all measures; stacked digits are read channel by channel
+                _ = samples.first(with_features).outputs
             for name in self.metrics:
                 self._next(f"{name} of set {i + 1} of samples")
-                measured = METRICS[name].measure(samples.first(self.count(name)), self.to)
+                row, count = METRICS[name], self.count(name)
+                part = samples.first(with_features) if row.features and with_features else samples
+                measured = row.measure(part.first(count), self.to)
                 found[name].append(measured)
                 if i == 0 and measured.pictures is not None:
                     self.pictures[name] = measured.pictures
@@ -113,14 +142,16 @@ class Evaluator:
         self.say(f"{self._done} of {self._parts}{left}: {what}")
 
     def real(self, name: str) -> Measured | None:
-        """The same measure with the first training images in place of samples."""
+        """The same measure with the first training images in place of samples, where there are as many."""
         if not self.ceiling or not METRICS[name].ceiling or self.to.split == "train":
             return None
         if name not in self._real:
-            train = self.to.of("train", first=self.count(name))
-            if len(train.pixels) < self.count(name):
-                return None
+            n = self.count(name)
             self._next(f"{name} of real images")
+            train = self.to.of("train", first=n)
+            if len(train) < n:
+                self.say(f"{name} of real images is left out: there are {len(train)} training images, not {n}")
+                return None
             self._real[name] = METRICS[name].measure(train, self.to)
         return self._real[name]
 
@@ -138,6 +169,7 @@ class Evaluator:
                 protocol=self.protocol(name),
                 subject=subject,
                 details=details,
+                note=row.note,
             )
             for value, unit in row.units.items()
         ]
@@ -157,13 +189,12 @@ class Evaluator:
         if data.values == "gcn":
             protocol["contrast"] = "normalised"
         if row.compares:
-            used = [self.to.split, *row.also]
-            protocol |= {split: f"{data.name}, {self.to.described(split)}" for split in used}
+            protocol |= {split: self.to.described(split) for split in [self.to.split, *row.also]}
+        if row.equal:
+            protocol["of these"] = f"the first {min(self.count(name), len(self.to.real))}"
         if row.features and self.extractor is not None:
-            protocol |= {
-                "features": f"{self.extractor.name} {self.extractor.digest[:12]}",
-                "samples": "rounded to 8 bits",
-            }
+            features = f"{self.extractor.name} {self.extractor.digest[:12]}"
+            protocol |= {"features": features, "samples": "rounded to 8 bits"}
         return {**protocol, **row.protocol}
 
 
@@ -173,7 +204,7 @@ def evaluate(
     metrics: Sequence[str] | None = None,
     n: int | None = None,
     seeds: Sequence[int] = (0, 1, 2),
-    data: Data | None = None,
+    data: Data | str | None = None,
     reference: SplitName = "test",
     features: str | None = None,
     inception_weights: Path | None = None,
@@ -181,29 +212,38 @@ def evaluate(
     ema: bool = True,
     device: str = "auto",
     out: Path | None = None,
-    say: Callable[[str], None] = print,
+    say: Say = print,
 ) -> list[Receipt]:
     """The receipts of a run's generator, of any generator, or of a folder of pictures.
 
-    what: a run's folder; a Sampler or a function (n, seed) -> (n, C, H, W) in [0, 1]; or a folder of pictures, which is
-    one set of samples. All but a run need `data`: the real images to compare with. out: a folder for receipts.jsonl and
-    for the pictures of the samples that lie nearest to training images. The other options are those of `Evaluator`.
+    what: a run's folder; a Sampler or a function (n, seed) -> (n, C, H, W) in [0, 1]; or a folder of pictures of the
+    size and kind of the real ones, which is one set of samples. A run is compared with its own data; the others need
+    `data`. seeds: one set of samples each. out: a folder for receipts.jsonl and for the pictures of the samples that
+    lie nearest to training images. The other options are those of `Evaluator`.
     """
+    if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0:
+        raise UserError(f"seeds are {list(seeds)}; they must be different whole numbers from 0 on, one at least")
     what = Path(what) if isinstance(what, str) else what
-    generate: Generate | None = None
-    if not isinstance(what, Path):
-        generate = what.draw if isinstance(what, Sampler) else what
-        subject: dict[str, Any] = {"what": getattr(what, "__name__", "a generator")}
-    elif is_run(what):
+    sampler = what if isinstance(what, Sampler) else None
+    subject: dict[str, Any] = {
+        "what": str(what) if isinstance(what, Path) else getattr(what, "__name__", "a generator")
+    }
+    if isinstance(what, Path) and is_run(what):
+        if data is not None:
+            raise UserError(f"{what} is a run, which is compared with its own data; leave data away")
+        data = plan(what).recipe.data
         sampler = load(what, round=round, ema=ema, device=device, say=say)
-        data, generate = data or plan(what).recipe.data, sampler.draw
-        subject = {"what": str(what), "round": sampler.round, "weights": "average" if sampler.averaged else "raw"}
-    elif what.is_dir():
-        subject = {"what": str(what)}
-    else:
+    elif isinstance(what, Path) and not what.is_dir():
         raise UserError(f"{what} is neither a run nor a folder of pictures")
     if data is None:
         raise UserError(f"{subject['what']} is no run: say which real images it is compared with, such as data mnist")
+    data = Data(name=data) if isinstance(data, str) else data
+    if sampler is not None:
+        subject |= {"round": sampler.round, "weights": "average" if sampler.averaged else "raw"}
+        if sampler.digest:
+            subject["checkpoint"] = sampler.digest
+        if (sampler.values == "gcn") != (data.values == "gcn"):
+            raise UserError(f"the generator makes {sampler.values} values, and the real images are {data.values}")
     evaluator = Evaluator(
         data,
         metrics=metrics,
@@ -214,15 +254,18 @@ def evaluate(
         device=device,
         say=say,
     )
-    if generate is None:
-        pictures = load_split(dataclasses.replace(data, name=str(what), validation=0), "train", say=say)
-        receipts = evaluator([partial(to_pixels, pictures, "unit")], subject)
-    else:
-        receipts = evaluator(
-            [partial(generate, evaluator.most, seed) for seed in seeds], subject | {"seeds": list(seeds)}
-        )
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
+        append([], out / "receipts.jsonl")  # to be told now, and not after all the work, where nothing can be written
+    if isinstance(what, Path) and sampler is None:
+        sets = [partial(_pictures, what, data, evaluator.most, say)]
+        subject["samples"] = "8 bits"
+    else:
+        generate: Generate = sampler.draw if sampler is not None else what  # type: ignore[assignment]
+        sets = [partial(generate, evaluator.most, seed) for seed in seeds]
+        subject["seeds"] = list(seeds)
+    receipts = evaluator(sets, subject)
+    if out is not None:
         append(receipts, out / "receipts.jsonl")
         at = f"-{subject['round']:06d}" if "round" in subject else ""
         for name, pairs in evaluator.pictures.items():
@@ -232,24 +275,81 @@ def evaluate(
     return receipts
 
 
-def _choose(metrics: Sequence[str] | None, data: Data, features: str | None, say: Callable[[str], None]) -> list[str]:
-    """The names of the measures, all of them known; those that the data allows where none are named."""
-    if metrics is not None:
-        for name in metrics:
-            if name not in METRICS:
-                raise UserError(
-                    f"there is no metric {name!r}{did_you_mean(name, METRICS)} (metrics: {', '.join(METRICS)})"
-                )
-        return list(dict.fromkeys(metrics))
-    if data.name == "stacked_mnist":
-        return ["stacked"]
-    names = [name for name in METRICS if name != "stacked"]
-    if data.name not in DIGITS:
-        names.remove("classes")
-    if data.name != "tfd" and not data.validation:
-        names.remove("parzen_ll")
-        say("parzen_ll is left out: its sigma is chosen on images that were held back (data.validation is 0)")
+def shared_metrics(runs: Sequence[Path], features: str | None, reference: str) -> list[str]:
+    """The measures that the data of all runs allows."""
+    kinds = [plan(run).recipe.data for run in runs]
+    possible = [
+        _possible(features or ("mnist" if data.name in DIGITS else "inception"), data, reference, lambda text: None)
+        for data in kinds
+    ]
+    shared = [name for name in possible[0] if all(name in names for names in possible)]
+    if not shared:
+        raise UserError(f"{', '.join(map(str, runs))}: no metric can be taken of all of them")
+    return shared
+
+
+def _why_not(name: str, features: str, data: Data, reference: str) -> str | None:
+    """Why a measure cannot be taken of such data, or None."""
+    row = METRICS[name]
+    if data.channels not in row.channels:
+        return f"it takes images with {' or '.join(map(str, row.channels))} channel(s), and these have {data.channels}"
+    if row.features and features == "mnist" and (data.img_size, data.channels) != (28, 1) and name != "stacked":
+        size = f"{data.img_size}x{data.img_size} with {data.channels} channel(s)"
+        return f"the mnist features are of 28x28 images with 1 channel, and these are {size}"
+    if row.digits and features != "mnist":
+        return "it asks which digit an image shows, which the mnist features alone can tell"
+    if name == "stacked" and data.img_size != 28:
+        return f"it takes 28x28 images, and these are {data.img_size}x{data.img_size}"
+    if reference == "train" and "train" in row.also:
+        return "it compares with images that were not trained on, and the reference is train"
+    if name == "parzen_ll" and reference == "train":
+        return "it scores images that were not trained on, and the reference is train"
+    if name == "parzen_ll" and not data.validation and data.name != "tfd":
+        return "its sigma is chosen on images that were held back, and data.validation is 0"
+    return None
+
+
+def _named(names: Sequence[str], features: str, data: Data, reference: str) -> list[str]:
+    """The measures of these names; UserError for one that is not there or cannot be taken."""
+    names = [names] if isinstance(names, str) else list(dict.fromkeys(names))
+    if not names:
+        raise UserError(f"no metric is named; there are {', '.join(METRICS)}")
+    for name in names:
+        if name not in METRICS:
+            raise UserError(f"there is no metric {name!r}{did_you_mean(name, METRICS)} (metrics: {', '.join(METRICS)})")
+        if reason := _why_not(name, features, data, reference):
+            raise UserError(f"{name}: {reason}")
     return names
+
+
+def _possible(features: str, data: Data, reference: str, say: Say) -> list[str]:
+    """All measures that such data allows; the others are named with the reason."""
+    names = []
+    for name in ["stacked"] if data.name == "stacked_mnist" else [m for m in METRICS if m != "stacked"]:
+        if reason := _why_not(name, features, data, reference):
+            say(f"{name} is left out: {reason}")
+        else:
+            names.append(name)
+    if not names:
+        raise UserError(f"{data.name}: none of the metrics can be taken of it")
+    return names
+
+
+def _pictures(folder: Path, data: Data, n: int, say: Say) -> Tensor:
+    """n pictures of a folder, drawn without order: files of one class often stand together."""
+    size, mode = (data.img_size, data.img_size), MODES.get(data.channels)
+    for path in sorted(p for p in folder.rglob("*") if p.suffix.lower() in Image.registered_extensions()):
+        with Image.open(path) as picture:
+            if picture.size != size or picture.mode != mode:
+                raise UserError(
+                    f"{path} is {picture.width}x{picture.height} {picture.mode}, and the real images are"
+                    f" {data.img_size}x{data.img_size} {mode}: a resized sample would be scored for the resizing"
+                )
+    named = dataclasses.replace(data, name=str(folder.resolve()), validation=0, values="unit")
+    pictures = to_pixels(load_split(named, "train", say=say), "unit")
+    if len(pictures) > n:
+        say(f"{n} of the {len(pictures)} pictures in {folder}")
+    return pictures[torch.randperm(len(pictures), generator=torch.Generator().manual_seed(0))[:n]]
 
 
 def _checked(pixels: Tensor, data: Data, n: int) -> Tensor:

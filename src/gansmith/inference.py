@@ -32,7 +32,14 @@ class Sampler:
     """A trained generator in eval mode. The same seed gives the same picture, whatever else is asked for with it."""
 
     def __init__(
-        self, net: nn.Module, prior: Prior, *, values: str = "signed", round: int = 0, averaged: bool = False
+        self,
+        net: nn.Module,
+        prior: Prior,
+        *,
+        values: str = "signed",
+        round: int = 0,
+        averaged: bool = False,
+        digest: str = "",
     ) -> None:
         self.net = net
         self.prior = prior
@@ -42,6 +49,8 @@ class Sampler:
         """The round after which the weights were saved."""
         self.averaged = averaged
         """Whether these are the moving average of the weights."""
+        self.digest = digest
+        """The beginning of the sha256 of the checkpoint's tensors, if they come from one."""
         parameter = next(net.parameters())
         self.device, self.dtype = parameter.device, parameter.dtype
 
@@ -62,7 +71,7 @@ class Sampler:
         return torch.cat(images)
 
     def draw(self, n: int, seed: int) -> Tensor:
-        """n fair draws (n, C, H, W) in [0, 1], not rounded, on the CPU; fewer of the same seed are the first of these."""
+        """n fair draws (n, C, H, W) in [0, 1], not rounded, on the CPU; fewer of one seed are the first of these."""
         streams = (torch.Generator().manual_seed(derive_seed(seed, 3, i)) for i in range(0, n, BLOCK))
         blocks = [self.prior.sample(BLOCK, stream, self.dtype) for stream in streams]
         return torch.cat([self.pixels(z).cpu() for z in torch.split(torch.cat(blocks)[:n], BLOCK)])
@@ -123,8 +132,14 @@ def load(
     """
     found = load_network(run, "G", round=round, ema=ema, device=device, say=say)
     prior = build_prior(found.recipe)
-    values = found.recipe.data.values
-    return Sampler(found.net, prior, values=values, round=found.round, averaged=found.averaged)
+    return Sampler(
+        found.net,
+        prior,
+        values=found.recipe.data.values,
+        round=found.round,
+        averaged=found.averaged,
+        digest=found.digest,
+    )
 
 
 class Loaded(NamedTuple):
@@ -137,6 +152,8 @@ class Loaded(NamedTuple):
     """The round after which it was saved."""
     averaged: bool
     """Whether the weights are the moving average."""
+    digest: str
+    """The beginning of the sha256 of the checkpoint's tensors."""
 
 
 def load_network(
@@ -165,6 +182,8 @@ def load_network(
     try:
         tree, info = checkpoint.read(path)
     except checkpoint.Broken as error:
+        if round is None and not path.exists():  # pruned by a training that goes on beside
+            return load_network(run, player, ema=ema, device=device, say=say)
         raise UserError(f"the checkpoint {path} is broken: {error}") from None
     name = next((n for n in recipe.networks if n.startswith(player)), None)
     if name is None:
@@ -181,4 +200,5 @@ def load_network(
         net.load_state_dict(weights["ema"] if averaged else weights["net"])
     except (KeyError, RuntimeError) as error:
         raise UserError(f"{path} does not fit {run / 'recipe.yaml'}: {str(error).splitlines()[0]}") from None
-    return Loaded(net.to(choose_device(device)).eval(), recipe, info["round"], averaged)
+    digest = info["sha256"][checkpoint.TENSORS][:12]
+    return Loaded(net.to(choose_device(device)).eval(), recipe, info["round"], averaged, digest)

@@ -20,7 +20,8 @@ from gansmith.build import load_split
 from gansmith.data import ImageSet
 from gansmith.data.values import VALUES
 from gansmith.errors import UserError
-from gansmith.metrics.features import Extractor, Outputs
+from gansmith.metrics.digits import Outputs
+from gansmith.metrics.features import Extractor
 from gansmith.metrics.frechet import frechet_distance
 from gansmith.metrics.kernel import kernel_distance
 from gansmith.metrics.modes import (

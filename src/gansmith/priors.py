@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from gansmith.schema import NonNegativeInt, PositiveInt
 
@@ -38,6 +39,22 @@ class Normal(Prior):
 
     def sample(self, n: int, generator: torch.Generator, dtype: torch.dtype = torch.float32) -> Tensor:
         return torch.randn(n, self.width, generator=generator, device=generator.device, dtype=dtype)
+
+    def between(self, a: Tensor, b: Tensor, t: Tensor) -> Tensor:
+        return slerp(a, b, t)
+
+
+class Spherical(Prior):
+    """z = n / |n| with n ~ N(0, 1)^dim: uniform on the unit sphere, mean 0 and covariance I / dim.
+
+    The third noise of the 2014 paper's code (arXiv 1406.2661). Interpolates on the great circle, which stays there.
+    """
+
+    def __init__(self, *, dim: PositiveInt = 100) -> None:
+        self.width = dim
+
+    def sample(self, n: int, generator: torch.Generator, dtype: torch.dtype = torch.float32) -> Tensor:
+        return normalize(torch.randn(n, self.width, generator=generator, device=generator.device, dtype=dtype))
 
     def between(self, a: Tensor, b: Tensor, t: Tensor) -> Tensor:
         return slerp(a, b, t)
@@ -131,4 +148,4 @@ def slerp(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
     return direction * ((1 - t) * norm_a + t * norm_b)
 
 
-PRIORS: dict[str, type[Prior]] = {"normal": Normal, "uniform": Uniform, "codes": Codes}
+PRIORS: dict[str, type[Prior]] = {"normal": Normal, "uniform": Uniform, "spherical": Spherical, "codes": Codes}

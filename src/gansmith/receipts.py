@@ -35,6 +35,8 @@ class Receipt:
     """What was measured: run, round, raw or averaged weights, the seeds of the samples."""
     details: Mapping[str, Any]
     """What came up on the way: the sigma that was chosen, a standard error over test images, ..."""
+    note: str = ""
+    """What a reader of the value should know."""
     gansmith: str = __version__
 
     @property
@@ -49,8 +51,10 @@ class Receipt:
         return math.sqrt(math.fsum((x - self.value) ** 2 for x in self.values) / (len(self.values) - 1))
 
     def better_than(self, value: float) -> bool:
-        """Whether this value is better than another; never where "better" is neither higher nor lower."""
-        return {"higher": self.value > value, "lower": self.value < value}.get(self.better, False)
+        """Whether this value is better than another; any is better than nan, and nan never is."""
+        if math.isnan(self.value) or self.better not in ("higher", "lower"):
+            return False
+        return math.isnan(value) or (self.value > value if self.better == "higher" else self.value < value)
 
     def __str__(self) -> str:
         return f"{self.metric} {self.text()} {self.unit}".rstrip()

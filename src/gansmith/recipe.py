@@ -44,7 +44,7 @@ class Data:
     channels: Literal[1, 3, 4] = _field(1, "1 grey, 3 RGB, 4 RGBA")
     fit: Literal["crop", "pad", "stretch"] = _field("crop", "how a picture that is not square becomes square")
     values: Literal["signed", "unit", "gcn", "raw"] = _field("signed", "[-1, 1], [0, 1], unit contrast; raw: toy sets")
-    validation: NonNegativeInt = _field(0, "images at the end of the training set that are held back, to choose by")
+    validation: NonNegativeInt = _field(0, "training images that are held back, to choose by")
     max_broken: Fraction = _field(0.01, "share of unreadable files of a folder that is tolerated")
     root: str | None = _field(None, "where named sets lie or are downloaded to; null: $GANSMITH_DATA or ./data")
     memory: Literal["auto", "device", "map"] = _field("auto", "images on the device, or read from a memory map")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 
 from gansmith import checkpoint
 from gansmith.build import Experiment, derive_seed
+from gansmith.errors import UserError
 from gansmith.evaluation import Evaluator
 from gansmith.figures import gives_probability, numbers, stage
 from gansmith.inference import Sampler
@@ -47,7 +49,7 @@ class Record:
                 ceiling=False,
                 say=lambda text: None,
             )
-            self.evaluator.check(recipe.evaluation.best)
+            self.evaluator.check_best(recipe.evaluation.best)
         checkpoint.drop(run / "best", experiment.state.round)  # what a killed session kept comes again
         self.latest: Mapping[str, torch.Tensor] = {}
         self.saved_at = experiment.state.round or -1  # a run that goes on was loaded from there
@@ -57,12 +59,12 @@ class Record:
         round = self.experiment.state.round
         self.latest = metrics
         self.experiment.meters.add(metrics)
-        if self.evaluator is not None and round % self.recipe.evaluation.every == 0:
-            self.evaluate(self.evaluator)
         if round % self.recipe.log_interval == 0:
             self.write_metrics()
         if round % self.recipe.sample_interval == 0:
             self.pictures()
+        if self.recipe.evaluation.every and round % self.recipe.evaluation.every == 0:
+            self.evaluate()
         if round % self.recipe.checkpoint.interval == 0:
             self.checkpoint()
 
@@ -79,10 +81,7 @@ class Record:
         self.flushed_at = (state.seconds, state.images)
         self.log.write(
             {
-                "round": state.round,
-                "epoch": round(self.experiment.stream.epoch, 4),
-                "images": state.images,
-                "seconds": round(state.seconds, 3),
+                **self._clocks(),
                 "images_per_second": round(images / seconds, 1) if seconds > 0 else 0.0,
                 **self.experiment.schedules.values(),
                 **means,
@@ -109,19 +108,42 @@ class Record:
             (self.run / name).mkdir(exist_ok=True)
             save_png(grid(images, columns=5), self.run / name / f"{number:06d}.png")
 
-    def evaluate(self, evaluator: Evaluator) -> None:
+    def evaluate(self) -> None:
         """Scores on the images that were held back, of the same latents each time; the best state goes to best/."""
         state, best = self.experiment.state, self.recipe.evaluation.best
-        draw = partial(self.sampler.draw, evaluator.most, derive_seed(self.recipe.seed, 4))
-        for receipt in evaluator([draw], {"round": state.round}):
-            self.experiment.meters.add({f"eval/{receipt.metric}": torch.tensor(receipt.value, dtype=torch.float64)})
-            if best is not None and receipt.measure == best:
-                kept = checkpoint.everything(self.run / "best")
-                earlier = checkpoint.verify(kept[0])["score"] if kept else {}
-                if earlier.get("metric") != receipt.metric or receipt.better_than(earlier["value"]):
-                    score = {"metric": receipt.metric, "value": receipt.value}
-                    self._write(self.run / "best", score=score)
-                    checkpoint.prune(self.run / "best", state.round, 1, 0)
+        if self.evaluator is None:
+            return
+        draw = partial(self.sampler.draw, self.evaluator.most, derive_seed(self.recipe.seed, 4))
+        try:
+            receipts = self.evaluator([draw], {"round": state.round})
+        except UserError:
+            self.checkpoint()  # nothing that was trained is lost
+            raise
+        self.log.write({**self._clocks(), **{f"eval/{receipt.metric}": receipt.value for receipt in receipts}})
+        for receipt in receipts:
+            if receipt.measure == best and receipt.better_than(self._best_so_far(receipt.metric)):
+                self._write(self.run / "best", score={"metric": receipt.metric, "value": receipt.value})
+                checkpoint.prune(self.run / "best", state.round, 1, 0)
+
+    def _best_so_far(self, metric: str) -> float:
+        """The score of the checkpoint in best/; nan where there is none of this metric."""
+        for path in checkpoint.everything(self.run / "best"):
+            try:
+                score = checkpoint.verify(path)["score"]
+            except checkpoint.Broken as error:
+                print(f"the best checkpoint {path} is broken ({error}): the next one takes its place")
+            else:
+                return float(score["value"]) if score["metric"] == metric else math.nan
+        return math.nan
+
+    def _clocks(self) -> dict[str, float]:
+        state = self.experiment.state
+        return {
+            "round": state.round,
+            "epoch": round(self.experiment.stream.epoch, 4),
+            "images": state.images,
+            "seconds": round(state.seconds, 3),
+        }
 
     def checkpoint(self) -> Path:
         """Write the whole state, unless that was done after this very round, and remove what is no longer kept."""

@@ -13,15 +13,19 @@ from pathlib import Path
 from typing import Any
 
 from gansmith import checkpoint
-from gansmith.errors import UserError
+from gansmith.build import load_split
+from gansmith.errors import Diverged, UserError
 from gansmith.evaluation import evaluate
-from gansmith.receipts import Receipt, check_comparable, read
-from gansmith.recipe import is_run, plan
+from gansmith.receipts import Receipt, append, check_comparable, read
+from gansmith.recipe import difference, is_run, plan, to_dict
 from gansmith.report.atomic import replacing
 from gansmith.report.curves import plot_scores
 from gansmith.report.log import read_metrics
 from gansmith.schema import did_you_mean
 from gansmith.training import train
+
+SCORES = "reproduction.jsonl"
+"""In a run's folder: the receipts of its best checkpoints by the reproduction's protocol, and no others."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,8 @@ class Variant:
 class Reproduction:
     """One number of a paper, and what is trained to find it again; the first variant is the paper's own experiment."""
 
-    paper: str
+    paper: tuple[str, str]
+    """The value, and its standard error over test images."""
     where: str
     metric: str
     variants: Mapping[str, Variant]
@@ -45,7 +50,7 @@ class Reproduction:
 
 REPRODUCTIONS: dict[str, Reproduction] = {
     "gan2014_mnist": Reproduction(
-        paper="225 +- 2",
+        paper=("225", "2"),
         where="adversarial nets on MNIST, Table 1 of Goodfellow et al. 2014 (arXiv 1406.2661)",
         metric="parzen_ll",
         variants={
@@ -82,7 +87,9 @@ class Row:
     receipt: Receipt
     best_epoch: float
     epochs: float
+    rounds: int
     seconds: float
+    diverged: bool
 
 
 def reproduce(
@@ -98,8 +105,9 @@ def reproduce(
 ) -> list[Row]:
     """Train and score, and write table.md, table.json and curves.png into `out` after every training.
 
-    only: some of the variants. The checkpoint that is scored is the best one on the validation images. UserError for
-    names that are not there.
+    only: some of the variants; the table holds all that `out` has. n_epochs: length of each training, instead of the
+    recipe's. The checkpoint that is scored is the best one on the validation images. A training that diverges is scored
+    by that, too, and marked. UserError for names that are not there, and for a run in `out` that is of another recipe.
     """
     if name not in REPRODUCTIONS:
         known = ", ".join(REPRODUCTIONS)
@@ -112,47 +120,93 @@ def reproduce(
             near = did_you_mean(variant, what.variants)
             raise UserError(f"there is no variant {variant!r}{near} (variants: {known})")
     out = out or Path("runs") / f"reproduce-{name}"
-    rows: list[Row] = []
+    rows = _finished(what, out)
     jobs = [(variant, seed) for seed in seeds for variant in variants]
     for i, (variant, seed) in enumerate(jobs):
         say(f"{i + 1} of {len(jobs)}: {variant}, seed {seed}")
         run = out / f"{variant}-{seed}"
-        _trained(run, what.variants[variant], seed, n_epochs, device, quiet)
-        rows.append(_row(variant, seed, run, what.metric, device, say))
+        diverged = _train(run, what.variants[variant], seed, n_epochs, device, quiet, say)
+        rows[variant, seed] = _score(variant, seed, run, what.metric, device, say, diverged)
         write(what, rows, out)
     say(f"written: {out / 'table.md'}, {out / 'table.json'}, {out / 'curves.png'}")
-    return rows
+    return [rows[job] for job in jobs]
 
 
-def _trained(run: Path, variant: Variant, seed: int, n_epochs: int | None, device: str, quiet: bool) -> None:
-    """Train the run, or go on with it, unless it has its length already."""
-    length = {} if n_epochs is None else {"n_epochs": n_epochs}
-    if not is_run(run):
-        changes = {**variant.changes, **length}
-        train(variant.recipe, out=run, seed=seed, device=device, overrides=changes, quiet=quiet)
-        return
-    rows = read_metrics(run / "metrics.jsonl") if (run / "metrics.jsonl").exists() else []
-    if not rows or rows[-1]["epoch"] < (n_epochs or plan(run).recipe.n_epochs) - 1e-3:
-        train(run, device=device, overrides=length, quiet=quiet)
+def _train(
+    run: Path, variant: Variant, seed: int, n_epochs: int | None, device: str, quiet: bool, say: Callable[[str], None]
+) -> bool:
+    """Train the run, or go on with it, unless it has its length already; whether it diverged."""
+    wanted = plan(variant.recipe, flags={**variant.changes, "seed": seed}).recipe
+    length: dict[str, Any] = {"n_epochs": n_epochs or wanted.n_epochs}
+    rounds = length["n_epochs"] * len(load_split(wanted.data, "train", say=say)) // wanted.batch_size
+    rounds //= wanted.game.args.get("n_critic", 1)
+    length["evaluation.every"] = max(1, min(wanted.evaluation.every, rounds))  # a short trial is scored at its end
+    try:
+        if not is_run(run):
+            train(
+                variant.recipe, out=run, seed=seed, device=device, overrides={**variant.changes, **length}, quiet=quiet
+            )
+            return False
+        if changed := difference(to_dict(plan(run).recipe), to_dict(wanted)):
+            raise UserError(f"{run} is of another recipe than this reproduction: {changed}; choose another --out")
+        if _last(run).get("epoch", 0) < length["n_epochs"] - 1e-3:
+            train(run, device=device, overrides=length, quiet=quiet)
+    except Diverged as error:
+        say(str(error))
+        return True
+    return False
 
 
-def _row(variant: str, seed: int, run: Path, metric: str, device: str, say: Callable[[str], None]) -> Row:
+def _last(run: Path) -> Mapping[str, Any]:
+    path = run / "metrics.jsonl"
+    return (read_metrics(path) or [{}])[-1] if path.exists() else {}
+
+
+def _score(
+    variant: str, seed: int, run: Path, metric: str, device: str, say: Callable[[str], None], diverged: bool
+) -> Row:
+    """The row of a run whose best checkpoint is scored, now if that was not done before."""
     best = checkpoint.newest_good(run / "best", say)
-    images = checkpoint.verify(best)["images"]
-    earlier = read(run / "receipts.jsonl")
-    scored = [r for r in earlier if r.measure == metric and r.subject.get("round") == int(best.name)]
-    if not scored:
-        scored = evaluate(run, metrics=[metric], round="best", device=device, out=run, say=say)
-    last = read_metrics(run / "metrics.jsonl")[-1]
-    best_epoch = images * last["epoch"] / last["images"]
-    return Row(variant, seed, run, scored[-1], best_epoch, last["epoch"], last["seconds"])
+    info = checkpoint.verify(best)
+    receipts = [r for r in read(run / SCORES) if info["sha256"][checkpoint.TENSORS].startswith(r.subject["checkpoint"])]
+    if not receipts:
+        receipts = evaluate(run, metrics=[metric], round="best", device=device, say=say)
+        append(receipts, run / SCORES)
+    last = _last(run)
+    per_image = last["epoch"] / last["images"]
+    return Row(
+        variant=variant,
+        seed=seed,
+        run=run,
+        receipt=receipts[-1],
+        best_epoch=info["images"] * per_image,
+        epochs=last["epoch"],
+        rounds=last["round"],
+        seconds=last["seconds"],
+        diverged=diverged,
+    )
+
+
+def _finished(what: Reproduction, out: Path) -> dict[tuple[str, int], Row]:
+    """What was trained and scored into `out` before, by variant and seed."""
+    rows = {}
+    for variant in what.variants:
+        for run in sorted(out.glob(f"{variant}-*")):
+            seed = run.name.removeprefix(f"{variant}-")
+            if seed.isdecimal() and (run / SCORES).exists() and checkpoint.everything(run / "best"):
+                info = checkpoint.verify(checkpoint.everything(run / "best")[0])
+                digest = info["sha256"][checkpoint.TENSORS]
+                if any(digest.startswith(r.subject["checkpoint"]) for r in read(run / SCORES)):
+                    rows[variant, int(seed)] = _score(variant, int(seed), run, what.metric, "cpu", print, False)
+    return rows
 
 
 # ---- the table -------------------------------------------------------------------------------------------------
 
 
-def write(what: Reproduction, rows: Sequence[Row], out: Path) -> None:
+def write(what: Reproduction, found: Mapping[tuple[str, int], Row], out: Path) -> None:
     """table.md for people, table.json for programs, curves.png of the validation scores."""
+    rows = list(found.values())
     check_comparable([row.receipt for row in rows])
     out.mkdir(parents=True, exist_ok=True)
     _write_text(out / "table.md", table(what, rows))
@@ -163,21 +217,26 @@ def write(what: Reproduction, rows: Sequence[Row], out: Path) -> None:
 def table(what: Reproduction, rows: Sequence[Row]) -> str:
     """Markdown: the paper's number, ours for each variant over its seeds, and what real images reach."""
     receipt = rows[0].receipt
+    columns = (
+        *("mean", "+- over trainings", "seeds", "+- over samples", "+- over test images", "sigma"),
+        *("best epoch", "epochs trained", "rounds", "seconds"),
+    )
+    value, error = what.paper
+    empty = [""] * len(columns)
     lines = [
         f"{receipt.metric} of {what.where}",
         "",
-        "| | mean over seeds | +- over seeds | seeds | +- over samples | +- over test images | sigma | best epoch | of"
-        " | seconds |",
-        "| --- | --: | --: | --: | --: | --: | --- | --- | --- | --: |",
-        f"| the paper | {what.paper} | | | | | | | not recorded | |",
+        f"| | {' | '.join(columns)} |",
+        f"| --- | {' | '.join(['--:'] * len(columns))} |",
+        f"| the paper | {' | '.join([value, '', '', '', error, '', 'not recorded', *empty[7:]])} |",
     ]
     for name, variant in what.variants.items():
         if mine := [row for row in rows if row.variant == name]:
             lines.append(f"| {name}: {variant.about} | {' | '.join(_cells(mine))} |")
     if receipt.real is not None:
-        lines.append(f"| the same number of real training images | {receipt.real:.2f} | | | | | | | | |")
+        lines.append(f"| as many real training images | {' | '.join([f'{receipt.real:.2f}', *empty[1:]])} |")
     protocol = "; ".join(f"{key}: {value}" for key, value in receipt.protocol.items())
-    return "\n".join([*lines, "", f"Unit: {receipt.unit}. Protocol: {protocol}.", ""])
+    return "\n".join([*lines, "", f"Unit: {receipt.unit}. Protocol: {protocol}. {receipt.note}.", ""])
 
 
 def _cells(rows: Sequence[Row]) -> list[str]:
@@ -185,12 +244,13 @@ def _cells(rows: Sequence[Row]) -> list[str]:
     return [
         f"{statistics.fmean(values):.2f}",
         f"{statistics.stdev(values):.2f}" if len(values) > 1 else "one seed",
-        ", ".join(str(row.seed) for row in rows),
+        ", ".join(f"{row.seed}{' (diverged)' * row.diverged}" for row in rows),
         _each(row.receipt.spread for row in rows),
         _each(statistics.fmean(row.receipt.details["standard_error"]) for row in rows),
         ", ".join(sorted({f"{sigma:.4g}" for row in rows for sigma in row.receipt.details["sigma"]})),
         ", ".join(f"{row.best_epoch:.0f}" for row in rows),
         ", ".join(f"{row.epochs:.0f}" for row in rows),
+        ", ".join(f"{row.rounds:,}" for row in rows),
         ", ".join(f"{row.seconds:,.0f}" for row in rows),
     ]
 
@@ -206,6 +266,8 @@ def _plain(row: Row) -> dict[str, Any]:
         "run": str(row.run),
         "best_epoch": row.best_epoch,
         "epochs": row.epochs,
+        "rounds": row.rounds,
+        "diverged": row.diverged,
         "seconds": row.seconds,
         "receipt": row.receipt.as_dict(),
     }

@@ -7,8 +7,11 @@ tensorboard/         the same as TensorBoard events, if TensorBoard is installed
 samples/000400.png   25 fresh samples after round 400
 growth/000400.png    the samples of seeds 0-24 after round 400
 checkpoints/         see `checkpoint.py`
+best/                the checkpoint with the best score on the validation images, if `evaluation.best` names one
 growth.gif           the growth pictures as a film
 curves.png           metrics.jsonl drawn
+receipts.jsonl       one line per score that `gansmith evaluate` or `reproduce` measured, with its protocol
+nearest-*.png        from there: samples beside the training images that they are nearest to, one picture per measure
 """
 
 from __future__ import annotations

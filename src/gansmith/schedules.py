@@ -1,4 +1,7 @@
-"""Schedules: an optimizer's setting as a pure function of how far the training is; nothing to save or to resume."""
+"""Schedules: an optimizer's setting as a pure function of how far the training is; nothing to save or to resume.
+
+The clock counts minibatches of real images, as in the 2014 code; a round of Algorithm 1 takes n_critic of them.
+"""
 
 from __future__ import annotations
 
@@ -10,13 +13,13 @@ from gansmith.schema import NonNegativeFloat, PositiveFloat, PositiveInt
 
 
 def exponential(
-    start: float, rounds: int, epochs: int, *, factor: PositiveFloat = 1.0, floor: NonNegativeFloat = 0.0
+    start: float, batches: int, epochs: int, *, factor: PositiveFloat = 1.0, floor: NonNegativeFloat = 0.0
 ) -> float:
-    """max(floor, start / factor^rounds): the 2014 code divides its learning rate after every minibatch."""
-    return max(floor, start * factor**-rounds)  # which becomes 0 where factor**rounds would overflow
+    """max(floor, start / factor^batches): the 2014 code divides its learning rate after every minibatch."""
+    return max(floor, start * factor**-batches)  # which becomes 0 where factor**batches would overflow
 
 
-def linear(start: float, rounds: int, epochs: int, *, to: NonNegativeFloat = 0.0, over: PositiveInt = 1) -> float:
+def linear(start: float, batches: int, epochs: int, *, to: NonNegativeFloat = 0.0, over: PositiveInt = 1) -> float:
     """start + (to - start) min(1, epochs / over): constant within an epoch, `to` after `over` whole epochs."""
     return start + (to - start) * min(1.0, epochs / over)
 
@@ -45,12 +48,12 @@ class Schedules:
                     )
                 self.start[player.name, key] = settings[key]
 
-    def apply(self, rounds: int, epochs: int) -> None:
-        """Set everything for the round to come, after `rounds` rounds and `epochs` whole epochs."""
+    def apply(self, batches: int, epochs: int) -> None:
+        """Set everything for the round to come, after `batches` minibatches and `epochs` whole epochs."""
         for key, schedule in self.terms:
             for player in self.players:
                 for settings in player.optimizer.param_groups:
-                    settings[key] = schedule(self.start[player.name, key], rounds, epochs)
+                    settings[key] = schedule(self.start[player.name, key], batches, epochs)
 
     def values(self) -> dict[str, float]:
         """What is set now, for the log: {"lr/G": 0.1, ...}."""

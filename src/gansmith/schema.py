@@ -90,6 +90,8 @@ def _convert(value: Any, node: ast.expr, key: str) -> Any:
             choices = choices if isinstance(choices, tuple) else (choices,)
             return _choice(value, choices, key)
         if outer in ("tuple", "Sequence", "list"):
+            if isinstance(value, str) and ast.unparse(node.slice) == "str":
+                value = [part.strip() for part in value.split(",")]
             if not isinstance(value, (list, tuple)):
                 raise UserError(f"{key} is {value!r}; it must be a list, such as [{value}]")
             inner = node.slice.elts[0] if isinstance(node.slice, ast.Tuple) else node.slice

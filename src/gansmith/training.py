@@ -129,12 +129,13 @@ def _session(
         quiet=quiet,
     )
     # A session that ended between two lines left one of its own; the line at the interval comes again, whole.
-    log = RunLog(run, at_round=state.round - state.round % recipe.log_interval)
+    log = RunLog(run, at_round=state.round - state.round % recipe.log_interval, scores_until=state.round)
     try:
         record = Record(run, recipe, experiment, log, device)
         with _stop_signals() as stop, live:
             live.say(_banner(run, resolved, experiment, device, total, log.tensorboard))
             if state.round == 0:
+                record.evaluate()  # what cannot be measured shows now
                 record.pictures()
                 record.checkpoint()  # so that a run that is killed early can go on, too
             play(experiment, record, live, total, stop)
@@ -158,7 +159,7 @@ def play(experiment: Experiment, record: Record, live: Live, total: int, stop: S
     while state.round < total and stop.signum is None:
         began = time.perf_counter()
         state.begin_round()
-        experiment.schedules.apply(state.round, int(stream.epoch))
+        experiment.schedules.apply(stream.position, int(stream.epoch))
         batches = [next(stream) for _ in range(game.batches_per_round)]
         metrics = game.round(*batches)
         shown = sum(len(batch.images) for batch in batches)

@@ -6,8 +6,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
+from gansmith.data.cache import Draft, Say, entry_path, load_entry
 from gansmith.data.folder import load_folder
-from gansmith.data.imageset import ImageSet
+from gansmith.data.imageset import ImageSet, Labels
 from gansmith.data.named import NAMED, load_named
 from gansmith.data.prepare import Wanted
 from gansmith.data.shipped import load_mnist
@@ -15,6 +18,13 @@ from gansmith.data.stacked import load_stacked_mnist
 from gansmith.data.tfd import load_tfd
 from gansmith.data.toy import TOYS, load_toy
 from gansmith.errors import UserError
+
+SHUFFLED = {
+    *("mnist", "fashion_mnist", "kmnist", "qmnist", "emnist", "cifar10", "cifar100", "celeba", "stacked_mnist"),
+    *TOYS,
+}
+"""Data whose published order is not by class: by custom the last images are held back. Other sets may be sorted."""
+CHUNK = 1024
 
 
 def data_names() -> tuple[str, ...]:
@@ -39,12 +49,14 @@ def load_images(
 ) -> ImageSet:
     """The pictures of a known name or of a folder, as uint8 (N, channels, img_size, img_size); a toy set is float32.
 
-    Decoded once and then mapped from the cache folder. split is "train", "validation" or "test":
-    `validation` images at the end of the training set are held back for the second. fit is "crop", "pad" or
-    "stretch"; a share of max_broken of the pictures may be unreadable. root is where known sets lie or are
-    downloaded to; fold is one of the five of tfd. Messages go to `say`, a progress bar to stderr if it is a terminal.
-    UserError for all that the user can mend.
+    Decoded once and then mapped from the cache folder. split is "train", "validation" or "test": `validation` images
+    of the training set are held back for the second, the last ones of the SHUFFLED sets, of all others a fixed choice
+    at random, spread over the whole set. fit is "crop", "pad" or "stretch"; a share of max_broken of the pictures may
+    be unreadable. root is where known sets lie or are downloaded to; fold is one of the five of tfd. Messages go to
+    `say`, a progress bar to stderr if it is a terminal. UserError for all that the user can mend.
     """
+    if validation < 0:
+        raise UserError(f"data.validation is {validation}; it must be at least 0")
     wanted = Wanted(img_size, channels, split, fit, max_broken, n_cpu, say, progress)
     folder = Path(what).expanduser()
     if what == "tfd":
@@ -64,11 +76,11 @@ def load_images(
         found = load_folder(folder, whole)
     else:
         raise UserError(_unknown(what, folder))
-    return found if split == "test" else _held_back(found, split, validation)
+    return found if split == "test" else _held_back(found, split, validation, what in SHUFFLED, say)
 
 
-def _held_back(found: ImageSet, split: str, validation: int) -> ImageSet:
-    """The training set without its last `validation` images, or these."""
+def _held_back(found: ImageSet, split: str, validation: int, shuffled: bool, say: Say) -> ImageSet:
+    """The training set without the `validation` images that are held back, or these."""
     if split == "validation" and not validation:
         raise UserError(f"{found.name} has no validation images: data.validation says how many to hold back")
     if not validation:
@@ -78,10 +90,44 @@ def _held_back(found: ImageSet, split: str, validation: int) -> ImageSet:
             f"data.validation is {validation}, and {found.name} has {len(found)} images to train on; the nearest is"
             f" {len(found) - 1}"
         )
+    if not shuffled:
+        return _spread(found, split, validation, say)
     here = slice(len(found) - validation, None) if split == "validation" else slice(len(found) - validation)
     labels = None if found.labels is None else found.labels[here]
     digest = hashlib.sha256(f"{found.digest} {split} {validation}".encode()).hexdigest()
     return replace(found, images=found.images[here], labels=labels, digest=digest)
+
+
+def _spread(found: ImageSet, split: str, validation: int, say: Say) -> ImageSet:
+    """The same for a set that may be sorted by class: a copy in the cache, for what is left is no slice of the whole.
+
+    A copy on disk, and a memory map of it, so that the images of a large folder need not fit into memory.
+    """
+    digest = hashlib.sha256(f"{found.digest} {split} {validation} spread".encode()).hexdigest()
+    path = entry_path(f"{found.name}-{split}", digest)
+    if (entry := load_entry(path, say)) is not None:
+        return entry.data
+    held = spread(len(found), validation)
+    here = held if split == "validation" else np.setdiff1d(np.arange(len(found)), held)
+    labels = None
+    if found.labels is not None:
+        labels = found.labels[here]
+        labels.flags.writeable = False
+    with Draft(path, say) as draft:
+        for start in range(0, len(here), CHUNK):
+            draft.write(found.images[here[start : start + CHUNK]])
+        return draft.finish(found.name, labels, found.classes, [], digest)
+
+
+def spread(n: int, k: int) -> Labels:
+    """k of n places (k,), ascending: one of each of k equal stretches of 0..n-1, drawn once and for all.
+
+    A class that covers two stretches has an image in every choice, and no period of the order can fall in step with it.
+    Drawn from SHAKE-256: the same places on every machine and with every version of NumPy.
+    """
+    edges = np.arange(k + 1, dtype=np.int64) * n // k
+    drawn = np.frombuffer(hashlib.shake_256(b"gansmith validation 0").digest(8 * k), "<u8")
+    return edges[:-1] + (drawn % np.diff(edges).astype(np.uint64)).astype(np.int64)
 
 
 def _unknown(what: str, folder: Path) -> str:

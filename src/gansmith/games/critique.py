@@ -58,7 +58,8 @@ def theory(c: Critique) -> dict[str, Tensor]:
 
     value/V: mean log D(x) + mean log(1 - D(G(z))); -log 4 where D cannot tell, 0 where it is sure. value/jsd:
     (V + log 4) / 2 in nats, kept in [0, log 2]: in expectation a lower bound of the Jensen-Shannon divergence, tight
-    for the optimal D (Theorem 1). D/right_real, D/right_fake: the shares of images that D judges rightly.
+    for the optimal D (Theorem 1). On training batches, and with D's dropout on, it is a trend and no bound for p_data.
+    D/right_real, D/right_fake: the shares of images that D judges rightly.
     """
     real = torch.cat([s.detach().flatten() for s in c.real])
     fake = torch.cat([s.detach().flatten() for s in c.fake])

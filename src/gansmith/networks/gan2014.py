@@ -66,6 +66,7 @@ class Generator(Constrained):
         if bias_from_data and output != "sigmoid":
             raise ValueError("bias_from_data needs a sigmoid output: the mean of the data is a probability only there")
         self.shape = shape
+        self.values = "unit" if output == "sigmoid" else None  # a linear output takes whatever range the data has
         self.max_col_norm = max_col_norm
         layers: list[nn.Module] = []
         before = latent_dim
@@ -89,6 +90,8 @@ class FrontedGenerator(Constrained):
 
     ReLU `front`, sigmoid of as many units as the pretrained G takes latents (`inner_dim`), then that G as `model`.
     """
+
+    values = "unit"
 
     def __init__(
         self,

@@ -25,6 +25,8 @@ def _quarter(side: int) -> int:
 class Generator(nn.Module):
     """z (N, Z) -> images (N, C, H, W) in (-1, 1): two linear layers, two transposed convolutions, BatchNorm, ReLU."""
 
+    values = "signed"
+
     def __init__(self, latent_dim: int, shape: Shape, *, width: PositiveInt = 64) -> None:
         super().__init__()
         side = _quarter(shape[1])

@@ -19,6 +19,8 @@ Shape = tuple[int, int, int]
 class Generator(nn.Module):
     """z (N, Z) -> images (N, C, H, W) in (-1, 1): Linear, BatchNorm (but for the first), LeakyReLU; at the end tanh."""
 
+    values = "signed"
+
     def __init__(
         self,
         latent_dim: int,

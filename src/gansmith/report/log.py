@@ -68,11 +68,12 @@ class RunLog:
     tensorboard: bool
     _events: "SummaryWriter | None"
 
-    def __init__(self, run: Path, *, at_round: int = 0, tensorboard: bool | None = None) -> None:
+    def __init__(self, run: Path, *, at_round: int = 0, scores_until: int = 0, tensorboard: bool | None = None) -> None:
         """Open the log of the folder `run` after round `at_round`.
 
-        On a resume (`at_round` > 0) rows of later rounds are removed, as they will come again, and so is a
-        last line that a crash left incomplete. Raises UserError if any other line is damaged.
+        On a resume (`at_round` > 0) rows of later rounds are removed, as they will come again, but for scores
+        ("eval/...") up to `scores_until`; and so is a last line that a crash left incomplete. Raises UserError if any
+        other line is damaged.
         """
         installed = find_spec("tensorboard") is not None
         if tensorboard and not installed:
@@ -81,7 +82,7 @@ class RunLog:
         run.mkdir(parents=True, exist_ok=True)
         path = run / "metrics.jsonl"
         if at_round > 0 and path.exists():
-            _forget_after(path, at_round)
+            _forget_after(path, at_round, scores_until)
         self._file = path.open("a", encoding="utf-8")
         self._events = None
         if self.tensorboard:
@@ -140,8 +141,12 @@ def _rows(path: Path) -> list[tuple[bytes, dict[str, Any]]]:
     return rows
 
 
-def _forget_after(path: Path, at_round: int) -> None:
-    kept = [line + b"\n" for line, row in _rows(path) if row["round"] <= at_round]
+def _forget_after(path: Path, at_round: int, scores_until: int) -> None:
+    def stays(row: Mapping[str, Any]) -> bool:
+        scores = any(key.startswith("eval/") for key in row)
+        return bool(row["round"] <= (max(at_round, scores_until) if scores else at_round))
+
+    kept = [line + b"\n" for line, row in _rows(path) if stays(row)]
     with replacing(path) as part:
         part.write_bytes(b"".join(kept))
 
