@@ -16,14 +16,15 @@ from torch import Tensor
 
 import gansmith
 from gansmith import checkpoint
-from gansmith.build import derive_seed, load_split
+from gansmith.build import build_network, build_prior, derive_seed, load_split
 from gansmith.data import load_images
 from gansmith.errors import UserError
-from gansmith.evaluation import Evaluator, evaluate
-from gansmith.inference import load
+from gansmith.evaluation import Evaluator, evaluate, shared_metrics
+from gansmith.inference import Sampler, load
 from gansmith.measures import METRICS, to_pixels
+from gansmith.metrics.parzen import parzen
 from gansmith.receipts import Receipt, check_comparable, read
-from gansmith.recipe import Data
+from gansmith.recipe import Data, plan
 from gansmith.report.log import read_metrics
 
 MNIST = Data(name="mnist", values="unit", validation=10_000)
@@ -333,3 +334,117 @@ def test_the_verb_prints_receipts_as_json_and_keeps_them(tmp_path: Path, command
     shown = command("evaluate", run, "--metrics", "parzen_ll", "--n", 100, "--seeds", "0,1")
     out, _ = shown.communicate()
     assert "parzen_ll_100" in out and "real images" in out and "historical" in out and "standard error" in out
+
+
+# ---- what a review found ---------------------------------------------------------------------------------------
+
+
+def write_digits(folder: Path, images: Tensor) -> Path:
+    folder.mkdir(parents=True)
+    for i, image in enumerate((images[:, 0] * 255).round().byte().numpy()):
+        Image.fromarray(image).save(folder / f"{i:04}.png")
+    return folder
+
+
+def test_a_folder_that_is_called_like_a_data_set_is_still_that_folder(
+    few: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_digits(tmp_path / "mnist", torch.rand(100, 1, 28, 28))
+    monkeypatch.chdir(tmp_path)
+    options: dict[str, Any] = {"metrics": ["fd"], "n": 100, "data": few, "features": "mnist", "say": quiet}
+    [noise] = evaluate("mnist", **options)
+    [digits] = evaluate(write_digits(tmp_path / "real", mnist("test")[:100]), **options)
+    assert noise.value > 10 * digits.value
+
+
+def test_pictures_of_another_size_or_kind_are_refused_by_name(few: Data, tmp_path: Path) -> None:
+    folder = write_digits(tmp_path / "samples", mnist("test")[:100])
+    odd = folder / "odd.png"
+    for picture, words in (
+        (Image.new("L", (40, 36)), "odd.png is 40x36 L, and the real images are 28x28 L"),
+        (Image.new("RGB", (28, 28)), "odd.png is 28x28 RGB, and the real images are 28x28 L"),
+    ):
+        picture.save(odd)
+        with pytest.raises(UserError, match=words):
+            evaluate(folder, metrics=["memorised_pixels"], n=50, data=few, say=quiet)
+
+
+def test_of_a_larger_folder_a_fixed_draw_is_scored_and_not_the_first_files(tmp_path: Path) -> None:
+    images = load_images("mnist", img_size=28, channels=1, split="test")
+    assert images.labels is not None
+    by_class = mnist("test")[torch.from_numpy(np.argsort(images.labels, kind="stable"))][::20]
+    said: list[str] = []
+    folder = write_digits(tmp_path / "sorted", by_class)
+    options: dict[str, Any] = {"metrics": ["classes"], "n": 200, "data": MNIST}
+    found = {r.measure: r.value for r in evaluate(folder, say=said.append, **options)}
+    assert found["class_tv"] < 0.2  # the first 200 of 500 would be four classes: 0.6
+    assert any("200 of the 500" in text for text in said)
+    assert found == {r.measure: r.value for r in evaluate(folder, say=quiet, **options)}
+
+
+def test_fewer_draws_of_a_seed_are_the_first_of_more() -> None:
+    recipe = plan("infogan", flags={"networks.G.width": 2, "networks.D.width": 2}).recipe
+    prior = build_prior(recipe)
+    sampler = Sampler(build_network(recipe, "G", prior), prior)
+    many = sampler.draw(1500, 3)
+    assert torch.equal(many[:37], sampler.draw(37, 3)) and torch.equal(many[:1200], sampler.draw(1200, 3))
+    assert not torch.equal(many[:37], sampler.draw(37, 4)) and len(many.flatten(1).unique(dim=0)) > 1400
+
+
+@pytest.mark.parametrize("seeds", [(), (1, 1), (-1,)])
+def test_seeds_are_different_and_at_least_one(seeds: tuple[int, ...]) -> None:
+    with pytest.raises(UserError, match="seeds are"):
+        evaluate(from_split("train"), metrics=["fd"], n=100, seeds=seeds, data=MNIST, say=quiet)
+
+
+def test_where_receipts_cannot_be_written_that_is_told_before_the_work(few: Data, tmp_path: Path) -> None:
+    (tmp_path / "receipts.jsonl").mkdir()
+
+    def never(n: int, seed: int) -> Tensor:
+        raise AssertionError("samples were drawn")
+
+    with pytest.raises(OSError):
+        evaluate(never, metrics=["memorised_pixels"], n=50, data=few, out=tmp_path, say=quiet)
+
+
+def test_a_damaged_best_checkpoint_makes_place_for_the_next(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = train(tmp_path / "run", 20)
+    [kept] = checkpoint.everything(run / "best")
+    (kept / "state.json").write_text("{")
+    gansmith.train(run, steps=30, quiet=True)
+    assert "broken" in capsys.readouterr().out
+    [now] = checkpoint.everything(run / "best")
+    assert int(now.name) == 30 and checkpoint.verify(now)["score"]["value"] == logged(run)[30]
+
+
+def test_several_runs_are_scored_by_what_can_be_measured_of_all(tmp_path: Path) -> None:
+    with_validation = train(tmp_path / "a", 1)
+    without = train(tmp_path / "b", 1, **{"evaluation.every": 0, "evaluation.best": None, "data.validation": 0})
+    assert "parzen_ll" in shared_metrics([with_validation], None, "test")
+    shared = shared_metrics([with_validation, without], None, "test")
+    assert "parzen_ll" not in shared and "fd" in shared
+
+
+def test_tfd_is_scored_fold_by_fold(tmp_path: Path) -> None:
+    """The mean over five folds, each with its own sigma, as if each were evaluated alone."""
+    savemat = pytest.importorskip("scipy.io").savemat
+    rng = np.random.default_rng(0)
+    folds = np.zeros((300, 5), np.uint8)
+    for fold in range(5):
+        order = rng.permutation(np.arange(100, 300))
+        folds[order[:100], fold], folds[order[100:150], fold], folds[order[150:], fold] = 1, 2, 3
+    images = rng.integers(0, 256, (300, 48, 48), dtype=np.uint8)
+    labels = np.where(np.arange(300) < 100, -1, 1 + np.arange(300) % 7).astype(np.int16)[:, None]
+    savemat(tmp_path / "TFD_48x48.mat", {"images": images, "folds": folds, "labs_ex": labels, "labs_id": labels})
+    data = Data(name="tfd", img_size=48, values="unit", root=str(tmp_path))
+    samples = torch.from_numpy(images[:100, None]).float() / 255
+    [receipt] = evaluate(lambda n, s: samples[:n], metrics=["parzen_ll"], n=90, seeds=(0,), data=data, say=quiet)
+    alone = []
+    for fold in range(5):
+        valid, test = (torch.from_numpy(images[folds[:, fold] == code]).float().flatten(1) / 255 for code in (2, 3))
+        alone.append(parzen(samples[:90].flatten(1), valid, test).mean)
+    assert receipt.value == pytest.approx(np.mean(alone), abs=1e-6)
+    assert receipt.details["standard_error"] == [pytest.approx(np.std(alone, ddof=1) / 5**0.5, abs=1e-6)]
+    assert receipt.protocol["test"].count("50 images") == 5
+    with pytest.raises(UserError, match="tfd"):
+        Evaluator(data, metrics=["parzen_ll"], reference="validation", say=quiet).check_best("parzen_ll")

@@ -1,6 +1,7 @@
 """Reproductions: what is trained, what is not trained twice, and the table."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 
 from gansmith import reproduction
 from gansmith.errors import UserError
+from gansmith.evaluation import evaluate
 from gansmith.recipe import plan
 from gansmith.report.log import read_metrics
 from gansmith.reproduction import REPRODUCTIONS, Reproduction, Variant, reproduce, table
@@ -109,3 +111,45 @@ def test_every_variant_is_a_recipe_that_keeps_its_best_by_the_metric_on_the_same
         assert recipes[key].networks == paper.networks and recipes[key].optimizers == paper.optimizers
         assert recipes[key].schedules == paper.schedules
     assert recipes["k5"].game.args["n_critic"] == 5 and recipes["alternating"].game.name == "alternating"
+
+
+def test_a_short_trial_does_not_stand_for_the_whole_and_the_table_keeps_what_is_there(
+    tiny: None, tmp_path: Path
+) -> None:
+    options: dict[str, Any] = {"seeds": (0,), "out": tmp_path, "quiet": True, "say": lambda text: None}
+    [trial] = reproduce("tiny", only=["paper"], n_epochs=1, **options)
+    [other] = reproduce("tiny", only=["other"], n_epochs=2, **options)
+    assert "| paper: " in (tmp_path / "table.md").read_text() and "| other: " in (tmp_path / "table.md").read_text()
+    [whole] = reproduce("tiny", only=["paper"], n_epochs=3, **options)
+    assert (trial.epochs, other.epochs, whole.epochs) == (1, 2, 3)
+    assert [row["variant"] for row in json.loads((tmp_path / "table.json").read_text())] == ["paper", "other"]
+
+
+def test_other_receipts_of_a_run_are_not_taken_for_its_score(tiny: None, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"seeds": (0,), "out": tmp_path, "quiet": True, "say": lambda text: None}
+    [before] = reproduce("tiny", only=["paper"], n_epochs=2, **options)
+    evaluate(before.run, metrics=["parzen_ll"], n=30, seeds=(7,), round="best", out=before.run, say=lambda text: None)
+    [after] = reproduce("tiny", only=["paper"], n_epochs=2, **options)
+    assert after == before
+
+
+def test_a_run_of_another_recipe_is_refused(tiny: None, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"out": tmp_path, "quiet": True, "say": lambda text: None}
+    [row] = reproduce("tiny", only=["paper"], seeds=(0,), n_epochs=1, **options)
+    row.run.rename(tmp_path / "other-0")
+    with pytest.raises(UserError, match=r"other-0 is of another recipe.*objective\.name"):
+        reproduce("tiny", only=["other"], seeds=(0,), n_epochs=1, **options)
+
+
+def test_a_training_that_diverges_is_scored_as_far_as_it_came_and_the_others_go_on(
+    tiny: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = Variant("far too fast", "gan2014_mnist", {**SMALL, "lr": 1e30, "schedules": []})
+    monkeypatch.setitem(REPRODUCTIONS, "tiny", replace(TINY, variants={"broken": broken, **TINY.variants}))
+    said: list[str] = []
+    rows = reproduce(
+        "tiny", only=["broken", "paper"], seeds=(0,), n_epochs=2, out=tmp_path, quiet=True, say=said.append
+    )
+    assert [row.diverged for row in rows] == [True, False]
+    assert any("not finite" in text for text in said)
+    assert "0 (diverged)" in (tmp_path / "table.md").read_text()

@@ -224,26 +224,7 @@ def evaluate(
     if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0:
         raise UserError(f"seeds are {list(seeds)}; they must be different whole numbers from 0 on, one at least")
     what = Path(what) if isinstance(what, str) else what
-    sampler = what if isinstance(what, Sampler) else None
-    subject: dict[str, Any] = {
-        "what": str(what) if isinstance(what, Path) else getattr(what, "__name__", "a generator")
-    }
-    if isinstance(what, Path) and is_run(what):
-        if data is not None:
-            raise UserError(f"{what} is a run, which is compared with its own data; leave data away")
-        data = plan(what).recipe.data
-        sampler = load(what, round=round, ema=ema, device=device, say=say)
-    elif isinstance(what, Path) and not what.is_dir():
-        raise UserError(f"{what} is neither a run nor a folder of pictures")
-    if data is None:
-        raise UserError(f"{subject['what']} is no run: say which real images it is compared with, such as data mnist")
-    data = Data(name=data) if isinstance(data, str) else data
-    if sampler is not None:
-        subject |= {"round": sampler.round, "weights": "average" if sampler.averaged else "raw"}
-        if sampler.digest:
-            subject["checkpoint"] = sampler.digest
-        if (sampler.values == "gcn") != (data.values == "gcn"):
-            raise UserError(f"the generator makes {sampler.values} values, and the real images are {data.values}")
+    data, sampler, subject = _opened(what, data, round, ema, device, say)
     evaluator = Evaluator(
         data,
         metrics=metrics,
@@ -273,6 +254,35 @@ def evaluate(
             save_images(pairs.reshape(-1, *pairs.shape[2:]), path, columns=10)
             say(f"samples, each followed by the training image that is nearest to it, the nearest pair first: {path}")
     return receipts
+
+
+def _opened(
+    what: Path | Sampler | Generate,
+    data: Data | str | None,
+    round: int | Literal["best"] | None,
+    ema: bool,
+    device: str,
+    say: Say,
+) -> tuple[Data, Sampler | None, dict[str, Any]]:
+    """The real images to compare with, the sampler of a run (or `what`, if it is one), and what receipts say of it."""
+    sampler = what if isinstance(what, Sampler) else None
+    name = str(what) if isinstance(what, Path) else getattr(what, "__name__", "a generator")
+    if isinstance(what, Path) and is_run(what):
+        if data is not None:
+            raise UserError(f"{what} is a run, which is compared with its own data; leave data away")
+        data = plan(what).recipe.data
+        sampler = load(what, round=round, ema=ema, device=device, say=say)
+    elif isinstance(what, Path) and not what.is_dir():
+        raise UserError(f"{what} is neither a run nor a folder of pictures")
+    if data is None:
+        raise UserError(f"{name} is no run: say which real images it is compared with, such as data mnist")
+    data = Data(name=data) if isinstance(data, str) else data
+    if sampler is None:
+        return data, None, {"what": name}
+    if (sampler.values == "gcn") != (data.values == "gcn"):
+        raise UserError(f"the generator makes {sampler.values} values, and the real images are {data.values}")
+    weights = "average" if sampler.averaged else "raw"
+    return data, sampler, {"what": name, "round": sampler.round, "weights": weights, "checkpoint": sampler.digest}
 
 
 def shared_metrics(runs: Sequence[Path], features: str | None, reference: str) -> list[str]:
