@@ -39,12 +39,12 @@ def real(split: str, n: int) -> tuple[Tensor, Tensor]:
 
 
 @pytest.fixture(scope="module")
-def test_images() -> Tensor:
+def unseen_images() -> Tensor:
     return real("test", 10_000)[0]
 
 
 @pytest.fixture(scope="module")
-def test_labels() -> Tensor:
+def unseen_labels() -> Tensor:
     return real("test", 10_000)[1]
 
 
@@ -54,18 +54,18 @@ def extractor() -> Extractor:
 
 
 @pytest.fixture(scope="module")
-def outputs(extractor: Extractor, test_images: Tensor) -> Outputs:
-    return extractor(test_images)
+def outputs(extractor: Extractor, unseen_images: Tensor) -> Outputs:
+    return extractor(unseen_images)
 
 
 # ---- the digit classifier that ships -----------------------------------------------------------------------------
 
 
-def test_the_shipped_weights_read_the_test_digits(outputs: Outputs, test_labels: Tensor) -> None:
-    right = (outputs.logits.argmax(1) == test_labels).double().mean().item()
+def test_the_shipped_weights_read_the_test_digits(outputs: Outputs, unseen_labels: Tensor) -> None:
+    right = (outputs.logits.argmax(1) == unseen_labels).double().mean().item()
     assert right >= 0.993
     assert about()["test_accuracy"] == pytest.approx(right, abs=2e-4)  # another processor may round one or two over
-    assert F.cross_entropy(outputs.logits, test_labels) < 0.03  # its confidence is meant: sure where it is right
+    assert F.cross_entropy(outputs.logits, unseen_labels) < 0.03  # its confidence is meant: sure where it is right
 
 
 def about() -> dict[str, Any]:
@@ -99,10 +99,10 @@ def pooled(x: NDArray[Any]) -> NDArray[Any]:
     return x.reshape(n, c, h // 2, 2, w // 2, 2).max((3, 5))
 
 
-def test_the_network_agrees_with_numpy_in_float64(outputs: Outputs, test_images: Tensor) -> None:
+def test_the_network_agrees_with_numpy_in_float64(outputs: Outputs, unseen_images: Tensor) -> None:
     stored = safetensors.torch.load_file(digits.WEIGHTS)
     w = [tensor.double().numpy() for name, tensor in sorted(stored.items(), key=lambda item: layer(item[0]))]
-    x = test_images[:50].double().numpy()
+    x = unseen_images[:50].double().numpy()
     x = pooled(leaky(convolved(x, w[0], w[1], 1)))
     x = pooled(leaky(convolved(x, w[2], w[3], 1)))
     x = leaky(convolved(x, w[4], w[5], 1))
@@ -152,12 +152,12 @@ def test_damaged_weights_are_said(damage: Any, tmp_path: Path, monkeypatch: pyte
 
 
 def test_an_image_does_not_depend_on_its_neighbours(
-    extractor: Extractor, outputs: Outputs, test_images: Tensor
+    extractor: Extractor, outputs: Outputs, unseen_images: Tensor
 ) -> None:
     order = torch.randperm(600, generator=torch.Generator().manual_seed(0))
-    mixed = extractor(test_images[order])
-    halves = [extractor(part) for part in test_images[:600].split(257)]
-    alone = [extractor(test_images[i : i + 1]) for i in (0, 255, 256, 599)]
+    mixed = extractor(unseen_images[order])
+    halves = [extractor(part) for part in unseen_images[:600].split(257)]
+    alone = [extractor(unseen_images[i : i + 1]) for i in (0, 255, 256, 599)]
     for k in (0, 1):
         torch.testing.assert_close(mixed[k], outputs[k][order], rtol=0, atol=1e-5)
         torch.testing.assert_close(torch.cat([o[k] for o in halves]), outputs[k][:600], rtol=0, atol=1e-5)
@@ -181,10 +181,10 @@ def test_every_pass_has_the_same_rows() -> None:
     assert torch.equal(found.logits, images.flatten(1)[:, :2].float())
 
 
-def test_nothing_but_the_images_counts(extractor: Extractor, outputs: Outputs, test_images: Tensor) -> None:
+def test_nothing_but_the_images_counts(extractor: Extractor, outputs: Outputs, unseen_images: Tensor) -> None:
     """No graph, no autocast, the same number whatever is set outside; the caller's random stream does not move."""
     state = torch.random.get_rng_state()
-    images = test_images[:8].clone().requires_grad_()
+    images = unseen_images[:8].clone().requires_grad_()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         found = mnist()(images)
     assert torch.equal(state, torch.random.get_rng_state())
@@ -210,7 +210,9 @@ def test_what_is_no_digit_image_is_refused(extractor: Extractor, images: Tensor,
         extractor(images)
 
 
-def test_the_distance_orders_sets_as_the_eye_does(extractor: Extractor, outputs: Outputs, test_images: Tensor) -> None:
+def test_the_distance_orders_sets_as_the_eye_does(
+    extractor: Extractor, outputs: Outputs, unseen_images: Tensor
+) -> None:
     """Real digits lie close to real digits; blurred, noisy and one-sided ones far off, the worse the farther."""
     train = extractor(real("train", 10_000)[0]).features
     same = frechet_distance(train, outputs.features)
@@ -218,7 +220,7 @@ def test_the_distance_orders_sets_as_the_eye_does(extractor: Extractor, outputs:
     def distance(images: Tensor) -> float:
         return frechet_distance(train, extractor(images).features)
 
-    some, noise = test_images[:2000], torch.randn(2000, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+    some, noise = unseen_images[:2000], torch.randn(2000, 1, 28, 28, generator=torch.Generator().manual_seed(0))
     blurred = distance(F.avg_pool2d(some, 3, 1, 1))
     grainy, grainier = (distance((some + s * noise).clamp(0, 1)) for s in (0.1, 0.3))
     pure = distance(noise.abs().clamp(0, 1))
@@ -229,11 +231,11 @@ def test_the_distance_orders_sets_as_the_eye_does(extractor: Extractor, outputs:
     assert frechet_distance(outputs.features, train) == pytest.approx(same, rel=1e-6)
 
 
-def test_stacks_are_read_channel_by_channel(outputs: Outputs, test_images: Tensor, test_labels: Tensor) -> None:
-    stacks = test_images[:600].reshape(200, 3, 28, 28)
+def test_stacks_are_read_channel_by_channel(outputs: Outputs, unseen_images: Tensor, unseen_labels: Tensor) -> None:
+    stacks = unseen_images[:600].reshape(200, 3, 28, 28)
     found = digits_of(stacks)
     assert found.labels.shape == found.confidence.shape == (200, 3) and found.labels.dtype == torch.int64
-    assert (found.labels == test_labels[:600].view(200, 3)).double().mean() > 0.99
+    assert (found.labels == unseen_labels[:600].view(200, 3)).double().mean() > 0.99
     torch.testing.assert_close(found.confidence.flatten(), outputs.logits[:600].softmax(1).amax(1))
     turned = digits_of(stacks[:, [2, 0, 1]])
     assert torch.equal(turned.labels, found.labels[:, [2, 0, 1]])
@@ -274,9 +276,9 @@ def test_the_training_gives_the_same_file_twice(
 
 
 def test_the_augmentation_is_an_affine_map_about_the_centre(
-    tool: ModuleType, monkeypatch: pytest.MonkeyPatch, test_images: Tensor
+    tool: ModuleType, monkeypatch: pytest.MonkeyPatch, unseen_images: Tensor
 ) -> None:
-    x = test_images[:400]
+    x = unseen_images[:400]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         for name in ("TURN", "SCALE", "SHEAR"):
