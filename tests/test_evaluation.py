@@ -88,7 +88,7 @@ def test_a_perfect_generator_is_told_from_bad_ones() -> None:
         "good": mnist("train"),
         "noisy": noisy,
         "eights": only_eights(1000, 0),
-        "noise": torch.rand(1000, 1, 28, 28),
+        "noise": torch.rand(1000, 1, 28, 28, generator=generator),
     }
     found = {
         name: {receipt.measure: receipt.value for receipt in evaluator([lambda images=images: images], {})}
@@ -97,7 +97,7 @@ def test_a_perfect_generator_is_told_from_bad_ones() -> None:
     good, noisy_ones, eights, noise = found.values()
     for bad in (noisy_ones, eights, noise):
         assert good["fd"] < bad["fd"] / 5 and good["kd"] < bad["kd"] / 5
-    assert good["precision"] > 0.8 and noise["precision"] < 0.5  # balls of outliers catch much noise
+    assert good["precision"] > 0.8 and 0.3 < noise["precision"] < 0.5  # balls of outliers catch much noise
     assert good["recall"] > 0.8 and eights["recall"] < 0.3
     assert good["class_tv"] < 0.1 and eights["class_tv"] > 0.85
     assert eights["class_kl"] > 0.9 * math.log(10)

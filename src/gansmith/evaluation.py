@@ -310,10 +310,8 @@ def _why_not(name: str, features: str, data: Data, reference: str) -> str | None
         return "it asks which digit an image shows, which the mnist features alone can tell"
     if name == "stacked" and data.img_size != 28:
         return f"it takes 28x28 images, and these are {data.img_size}x{data.img_size}"
-    if reference == "train" and "train" in row.also:
-        return "it compares with images that were not trained on, and the reference is train"
-    if name == "parzen_ll" and reference == "train":
-        return "it scores images that were not trained on, and the reference is train"
+    if reference == "train" and (name == "parzen_ll" or "train" in row.also):
+        return "it needs images that were not trained on, and the reference is train"
     if name == "parzen_ll" and not data.validation and data.name != "tfd":
         return "its sigma is chosen on images that were held back, and data.validation is 0"
     return None
