@@ -422,6 +422,67 @@ def reproduce(
     click.echo(table(REPRODUCTIONS[name], rows))
 
 
+@main.group(short_help="Measure speed on this machine: how long until a score is reached.")
+def bench() -> None:
+    """Measure on this machine, with this recipe, now."""
+
+
+@bench.command("time-to-quality", context_settings=_FREE_WORDS, short_help="Train until a score is reached.")
+@click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="RECIPE [--KEY VALUE]...")
+@click.option("--until", multiple=True, metavar="GOAL", help="such as 'fd<=60', in quotes; several must all hold")
+@click.option("--data", metavar="NAME|FOLDER", help="a data set by name, or a folder of pictures  [the recipe's]")
+@click.option(
+    "--seeds", default=3, type=click.IntRange(min=1), metavar="K", help="seeds 0 to K-1: a training of each  [3]"
+)
+@click.option("--max-minutes", default=10.0, type=float, metavar="M", help="of training, for each seed  [10]")
+@click.option("--out", metavar="FOLDER", help="runs, table, curves  [runs/time-to-quality-RECIPE]")
+@click.option("--json", "as_json", is_flag=True, help="print the result as JSON")
+@click.option("--device", default="auto", metavar="DEVICE", help="auto, cpu, cuda or mps  [auto]")
+@click.option("--quiet", is_flag=True, help="print nothing but the table and errors")
+def bench_time_to_quality(
+    words: tuple[str, ...],
+    until: tuple[str, ...],
+    data: str | None,
+    seeds: int,
+    max_minutes: float,
+    out: str | None,
+    as_json: bool,
+    device: str,
+    quiet: bool,
+) -> None:
+    """Train RECIPE with K seeds until scores on held-back images are reached; seconds, images, rounds, hardware.
+
+    A goal names a value of gansmith evaluate (fd, kd, precision, coverage, class_kl, ...). Scores are taken every
+    --evaluation.every rounds [an epoch] on --data.validation images with --evaluation.n samples, and their time does
+    not count. Stopped, the same command goes on where it was.
+    """
+    import json
+
+    what, flags = _words("gan", words, {"data": data})
+    from gansmith.recipe import plan
+
+    plan(what, flags=flags)  # before torch is imported: a wrong key is answered at once
+    from gansmith.time_to_quality import table, time_to_quality
+    from gansmith.training import Stopped
+
+    try:
+        result = time_to_quality(
+            what,
+            until,
+            seeds=range(seeds),
+            max_minutes=max_minutes,
+            overrides=flags,
+            out=Path(out) if out else None,
+            device=device,
+            quiet=quiet,
+            say=(lambda text: None) if quiet else _note,
+        )
+    except Stopped as stop:
+        click.echo("stopped and saved; the same command goes on where it was", err=True)
+        sys.exit(128 + stop.signum)
+    click.echo(json.dumps(result.as_dict(), indent=1) if as_json else table(result), nl=as_json)
+
+
 @main.command(context_settings=_FREE_WORDS, short_help="Check that a resumed run is the same run, bit for bit.")
 @click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="[RECIPE] [--KEY VALUE]...")
 @click.option("--data", metavar="NAME|FOLDER", help="a data set by name, or a folder of pictures  [the recipe's]")

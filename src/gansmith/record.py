@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from gansmith.errors import UserError
 from gansmith.evaluation import Evaluator
 from gansmith.figures import gives_probability, numbers, stage
 from gansmith.inference import Sampler
+from gansmith.receipts import Receipt
 from gansmith.recipe import Recipe, to_dict
 from gansmith.report.curves import plot_curves
 from gansmith.report.density import save_stages
@@ -52,10 +54,13 @@ class Record:
             self.evaluator.check_best(recipe.evaluation.best)
         checkpoint.drop(run / "best", experiment.state.round)  # what a killed session kept comes again
         self.latest: Mapping[str, torch.Tensor] = {}
+        self.scores: Sequence[Receipt] = ()
+        """Of this session's latest evaluation."""
         self.saved_at = experiment.state.round or -1  # a run that goes on was loaded from there
         self.flushed_at = (experiment.state.seconds, experiment.state.images)
 
-    def after_round(self, metrics: Mapping[str, torch.Tensor]) -> None:
+    def after_round(self, metrics: Mapping[str, torch.Tensor]) -> float:
+        """Write what is due; the seconds that evaluation took."""
         round = self.experiment.state.round
         self.latest = metrics
         self.experiment.meters.add(metrics)
@@ -63,10 +68,16 @@ class Record:
             self.write_metrics()
         if round % self.recipe.sample_interval == 0:
             self.pictures()
+        evaluating = 0.0
         if self.recipe.evaluation.every and round % self.recipe.evaluation.every == 0:
+            if self.device.type == "cuda":
+                torch.cuda.synchronize(self.device)  # what training has queued is not evaluation
+            began = time.perf_counter()
             self.evaluate()
+            evaluating = time.perf_counter() - began
         if round % self.recipe.checkpoint.interval == 0:
             self.checkpoint()
+        return evaluating
 
     def losses(self) -> dict[str, float]:
         """The latest losses by player, for the live line: the one place where the host waits for them."""
@@ -115,7 +126,7 @@ class Record:
             return
         draw = partial(self.sampler.draw, self.evaluator.most, derive_seed(self.recipe.seed, 4))
         try:
-            receipts = self.evaluator([draw], {"round": state.round})
+            self.scores = receipts = self.evaluator([draw], {"round": state.round})
         except UserError:
             self.checkpoint()  # nothing that was trained is lost
             raise

@@ -32,7 +32,7 @@ class State:
         self.images = 0
         """Real images shown to D."""
         self.seconds = 0.0
-        """Spent in the loop, over all sessions."""
+        """Spent in the loop over all sessions, evaluation apart."""
         self._buffers = [b for player in game.players for b in player.net.buffers()]
         self._before: tuple[list[torch.Tensor], dict[str, Any], dict[str, Any], list[int]] | None = None
 

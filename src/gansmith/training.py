@@ -27,6 +27,9 @@ from gansmith.record import Record
 from gansmith.report.live import Live
 from gansmith.report.log import RunLog
 
+Enough = Callable[[Record], bool]
+"""Whether a training may end, seen from its record: the state is `record.experiment.state`, scores `record.scores`."""
+
 
 class Stopped(KeyboardInterrupt):
     """A signal ended the training after a whole round; the run is saved and can be resumed."""
@@ -48,10 +51,12 @@ def train(
     device: str = "auto",
     overrides: Mapping[str, Any] | None = None,
     quiet: bool = False,
+    enough: Enough | None = None,
 ) -> Path:
     """Train a recipe (name or YAML file) in a new run folder, or go on with a run (its folder); return the folder.
 
-    `overrides` are keys of the recipe, dotted or by the post's names: {"lr": 1e-3, "game.n_critic": 5}. Raises
+    `overrides` are keys of the recipe, dotted or by the post's names: {"lr": 1e-3, "game.n_critic": 5}. `enough` is
+    asked before every round, and ends the training before its length when it says so. Raises
     UserError for bad input, Diverged for a loss that is not finite, Stopped after SIGINT or SIGTERM; what was
     trained until then is saved.
     """
@@ -68,14 +73,14 @@ def train(
     with _alone(where):
         if resuming:
             with runs.locked(Path(what)):
-                return _session(Path(what), resolved, where, quiet)
+                return _session(Path(what), resolved, where, quiet, enough=enough)
         folder = Path(out) if out is not None else None
         runs.check_free(folder)
         experiment = build(resolved.recipe, where, say=_say(quiet), progress=not quiet)
         with runs.created(
             folder, resolved.label, resolved.recipe.data.name, lambda: experiment.state.round == 0
         ) as run:
-            return _session(run, resolved, where, quiet, experiment)
+            return _session(run, resolved, where, quiet, experiment, enough)
 
 
 _one_training = threading.Lock()
@@ -103,7 +108,12 @@ def _alone(device: torch.device) -> Iterator[None]:
 
 
 def _session(
-    run: Path, resolved: Resolved, device: torch.device, quiet: bool, experiment: Experiment | None = None
+    run: Path,
+    resolved: Resolved,
+    device: torch.device,
+    quiet: bool,
+    experiment: Experiment | None = None,
+    enough: Enough | None = None,
 ) -> Path:
     """Play the run to its end: a new one with the experiment given, else from its newest checkpoint on."""
     recipe = resolved.recipe
@@ -138,7 +148,7 @@ def _session(
                 record.evaluate()  # what cannot be measured shows now
                 record.pictures()
                 record.checkpoint()  # so that a run that is killed early can go on, too
-            play(experiment, record, live, total, stop)
+            play(experiment, record, live, total, stop, enough)
             record.checkpoint()
             record.write_metrics()
             live.done(state.round, state.images, record.losses())
@@ -153,10 +163,12 @@ def _session(
     return run
 
 
-def play(experiment: Experiment, record: Record, live: Live, total: int, stop: Stop) -> None:
+def play(
+    experiment: Experiment, record: Record, live: Live, total: int, stop: Stop, enough: Enough | None = None
+) -> None:
     """THE loop: batches in, one round of the game, counters on; then whatever is due."""
     game, state, stream = experiment.game, experiment.state, experiment.stream
-    while state.round < total and stop.signum is None:
+    while state.round < total and stop.signum is None and not (enough and enough(record)):
         began = time.perf_counter()
         state.begin_round()
         experiment.schedules.apply(stream.position, int(stream.epoch))
@@ -168,8 +180,9 @@ def play(experiment: Experiment, record: Record, live: Live, total: int, stop: S
         state.round += 1
         state.images += shown
         state.seconds += (played := time.perf_counter()) - began
-        record.after_round(metrics)
-        state.seconds += time.perf_counter() - played  # pictures and checkpoints count in the next line of the log
+        evaluating = record.after_round(metrics)
+        # Pictures and checkpoints count in the next line of the log; scores are no part of training.
+        state.seconds += time.perf_counter() - played - evaluating
         if live.due():
             live.show(state.round, state.images, record.losses())
 

@@ -96,6 +96,39 @@ def plot_scores(runs: Mapping[str, Path], out: Path, key: str = "eval/") -> None
         figure.savefig(part, format="png")
 
 
+def plot_over_seconds(runs: Mapping[str, Path], targets: Mapping[str, float], out: Path) -> None:
+    """Draw scores of several runs, by their names, over seconds of training, each with its target, as a PNG.
+
+    runs: name -> metrics.jsonl. targets: key of the rows -> the value to be reached. The scale is logarithmic where all
+    values are positive and lie far apart.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 0.9 + 3.4 * len(targets)), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(len(targets), 1, sharex=True, squeeze=False)[:, 0]
+    rows = {name: read_metrics(path) for name, path in runs.items()}
+    for ax, (key, target) in zip(axes, targets.items(), strict=True):
+        shown = [target]
+        for name, found in rows.items():
+            points = [(float(row["seconds"]), float(row[key])) for row in found if key in row]
+            points = [(x, y) for x, y in points if math.isfinite(y)]
+            shown += [y for _, y in points]
+            ax.plot(*zip(*points, strict=True) if points else ([], []), linewidth=1.4, marker=".", label=name)
+        ax.axhline(target, color="0.35", linewidth=1.0, linestyle="--", label="target")
+        if min(shown) > 0 and max(shown) > 20 * min(shown):
+            ax.set_yscale("log")
+        ax.set_ylabel(key.removeprefix("eval/"))
+        ax.grid(True, color="0.9", linewidth=0.6)
+        ax.set_axisbelow(True)
+        ax.spines[["top", "right"]].set_visible(False)
+    axes[0].legend(frameon=False)
+    axes[-1].set_xlabel("seconds of training, evaluation apart")
+    with replacing(out) as part:
+        figure.savefig(part, format="png")
+
+
 def _draw(ax: Any, rows: Sequence[Mapping[str, Any]], keys: Sequence[str], log: bool) -> None:
     more = iter(_MORE_COLOURS * (1 + len(keys) // len(_MORE_COLOURS)))
     left_out = 0
