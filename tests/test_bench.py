@@ -13,11 +13,12 @@ from click.testing import CliRunner
 
 from gansmith import time_to_quality as module
 from gansmith.cli import main
+from gansmith.data import Stream
 from gansmith.errors import UserError
 from gansmith.record import Record
 from gansmith.report.log import read_metrics
 from gansmith.time_to_quality import Result, Row, parse_goal, table, time_to_quality
-from gansmith.training import Stopped
+from gansmith.training import Stopped, train
 
 SMALL: dict[str, Any] = {
     "data.validation": 59_000,
@@ -253,3 +254,27 @@ def test_what_cannot_be_measured_is_one_line(words: list[str], said: str, tmp_pa
     done = CliRunner().invoke(main, ["bench", "time-to-quality", "gan", "--device", "cpu", "--out", str(out), *words])
     assert done.exit_code == 2 and said in done.stderr and done.stderr.count("\n") == 1, done.stderr
     assert not out.exists()
+
+
+# ---- waiting for data ------------------------------------------------------------------------------------------
+
+
+def test_the_log_says_which_share_of_the_time_went_into_waiting_for_data(
+    pictures: Path, small: Callable[..., dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = Stream._read
+
+    def slow(self: Stream, position: int) -> Any:
+        time.sleep(0.15)
+        return read(self, position)
+
+    monkeypatch.setattr(Stream, "_read", slow)
+
+    def shares(memory: str) -> list[float | None]:
+        keys = small("gan", **{"log_interval": 4, "data.memory": memory, "n_cpu": 1})
+        run = train("gan", data=pictures, out=tmp_path / memory, steps=8, device="cpu", overrides=keys, quiet=True)
+        return [line.get("data_wait") for line in read_metrics(run / "metrics.jsonl")]
+
+    waits = shares("map")
+    assert len(waits) == 2 and all(share is not None and 0.5 < share <= 1 for share in waits)
+    assert shares("device") == [None, None]

@@ -3,6 +3,7 @@
 import itertools
 import json
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -221,3 +222,22 @@ def test_impossible_values_are_refused(changed: dict[str, object], text: str) ->
     arguments: dict[str, object] = {"data": numbered(), "batch_size": 4, "seed": 0, **changed}
     with pytest.raises(UserError, match=text):
         Stream(**arguments)  # type: ignore[arg-type]
+
+
+def test_the_time_that_batches_are_waited_for_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = Stream(mapped(tmp_path), batch_size=4, seed=1, memory="map", n_cpu=1)
+    read = stream._read
+
+    def slow(position: int) -> torch.Tensor:
+        time.sleep(0.1)
+        return read(position)
+
+    monkeypatch.setattr(stream, "_read", slow)
+    for _ in range(4):  # nothing else to do meanwhile: every read is waited for
+        next(stream)
+    assert 0.35 < stream.waited < 4
+    before = stream.waited
+    time.sleep(0.5)  # work, while a thread reads ahead
+    next(stream)
+    assert stream.waited - before < 0.1
+    stream.close()

@@ -206,3 +206,17 @@ def test_epochs_and_clocks() -> None:
     assert _epoch(round(3 * 468.75 + 0.5), 468.75) == 4  # its last round belongs to the fourth already
     assert _epoch(3, 0.1 * 3) == 10
     assert [_clock(s) for s in (0, 59.6, 723, 3600, 90_061)] == ["0:00", "1:00", "12:03", "1:00:00", "25:01:01"]
+
+
+def test_waiting_for_data_is_told_where_it_takes_a_fifth_of_the_time_since_the_last_line(time: _Time) -> None:
+    out = io.StringIO()
+    live = _live(out)
+    waited = 0.0
+    for k, more in enumerate((0.5, 3.5, 1.9, 2.1)):
+        time.now += 10
+        waited += more
+        live.show(k, 64 * k, {"D": 0.5}, waited=waited)
+    told = [line.partition("waits for data ")[2].partition(" %")[0] for line in out.getvalue().splitlines()]
+    assert told == ["", "35", "", "21"]
+    live.done(9, 640, {})
+    assert "waits" not in out.getvalue().splitlines()[-1]

@@ -57,7 +57,7 @@ class Record:
         self.scores: Sequence[Receipt] = ()
         """Of this session's latest evaluation."""
         self.saved_at = experiment.state.round or -1  # a run that goes on was loaded from there
-        self.flushed_at = (experiment.state.seconds, experiment.state.images)
+        self.flushed_at = (experiment.state.seconds, experiment.state.images, experiment.stream.waited)
 
     def after_round(self, metrics: Mapping[str, torch.Tensor]) -> float:
         """Write what is due; the seconds that evaluation took."""
@@ -85,15 +85,17 @@ class Record:
 
     def write_metrics(self) -> None:
         """One line: the means since the last one, if there was a round since."""
-        state, means = self.experiment.state, self.experiment.meters.flush()
+        state, stream, means = self.experiment.state, self.experiment.stream, self.experiment.meters.flush()
         if not means:
             return
-        seconds, images = state.seconds - self.flushed_at[0], state.images - self.flushed_at[1]
-        self.flushed_at = (state.seconds, state.images)
+        now = (state.seconds, state.images, stream.waited)
+        seconds, images, waited = (after - before for after, before in zip(now, self.flushed_at, strict=True))
+        self.flushed_at = now
         self.log.write(
             {
                 **self._clocks(),
                 "images_per_second": round(images / seconds, 1) if seconds > 0 else 0.0,
+                **({} if stream.in_memory or seconds <= 0 else {"data_wait": round(waited / seconds, 4)}),
                 **self.experiment.schedules.values(),
                 **means,
             }

@@ -184,7 +184,7 @@ def play(
         # Pictures and checkpoints count in the next line of the log; scores are no part of training.
         state.seconds += time.perf_counter() - played - evaluating
         if live.due():
-            live.show(state.round, state.images, record.losses())
+            live.show(state.round, state.images, record.losses(), waited=stream.waited)
 
 
 # ---- stopping --------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from threading import Lock
+from time import perf_counter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -69,6 +70,8 @@ class Stream(Iterator[Batch]):
         self.seed = seed
         self.device = torch.device(device)
         self.position = 0
+        self.waited = 0.0
+        """Seconds that batches were waited for, while threads read them from the memory map."""
         self.batches_per_epoch = -(-len(data) // batch_size)
         self.in_memory = memory == "device" or (memory == "auto" and _fits(data.images.nbytes, self.device))
         self.dtype = dtype
@@ -154,11 +157,13 @@ class Stream(Iterator[Batch]):
         assert self._pool is not None
         while len(self._ahead) < self._depth:
             self._ahead.append(self._pool.submit(self._read, self.position + len(self._ahead)))
+        began = perf_counter()
         try:
             raw = self._ahead[0].result()
         except BaseException:
             self._forget()  # so that a second try starts again at this position
             raise
+        self.waited += perf_counter() - began
         self._ahead.popleft()
         return self._to_device(raw)
 

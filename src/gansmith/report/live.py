@@ -14,9 +14,10 @@ from rich.text import Text
 
 _REFRESH_SECONDS = 0.25  # on a terminal; at each refresh the host waits once for the device
 _WINDOW_SECONDS = 30.0  # the speed shown is that of so long a time
+_WAIT_SHOWN = 0.2  # the least share of waiting for data that is worth a word
 _BAR_LEAST, _BAR_MOST = 6, 40  # columns
 # What goes, in this order, from a line that is wider than the terminal.
-_DROP = ("bar", "elapsed", "percent", "epoch", "speed", "left")
+_DROP = ("bar", "elapsed", "percent", "epoch", "waits", "speed", "left")
 
 
 class Live:
@@ -42,6 +43,7 @@ class Live:
         self._rounds_per_epoch, self._images_per_round = rounds_per_epoch, images_per_round
         self._images = images
         self._losses: dict[str, float] = {}
+        self._waited = self._wait_share = 0.0
         self._file = sys.stderr if file is None else file
         self._quiet = quiet
         self._console = None if quiet else _terminal(self._file)
@@ -79,8 +81,14 @@ class Live:
             return False
         return not self._recent or monotonic() - self._recent[-1][0] >= self._interval
 
-    def show(self, round: int, images: int, losses: Mapping[str, float]) -> None:
-        """Show where training is: rounds done, images seen, and losses as {"D": ..., "G": ...}."""
+    def show(self, round: int, images: int, losses: Mapping[str, float], *, waited: float = 0.0) -> None:
+        """Show where training is: rounds done, images seen, and losses as {"D": ..., "G": ...}.
+
+        waited: seconds of this session that data was waited for; a large share of those since the last line is told.
+        """
+        since = self._recent[-1][0] if self._recent else self._began
+        self._wait_share = (waited - self._waited) / max(monotonic() - since, 1e-9)
+        self._waited = waited
         self._update(round, images, losses)
         if self._console is None:
             self._print(self._plain_line())
@@ -119,7 +127,7 @@ class Live:
 
     def _plain_line(self) -> str:
         parts = self._parts(digits=4)
-        shown = ("epoch", "round", "losses", "speed", "elapsed" if self._ended else "left")
+        shown = ("epoch", "round", "losses", "speed", "waits", "elapsed" if self._ended else "left")
         parts["round"] = f"round {parts['round']}"
         return "  ".join(parts[name] for name in shown if name in parts)
 
@@ -166,6 +174,8 @@ class Live:
         speed = mean if self._ended else _speed(self._recent[0] if self._recent else None, self._recent)
         if speed is not None:
             parts["speed"] = f"{speed:,.0f} img/s" if speed >= 10 else f"{speed:.2f} img/s"
+        if self._wait_share > _WAIT_SHOWN and not self._ended:
+            parts["waits"] = f"waits for data {100 * min(1.0, self._wait_share):.0f} %"
         took = _clock((self._ended or monotonic()) - self._began)
         parts["elapsed"] = f"took {took}" if self._ended else took
         if mean and not self._ended:
