@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import os
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -83,6 +85,7 @@ def build(
     for name, network in networks.items():
         if not resume and (run := recipe.networks[name].args.get("weights")) is not None:
             _start_from(Path(run), name, network, say)
+    _engine(recipe, networks, device, say)
     players = {name: _player(recipe, name, network) for name, network in networks.items()}
     noise = torch.Generator(device).manual_seed(derive_seed(recipe.seed, 1))
     game = _game(recipe, players, prior, noise)
@@ -147,6 +150,37 @@ def build_network(recipe: Recipe, player: str, prior: Prior, mean_image: Tensor 
     cls = find(component_targets("networks", component.name)[0])
     args = {key: value for key, value in component.args.items() if key != "weights"}
     return _construct(cls, handed, args, f"networks.{player}")
+
+
+def _engine(
+    recipe: Recipe, networks: Mapping[str, nn.Module], device: torch.device, say: Callable[[str], None]
+) -> None:
+    """Bring the networks to the form in which they are computed; their names and values stay."""
+    engine = recipe.engine
+    if engine.precision == "tf32" and device.type != "cuda":
+        raise UserError(
+            f"engine.precision is tf32, which only CUDA has; on {device.type} it must be float32 or bfloat16"
+        )
+    if engine.channels_last:
+        for network in networks.values():
+            network.to(memory_format=torch.channels_last)
+    if not engine.compile:
+        return
+    compilers = [name for name in (os.environ.get("CXX"), "g++", "clang++") if name and shutil.which(name)]
+    if device.type == "cpu" and not compilers:
+        raise UserError("engine.compile is true and there is no C++ compiler (g++ or clang++) here; it must be false")
+    import torch._functorch.config as functorch
+    import torch._inductor.config as inductor
+
+    functorch.donated_buffer = False  # two losses may share a graph; the first pass must not use up its tensors
+    inductor.fallback_random = True  # dropout draws what it draws in eager mode
+    for name, network in networks.items():
+        if name == "D" and recipe.penalties:
+            say(
+                "engine.compile: D runs eager, because penalties take gradients of gradients, which torch.compile lacks"
+            )
+        else:
+            network.compile(dynamic=False)
 
 
 def _asks_for_data(recipe: Recipe) -> bool:

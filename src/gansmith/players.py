@@ -82,6 +82,13 @@ def gradients(loss: Tensor, *players: Player, retain_graph: bool = False) -> tup
     return tuple(result)
 
 
+def _laid_out_like(parameter: Tensor, tensor: Tensor) -> Tensor:
+    """The tensor in the memory format of the parameter: fused optimizers pair numbers by their place in memory."""
+    if tensor.stride() == parameter.stride():
+        return tensor
+    return torch.empty_like(parameter).copy_(tensor)
+
+
 class Player:
     """A network that moves as one, with its optimizer and, if asked for, the moving average of its weights."""
 
@@ -122,7 +129,7 @@ class Player:
         A network that has a method `constrain` then takes its weights back to where they may be.
         """
         for parameter, gradient in zip(self.parameters, grads.tensors, strict=True):
-            parameter.grad = None if gradient is None else gradient.contiguous()
+            parameter.grad = None if gradient is None else _laid_out_like(parameter, gradient)
         self.optimizer.step()
         for parameter in self.parameters:
             parameter.grad = None
@@ -150,5 +157,9 @@ class Player:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.net.load_state_dict(state["net"])
         self.optimizer.load_state_dict(state["optimizer"])
+        for parameter, own in self.optimizer.state.items():
+            for key, value in own.items():
+                if torch.is_tensor(value) and value.shape == parameter.shape:
+                    own[key] = _laid_out_like(parameter, value)
         if self.ema is not None:
             self.ema.load_state_dict(state["ema"])

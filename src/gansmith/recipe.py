@@ -78,6 +78,17 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
+class Engine:
+    """How the same mathematics is computed: what may change its speed and its rounding, and nothing else."""
+
+    precision: Literal["float32", "tf32", "bfloat16"] = _field(
+        "float32", "of matrix products and convolutions: tf32 on CUDA only, bfloat16 by autocast; weights stay float32"
+    )
+    compile: bool = _field(False, "networks through torch.compile; worth its start of 20 s or more on CUDA only")
+    channels_last: bool = _field(False, "memory format of convolutional weights and images")
+
+
+@dataclass(frozen=True)
 class Recipe:
     """The whole configuration of one training."""
 
@@ -98,6 +109,7 @@ class Recipe:
     log_interval: PositiveInt = _field(50, "rounds between two lines of metrics.jsonl")
     checkpoint: Checkpoints = dataclasses.field(default_factory=Checkpoints)
     evaluation: Evaluation = dataclasses.field(default_factory=Evaluation)
+    engine: Engine = dataclasses.field(default_factory=Engine)
 
 
 _OPTIMIZERS = schema.table("gansmith.players", "OPTIMIZERS")
@@ -121,7 +133,9 @@ EXTRA: dict[str, dict[str, schema.Parameter]] = {
 LISTS = {"penalties": "{name: wgan_gp, weight: 10}", "schedules": "{name: linear, of: lr, to: 0, over: 100}"}
 # What a game may be handed besides its players.
 PARTS = ("prior", "objective", "penalty", "noise")
-SECTIONS: dict[str, type[Any]] = {"data": Data, "ema": Ema, "checkpoint": Checkpoints, "evaluation": Evaluation}
+SECTIONS: dict[str, type[Any]] = {
+    **{"data": Data, "ema": Ema, "checkpoint": Checkpoints, "evaluation": Evaluation, "engine": Engine},
+}
 
 # What a run may be given anew when it goes on: how long, how watched, where its images lie; not what is trained.
 FREE = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -39,6 +40,7 @@ class Record:
         self.device = device
         generator = experiment.generator
         net = generator.ema if generator.ema is not None else generator.net
+        net = copy.copy(net)  # the same weights, and never compiled: samples come in eval mode and in other numbers
         self.sampler = Sampler(net, experiment.prior, values=recipe.data.values)
         self.evaluator = None
         if recipe.evaluation.every:

@@ -9,7 +9,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -70,7 +70,7 @@ def train(
         check_resumable(Path(what), flags)
     resolved = _with_full_paths(plan(what, flags=flags))
     where = choose_device(device)
-    with _alone(where):
+    with _alone(where, tf32=resolved.recipe.engine.precision == "tf32"):
         if resuming:
             with runs.locked(Path(what)):
                 return _session(Path(what), resolved, where, quiet, enough=enough)
@@ -87,23 +87,26 @@ _one_training = threading.Lock()
 
 
 @contextmanager
-def _alone(device: torch.device) -> Iterator[None]:
+def _alone(device: torch.device, *, tf32: bool) -> Iterator[None]:
     """One training at a time in a process, since networks may draw from torch's global stream; it is given back after.
 
-    On CUDA cuDNN is held to its deterministic kernels.
+    On CUDA cuDNN is held to its deterministic kernels, and TF32 is on or off in all of CUDA's libraries alike.
     """
     if not _one_training.acquire(blocking=False):
         raise UserError(
             "another training runs in this process, and torch's random stream is shared: use another process"
         )
+    matmul_tf32 = torch.backends.cuda.matmul.allow_tf32
     try:
         cuda = [device] if device.type == "cuda" else []
         with (
             torch.random.fork_rng(devices=cuda),
-            torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True),
+            torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=tf32),
         ):
+            torch.backends.cuda.matmul.allow_tf32 = tf32
             yield
     finally:
+        torch.backends.cuda.matmul.allow_tf32 = matmul_tf32
         _one_training.release()
 
 
@@ -148,7 +151,7 @@ def _session(
                 record.evaluate()  # what cannot be measured shows now
                 record.pictures()
                 record.checkpoint()  # so that a run that is killed early can go on, too
-            play(experiment, record, live, total, stop, enough)
+            play(experiment, record, live, total, stop, enough, _autocast(recipe.engine.precision, device))
             record.checkpoint()
             record.write_metrics()
             live.done(state.round, state.images, record.losses())
@@ -163,8 +166,21 @@ def _session(
     return run
 
 
+def _autocast(precision: str, device: torch.device) -> Callable[[], AbstractContextManager[Any]]:
+    """What a round is played in. No cache of cast weights: it would outlive a player's step within a round."""
+    if precision != "bfloat16":
+        return nullcontext
+    return lambda: torch.autocast(device.type, dtype=torch.bfloat16, cache_enabled=False)
+
+
 def play(
-    experiment: Experiment, record: Record, live: Live, total: int, stop: Stop, enough: Enough | None = None
+    experiment: Experiment,
+    record: Record,
+    live: Live,
+    total: int,
+    stop: Stop,
+    enough: Enough | None = None,
+    autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
 ) -> None:
     """THE loop: batches in, one round of the game, counters on; then whatever is due."""
     game, state, stream = experiment.game, experiment.state, experiment.stream
@@ -173,7 +189,8 @@ def play(
         state.begin_round()
         experiment.schedules.apply(stream.position, int(stream.epoch))
         batches = [next(stream) for _ in range(game.batches_per_round)]
-        metrics = game.round(*batches)
+        with autocast():
+            metrics = game.round(*batches)
         shown = sum(len(batch.images) for batch in batches)
         for player in game.players:
             player.average(shown)

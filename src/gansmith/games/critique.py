@@ -24,6 +24,7 @@ def scores(output: Any, n: int) -> tuple[Tensor, ...]:
     """The scores in D's output for n images, one tensor per scale.
 
     D may return scores (N,), a patch map (N, h, w), a list of these (one per scale), or a record with a field `score`.
+    Scores in bfloat16 become float32: losses are never computed in less.
     """
     if isinstance(output, tuple) and "score" in getattr(output, "_fields", ()):
         output = output.score  # type: ignore[attr-defined]
@@ -34,7 +35,7 @@ def scores(output: Any, n: int) -> tuple[Tensor, ...]:
                 f"D returned scores of shape {tuple(scale.shape)} for {n} images; they must be ({n},), as after"
                 f" .squeeze(1), or ({n}, h, w)"
             )
-    return scales
+    return tuple(scale.float() if scale.dtype == torch.bfloat16 else scale for scale in scales)
 
 
 def per_sample(loss: Callable[[Tensor, Tensor], Tensor], c: Critique) -> Tensor:

@@ -1,0 +1,184 @@
+"""The engine's switches change how it is computed, not what: each is held to plain eager float32."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from gansmith.build import Experiment, build, derive_seed
+from gansmith.errors import UserError
+from gansmith.exactness import verify
+from gansmith.games.two_player import Alternating
+from gansmith.objectives import OBJECTIVES
+from gansmith.penalties import PenaltySum
+from gansmith.players import Player, sgd
+from gansmith.priors import Normal
+from gansmith.recipe import plan, recipe_names
+from gansmith.training import _autocast
+
+Small = Callable[..., dict[str, Any]]
+CPU = torch.device("cpu")
+compiler = pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="no C++ compiler")
+
+
+def experiment(name: str, pictures: Path, small: Small, **engine: Any) -> Experiment:
+    torch.manual_seed(0)
+    flags = small(name, **{f"engine.{key}": value for key, value in engine.items()})
+    flags |= {"data.name": "normal_1d" if name == "figure1" else str(pictures)}
+    return build(plan(name, flags=flags).recipe, CPU, say=lambda text: None, progress=False)
+
+
+def played(e: Experiment, rounds: int, precision: str = "float32") -> list[dict[str, float]]:
+    """The metrics of some rounds."""
+    torch.manual_seed(derive_seed(5))  # dropout
+    found = []
+    for _ in range(rounds):
+        batches = [next(e.stream) for _ in range(e.game.batches_per_round)]
+        with _autocast(precision, CPU)():
+            found.append({key: value.item() for key, value in e.game.round(*batches).items()})
+    return found
+
+
+def apart(one: Experiment, other: Experiment) -> float:
+    """The distance between the weights of both, relative to how far they have come from zero, at its largest."""
+    pairs = [
+        (
+            torch.cat([p.detach().flatten() for p in a.parameters]),
+            torch.cat([p.detach().flatten() for p in b.parameters]),
+        )
+        for a, b in zip(one.game.players, other.game.players, strict=True)
+    ]
+    return max(float((a - b).norm() / a.norm()) for a, b in pairs)
+
+
+# ---- bfloat16 --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_bfloat16_takes_nearly_the_same_round_and_keeps_weights_and_losses_in_float32(
+    name: str, pictures: Path, small: Small
+) -> None:
+    plain, half = (experiment(name, pictures, small, precision=p) for p in ("float32", "bfloat16"))
+    (a,), (b,) = played(plain, 1), played(half, 1, "bfloat16")
+    assert a["grad/D"] != b["grad/D"], "nothing was computed in bfloat16"
+    for key in ("loss/D", "loss/G", "grad/D", "grad/G"):
+        assert b[key] == pytest.approx(a[key], rel=0.15, abs=0.01), key  # eight bits, batches of eight, layers deep
+    assert all(p.dtype == torch.float32 for player in half.game.players for p in player.parameters)
+
+
+class Line(nn.Module):
+    """One weight; images and scores at once."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.linear = nn.Linear(1, 1, bias=False)
+        self.shape = shape
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(x.flatten(1)).view(len(x), *self.shape)
+
+
+def test_in_bfloat16_the_generator_meets_the_discriminator_as_it_is_after_its_step() -> None:
+    """A cast of D's weight that is kept within the round would be the one from before its step."""
+    G, D = (Player(name, Line(shape), lambda p: sgd(p, lr=1.0)) for name, shape in (("G", (1, 1, 1)), ("D", ())))
+    with torch.no_grad():
+        G.parameters[0].fill_(1.0)
+        D.parameters[0].fill_(1.0)
+    game = Alternating(G, D, Normal(dim=1), OBJECTIVES["wasserstein"], PenaltySum([]), torch.Generator().manual_seed(0))
+    z = Normal(dim=1).sample(4, torch.Generator().manual_seed(0), torch.float32)
+
+    class Real:
+        images, labels = torch.full((4, 1, 1, 1), 4.0), None
+
+    with _autocast("bfloat16", CPU)():
+        metrics = game.round(Real())  # type: ignore[arg-type]
+    stepped = 1 - (z.mean() - 4.0)  # D's weight after loss/D = w (mean G(z) - 4)
+    assert D.parameters[0].item() == pytest.approx(stepped.item(), rel=1e-2)
+    assert abs(stepped) > 3
+    second = torch.Generator().manual_seed(0)
+    Normal(dim=1).sample(4, second, torch.float32)
+    z = Normal(dim=1).sample(4, second, torch.float32)
+    assert metrics["grad/G"].item() == pytest.approx(abs(stepped * z.mean()).item(), rel=3e-2)
+
+
+# ---- channels last ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["began", "infogan", "gan2014_cifar10_conv"])
+def test_channels_last_is_the_same_training(name: str, pictures: Path, small: Small) -> None:
+    plain, last = (experiment(name, pictures, small, channels_last=on) for on in (False, True))
+    formats = [p.is_contiguous(memory_format=torch.channels_last) for x in last.game.players for p in x.net.parameters()
+               if p.dim() == 4]  # fmt: skip
+    assert formats and all(formats)
+    a, b = played(plain, 3), played(last, 3)
+    for key in ("loss/D", "loss/G", "grad/D", "grad/G"):
+        assert b[0][key] == pytest.approx(a[0][key], rel=1e-4, abs=1e-7), key
+    assert apart(plain, last) < 2e-3  # a gradient or a moment in another memory format would move the wrong weights
+
+
+# ---- compiled --------------------------------------------------------------------------------------------------
+
+
+@compiler
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")  # torch's own, while it compiles
+@pytest.mark.parametrize("name", recipe_names())
+def test_compiled_networks_play_twenty_rounds_like_eager_ones(name: str, pictures: Path, small: Small) -> None:
+    eager, compiled = (experiment(name, pictures, small, compile=on) for on in (False, True))
+    made = [player.net._compiled_call_impl is not None for player in compiled.game.players]
+    assert made == [player.name != "D" or name != "wgan_gp" for player in compiled.game.players]
+    a, b = played(eager, 20), played(compiled, 20)
+    for key in ("loss/D", "loss/G", "grad/D", "grad/G"):
+        assert b[0][key] == pytest.approx(a[0][key], rel=1e-4, abs=1e-6), key
+        assert b[-1][key] == pytest.approx(a[-1][key], rel=2e-2, abs=1e-3), key
+    assert apart(eager, compiled) < 1e-2
+
+
+@compiler
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")
+def test_a_penalty_leaves_the_discriminator_eager_and_says_so(pictures: Path, small: Small) -> None:
+    said: list[str] = []
+    flags = small("wgan_gp", **{"engine.compile": True}) | {"data.name": str(pictures)}
+    build(plan("wgan_gp", flags=flags).recipe, CPU, say=said.append, progress=False)
+    assert any("engine.compile: D runs eager" in line for line in said)
+
+
+# ---- resume ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("engine", [{"precision": "bfloat16"}, {"channels_last": True}])
+def test_a_resumed_run_is_the_run_on_each_path(engine: dict[str, Any], pictures: Path, small: Small) -> None:
+    flags = small("infogan", **{f"engine.{key}": value for key, value in engine.items()})
+    assert verify("infogan", steps=5, data=pictures, device="cpu", overrides=flags).exact
+
+
+@compiler
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")
+def test_a_resumed_compiled_run_is_the_run(pictures: Path, small: Small) -> None:
+    flags = small("gan2014_mnist", **{"engine.compile": True})  # with dropout
+    assert verify("gan2014_mnist", steps=5, data=pictures, device="cpu", overrides=flags).exact
+
+
+# ---- refusals --------------------------------------------------------------------------------------------------
+
+
+def test_tf32_is_refused_where_there_is_none(pictures: Path, small: Small) -> None:
+    with pytest.raises(UserError, match=r"engine.precision is tf32, which only CUDA has; on cpu it must be float32"):
+        experiment("gan", pictures, small, precision="tf32")
+
+
+def test_compile_is_refused_without_a_compiler(pictures: Path, small: Small, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gansmith.build.shutil.which", lambda name: None)
+    with pytest.raises(UserError, match=r"engine.compile is true and there is no C\+\+ compiler"):
+        experiment("gan", pictures, small, compile=True)
+
+
+def test_an_unknown_precision_is_named_with_the_right_ones() -> None:
+    with pytest.raises(UserError, match=r"engine\.precision.*float32.*tf32.*bfloat16"):
+        plan("gan", flags={"engine.precision": "fp16"})
