@@ -128,14 +128,18 @@ def test_channels_last_is_the_same_training(name: str, pictures: Path, small: Sm
 @pytest.mark.filterwarnings("default")  # torch's own, while it compiles
 @pytest.mark.parametrize("name", recipe_names())
 def test_compiled_networks_play_twenty_rounds_like_eager_ones(name: str, pictures: Path, small: Small) -> None:
+    """In float64, where twenty rounds of training do not blow rounding up to the size of a mistake."""
     eager, compiled = (experiment(name, pictures, small, compile=on) for on in (False, True))
+    for e in (eager, compiled):
+        e.stream.dtype = torch.float64
+        for player in e.game.players:
+            player.net.double()
     made = [player.net._compiled_call_impl is not None for player in compiled.game.players]
-    assert made == [player.name != "D" or name != "wgan_gp" for player in compiled.game.players]
+    assert made == [player.name != "D" or name not in ("wgan_gp", "infogan") for player in compiled.game.players]
     a, b = played(eager, 20), played(compiled, 20)
     for key in ("loss/D", "loss/G", "grad/D", "grad/G"):
-        assert b[0][key] == pytest.approx(a[0][key], rel=1e-4, abs=1e-6), key
-        assert b[-1][key] == pytest.approx(a[-1][key], rel=2e-2, abs=1e-3), key
-    assert apart(eager, compiled) < 1e-2
+        assert b[-1][key] == pytest.approx(a[-1][key], rel=1e-6, abs=1e-9), key
+    assert apart(eager, compiled) < 1e-6
 
 
 @compiler
@@ -145,7 +149,7 @@ def test_a_penalty_leaves_the_discriminator_eager_and_says_so(pictures: Path, sm
     said: list[str] = []
     flags = small("wgan_gp", **{"engine.compile": True}) | {"data.name": str(pictures)}
     build(plan("wgan_gp", flags=flags).recipe, CPU, say=said.append, progress=False)
-    assert any("engine.compile: D runs eager" in line for line in said)
+    assert any("engine.compile: D is not compiled, for penalties" in line for line in said)
 
 
 # ---- resume ----------------------------------------------------------------------------------------------------

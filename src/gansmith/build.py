@@ -24,7 +24,7 @@ from gansmith.objectives import OBJECTIVES, Objective
 from gansmith.penalties import PENALTIES, PenaltySum
 from gansmith.players import OPTIMIZERS, Player
 from gansmith.priors import PRIORS, Prior
-from gansmith.recipe import Component, Data, Recipe, component_targets, is_run
+from gansmith.recipe import Component, Data, Engine, Recipe, component_targets, is_run
 from gansmith.report.log import Meters
 from gansmith.schedules import SCHEDULES, Schedules
 from gansmith.state import State
@@ -74,6 +74,7 @@ def build(
 
     To `resume`, no other run is asked for first weights: those of the checkpoint follow.
     """
+    _check_engine(recipe.engine, device)
     prior = build_prior(recipe)
     # A network of an impossible size is told before a large set is read, unless it starts from the mean of that set.
     load = partial(load_split, recipe.data, "train", say=say, progress=progress)
@@ -85,11 +86,15 @@ def build(
     for name, network in networks.items():
         if not resume and (run := recipe.networks[name].args.get("weights")) is not None:
             _start_from(Path(run), name, network, say)
-    _engine(recipe, networks, device, say)
+    if recipe.engine.channels_last:
+        for network in networks.values():
+            network.to(memory_format=torch.channels_last)
     players = {name: _player(recipe, name, network) for name, network in networks.items()}
     noise = torch.Generator(device).manual_seed(derive_seed(recipe.seed, 1))
     game = _game(recipe, players, prior, noise)
     schedules = _schedules(recipe, game)
+    if recipe.engine.compile:
+        _compile(recipe, game, say)
     data = data or load()
     _check_last_batch(data, recipe.batch_size, networks)
     stream = Stream(
@@ -152,35 +157,31 @@ def build_network(recipe: Recipe, player: str, prior: Prior, mean_image: Tensor 
     return _construct(cls, handed, args, f"networks.{player}")
 
 
-def _engine(
-    recipe: Recipe, networks: Mapping[str, nn.Module], device: torch.device, say: Callable[[str], None]
-) -> None:
-    """Bring the networks to the form in which they are computed; their names and values stay."""
-    engine = recipe.engine
+def _check_engine(engine: Engine, device: torch.device) -> None:
     if engine.precision == "tf32" and device.type != "cuda":
         raise UserError(
             f"engine.precision is tf32, which only CUDA has; on {device.type} it must be float32 or bfloat16"
         )
-    if engine.channels_last:
-        for network in networks.values():
-            network.to(memory_format=torch.channels_last)
-    if not engine.compile:
-        return
     compilers = [name for name in (os.environ.get("CXX"), "g++", "clang++") if name and shutil.which(name)]
-    if device.type == "cpu" and not compilers:
+    if engine.compile and device.type == "cpu" and not compilers:
         raise UserError("engine.compile is true and there is no C++ compiler (g++ or clang++) here; it must be false")
+
+
+def _compile(recipe: Recipe, game: Game, say: Callable[[str], None]) -> None:
+    """Let torch.compile have each player's network whose gradients it gives as eager mode does, and name the others."""
     import torch._functorch.config as functorch
     import torch._inductor.config as inductor
 
     functorch.donated_buffer = False  # two losses may share a graph; the first pass must not use up its tensors
     inductor.fallback_random = True  # dropout draws what it draws in eager mode
-    for name, network in networks.items():
-        if name == "D" and recipe.penalties:
-            say(
-                "engine.compile: D runs eager, because penalties take gradients of gradients, which torch.compile lacks"
-            )
+    eager = dict(game.eager)
+    if recipe.penalties:
+        eager["D"] = "penalties take gradients of gradients, which it lacks"
+    for player in game.players:
+        if player.name in eager:
+            say(f"engine.compile: {player.name} is not compiled, for {eager[player.name]}")
         else:
-            network.compile(dynamic=False)
+            player.net.compile(dynamic=False)
 
 
 def _asks_for_data(recipe: Recipe) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 from torch import Tensor
@@ -31,6 +32,8 @@ class Game(ABC):
 
     players: tuple[Player, ...]
     batches_per_round: int = 1
+    eager: Mapping[str, str] = {}
+    """Players whose networks torch.compile must leave alone, each with the reason."""
 
     @abstractmethod
     def round(self, *batches: RealBatch) -> Metrics:

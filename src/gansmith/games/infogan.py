@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
@@ -25,6 +27,10 @@ class InfoGAN(Game):
     Source: eq. 5 and 6; the constants of both terms are left out. The third move goes through both players' own
     optimizers: each parameter has one.
     """
+
+    eager: Mapping[str, str] = {
+        "D": "each of its moves uses some heads only, and it gives the others a gradient of zero instead of none"
+    }
 
     def __init__(
         self,
