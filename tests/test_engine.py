@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from gansmith.build import Experiment, build, derive_seed
+from gansmith.build import Experiment, _autocast, build, derive_seed
 from gansmith.errors import UserError
 from gansmith.exactness import verify
 from gansmith.games.two_player import Alternating
@@ -18,7 +18,6 @@ from gansmith.penalties import PenaltySum
 from gansmith.players import Player, sgd
 from gansmith.priors import Normal
 from gansmith.recipe import plan, recipe_names
-from gansmith.training import _autocast
 
 Small = Callable[..., dict[str, Any]]
 CPU = torch.device("cpu")
@@ -32,13 +31,13 @@ def experiment(name: str, pictures: Path, small: Small, **engine: Any) -> Experi
     return build(plan(name, flags=flags).recipe, CPU, say=lambda text: None, progress=False)
 
 
-def played(e: Experiment, rounds: int, precision: str = "float32") -> list[dict[str, float]]:
+def played(e: Experiment, rounds: int) -> list[dict[str, float]]:
     """The metrics of some rounds."""
     torch.manual_seed(derive_seed(5))  # dropout
     found = []
     for _ in range(rounds):
         batches = [next(e.stream) for _ in range(e.game.batches_per_round)]
-        with _autocast(precision, CPU)():
+        with e.autocast():
             found.append({key: value.item() for key, value in e.game.round(*batches).items()})
     return found
 
@@ -63,7 +62,7 @@ def test_bfloat16_takes_nearly_the_same_round_and_keeps_weights_and_losses_in_fl
     name: str, pictures: Path, small: Small
 ) -> None:
     plain, half = (experiment(name, pictures, small, precision=p) for p in ("float32", "bfloat16"))
-    (a,), (b,) = played(plain, 1), played(half, 1, "bfloat16")
+    (a,), (b,) = played(plain, 1), played(half, 1)
     assert a["grad/D"] != b["grad/D"], "nothing was computed in bfloat16"
     for key in ("loss/D", "loss/G", "grad/D", "grad/G"):
         assert b[key] == pytest.approx(a[key], rel=0.15, abs=0.01), key  # eight bits, batches of eight, layers deep

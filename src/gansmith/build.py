@@ -7,6 +7,7 @@ import inspect
 import os
 import shutil
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -41,6 +42,8 @@ class Experiment:
     generator: Player
     prior: Prior
     schedules: Schedules
+    autocast: Callable[[], AbstractContextManager[Any]]
+    """What a round is played in: lower precision, or nothing."""
 
 
 def choose_device(name: str) -> torch.device:
@@ -109,7 +112,8 @@ def build(
     meters = Meters()
     state = State(game, noise, {"data": stream, "meters": meters})
     generator = next((p for p in game.players if p.name.startswith("G")), game.players[0])
-    return Experiment(game, stream, state, meters, generator, prior, schedules)
+    autocast = _autocast(recipe.engine.precision, device)
+    return Experiment(game, stream, state, meters, generator, prior, schedules, autocast)
 
 
 def load_split(
@@ -165,6 +169,13 @@ def _check_engine(engine: Engine, device: torch.device) -> None:
     compilers = [name for name in (os.environ.get("CXX"), "g++", "clang++") if name and shutil.which(name)]
     if engine.compile and device.type == "cpu" and not compilers:
         raise UserError("engine.compile is true and there is no C++ compiler (g++ or clang++) here; it must be false")
+
+
+def _autocast(precision: str, device: torch.device) -> Callable[[], AbstractContextManager[Any]]:
+    """No cache of cast weights: it would outlive a player's step within a round."""
+    if precision != "bfloat16":
+        return nullcontext
+    return lambda: torch.autocast(device.type, dtype=torch.bfloat16, cache_enabled=False)
 
 
 def _compile(recipe: Recipe, game: Game, say: Callable[[str], None]) -> None:

@@ -9,7 +9,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -151,7 +151,7 @@ def _session(
                 record.evaluate()  # what cannot be measured shows now
                 record.pictures()
                 record.checkpoint()  # so that a run that is killed early can go on, too
-            play(experiment, record, live, total, stop, enough, _autocast(recipe.engine.precision, device))
+            play(experiment, record, live, total, stop, enough)
             record.checkpoint()
             record.write_metrics()
             live.done(state.round, state.images, record.losses())
@@ -166,13 +166,6 @@ def _session(
     return run
 
 
-def _autocast(precision: str, device: torch.device) -> Callable[[], AbstractContextManager[Any]]:
-    """What a round is played in. No cache of cast weights: it would outlive a player's step within a round."""
-    if precision != "bfloat16":
-        return nullcontext
-    return lambda: torch.autocast(device.type, dtype=torch.bfloat16, cache_enabled=False)
-
-
 def play(
     experiment: Experiment,
     record: Record,
@@ -180,7 +173,6 @@ def play(
     total: int,
     stop: Stop,
     enough: Enough | None = None,
-    autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
 ) -> None:
     """THE loop: batches in, one round of the game, counters on; then whatever is due."""
     game, state, stream = experiment.game, experiment.state, experiment.stream
@@ -189,7 +181,7 @@ def play(
         state.begin_round()
         experiment.schedules.apply(stream.position, int(stream.epoch))
         batches = [next(stream) for _ in range(game.batches_per_round)]
-        with autocast():
+        with experiment.autocast():
             metrics = game.round(*batches)
         shown = sum(len(batch.images) for batch in batches)
         for player in game.players:
