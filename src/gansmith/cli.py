@@ -422,13 +422,35 @@ def reproduce(
     click.echo(table(REPRODUCTIONS[name], rows))
 
 
-@main.group(short_help="Measure speed on this machine: how long until a score is reached.")
+@main.group(short_help="Measure on this machine: parts of a round, time until a score.")
 def bench() -> None:
     """Measure on this machine, with this recipe, now."""
 
 
+@bench.command("step", context_settings=_FREE_WORDS, short_help="Where the time of a round goes.")
+@click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="[RECIPE] [--KEY VALUE]...")
+@click.option("--data", metavar="NAME|FOLDER", help="a data set by name, or a folder of pictures  [the recipe's]")
+@click.option("--json", "as_json", is_flag=True, help="print the result as JSON")
+@click.option("--device", default="auto", metavar="DEVICE", help="auto, cpu, cuda or mps  [auto]")
+def bench_step(words: tuple[str, ...], data: str | None, as_json: bool, device: str) -> None:
+    """Time the parts of RECIPE's rounds, and what this device could do at most; half a minute.
+
+    Any key of a recipe is a flag: --batch_size 256. Nothing is kept.
+    """
+    import json
+
+    what, flags = _words("gan", words, {"data": data})
+    from gansmith.recipe import plan
+
+    plan(what, flags=flags)  # before torch is imported: a wrong key is answered at once
+    from gansmith.profiling import profile, report
+
+    result = profile(what, overrides=flags, device=device, say=_note)
+    click.echo(json.dumps(result.as_dict(), indent=1) if as_json else report(result), nl=as_json)
+
+
 @bench.command("time-to-quality", context_settings=_FREE_WORDS, short_help="Train until a score is reached.")
-@click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="RECIPE [--KEY VALUE]...")
+@click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="[RECIPE] [--KEY VALUE]...")
 @click.option("--until", multiple=True, metavar="GOAL", help="such as 'fd<=60', in quotes; several must all hold")
 @click.option("--data", metavar="NAME|FOLDER", help="a data set by name, or a folder of pictures  [the recipe's]")
 @click.option(

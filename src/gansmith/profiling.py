@@ -1,0 +1,603 @@
+"""Where the time of a round goes, measured from outside: `gansmith bench step`.
+
+The loop is the real one (`training.play`) with the real record, in a folder that is thrown away; what it calls is
+wrapped, so that games and players hold no timers.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import tempfile
+import time
+import types
+import typing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+from gansmith import players
+from gansmith.build import Experiment, build, choose_device
+from gansmith.errors import UserError
+from gansmith.recipe import is_run, plan
+from gansmith.record import Record
+from gansmith.report.live import Live
+from gansmith.report.log import RunLog
+from gansmith.run import environment
+from gansmith.training import Stop, _alone, play
+
+Say = Callable[[str], None]
+OTHER = "other"
+BLOCK_SECONDS = 0.25
+"""Rounds are timed in blocks of about this length."""
+
+
+# ---- spans -----------------------------------------------------------------------------------------------------
+
+
+class Clock:
+    """Seconds by the name of the innermost open span; what no span covers is OTHER.
+
+    Before it is read, the device has done all that was queued (`wait`), so that the time of a kernel goes to the span
+    that launched it.
+    """
+
+    def __init__(self, wait: Callable[[], None]) -> None:
+        self.wait = wait
+        self.seconds: dict[str, float] = {}
+        self._open = [OTHER]
+        self._closed = False
+        self._since = 0.0
+
+    def start(self) -> None:
+        self.wait()
+        self.seconds, self._since = {}, time.perf_counter()
+
+    def switch(self) -> None:
+        """Give the time since the last switch to the span that is open."""
+        self.wait()
+        now = time.perf_counter()
+        name = self._open[-1]
+        self.seconds[name] = self.seconds.get(name, 0.0) + now - self._since
+        self._since = now
+
+    @contextmanager
+    def span(self, name: str, *, closed: bool = False) -> Iterator[None]:
+        """Time of the block belongs to `name`; of a closed span also that of the spans within."""
+        if self._closed:
+            yield
+            return
+        self.switch()
+        self._open.append(name)
+        self._closed = closed
+        try:
+            yield
+        finally:
+            self._closed = False
+            self.switch()
+            self._open.pop()
+
+    def timed(self, name: str, function: Callable[..., Any], *, closed: bool = False) -> Callable[..., Any]:
+        def wrapped(*args: Any, **options: Any) -> Any:
+            with self.span(name, closed=closed):
+                return function(*args, **options)
+
+        return wrapped
+
+
+class TimedNet(nn.Module):
+    """A player's network whose forward passes are a span."""
+
+    def __init__(self, net: nn.Module, clock: Clock, name: str) -> None:
+        super().__init__()
+        self.net = net
+        self.clock, self.name = clock, name
+
+    def forward(self, *inputs: Any) -> Any:
+        with self.clock.span(self.name):
+            return self.net(*inputs)
+
+
+class TimedStream:
+    """A stream whose batches are a span."""
+
+    def __init__(self, stream: Any, clock: Clock) -> None:
+        self._stream, self._clock = stream, clock
+
+    def __iter__(self) -> TimedStream:
+        return self
+
+    def __next__(self) -> Any:
+        with self._clock.span("data"):
+            return next(self._stream)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+@contextmanager
+def instrumented(experiment: Experiment, record: Record, clock: Clock) -> Iterator[None]:
+    """Wrap what the loop and the game call; afterwards all is as before."""
+    game, state = experiment.game, experiment.state
+    before: list[tuple[Any, str, Any]] = []
+
+    def put(owner: Any, name: str, value: Any) -> None:
+        before.append((owner, name, owner.__dict__.get(name, before)))  # `before` stands for: only its class has it
+        setattr(owner, name, value)
+
+    def wrap(owner: Any, name: str, span: str, *, closed: bool = False) -> None:
+        put(owner, name, clock.timed(span, getattr(owner, name), closed=closed))
+
+    original = players.gradients
+
+    def gradients(loss: Tensor, *of: players.Player, **options: Any) -> Any:
+        with clock.span(f"backward for {' and '.join(player.name for player in of)}"):
+            return original(loss, *of, **options)
+
+    try:
+        put(experiment, "stream", TimedStream(experiment.stream, clock))
+        for module in {players, *(m for m in sys.modules.values() if vars(m).get("gradients") is original)}:
+            put(module, "gradients", gradients)
+        for player in game.players:
+            wrap(player, "step", "optimizers")
+            wrap(player, "average", "moving average")
+            net = player.net
+            before.append((player, "net", net))
+            player.net = TimedNet(net, clock, f"forward of {player.name}")
+        parts = vars(game)
+        if "prior" in parts:
+            wrap(parts["prior"], "sample", "noise")
+        if "penalty" in parts:
+            put(game, "penalty", clock.timed("penalty", parts["penalty"], closed=True))
+        if hasattr(game, "metrics"):
+            wrap(game, "metrics", "log")
+        wrap(record, "after_round", "log")
+        wrap(state, "begin_round", "copy to take back")
+        wrap(experiment.schedules, "apply", "schedules")
+        yield
+    finally:
+        for owner, name, value in reversed(before):
+            if value is before:
+                delattr(owner, name)
+            else:
+                setattr(owner, name, value)
+
+
+# ---- the bench -------------------------------------------------------------------------------------------------
+
+
+class Bench:
+    """A recipe that is played on and on in a folder of its own, without pictures, checkpoints and scores."""
+
+    def __init__(self, what: str | Path, flags: Mapping[str, Any], device: torch.device, folder: Path) -> None:
+        rare = {"sample_interval": 10**9, "checkpoint.interval": 10**9, "evaluation.every": 0}
+        self.recipe = plan(what, flags={**flags, **rare}).recipe
+        self.device = device
+        self.experiment = build(self.recipe, device, say=lambda text: None, progress=False)
+        self.log = RunLog(folder, tensorboard=False)
+        self.record = Record(folder, self.recipe, self.experiment, self.log, device)
+        self.live = Live(start=0, total=1, rounds_per_epoch=1, images_per_round=1, images=0, quiet=True)
+
+    def wait(self) -> None:
+        synchronize(self.device)
+
+    def play(self, rounds: int) -> float:
+        """The seconds that so many rounds take, all that the device was given done."""
+        self.wait()
+        began = time.perf_counter()
+        play(self.experiment, self.record, self.live, self.experiment.state.round + rounds, Stop())
+        self.wait()
+        return time.perf_counter() - began
+
+    def warm_up(self, least: int = 10, seconds: float = 1.0) -> tuple[float, int]:
+        """Seconds of the first round, and how many rounds make a block."""
+        first = self.play(1)
+        began, rounds = time.perf_counter(), 0
+        while rounds < least or time.perf_counter() - began < seconds:
+            self.play(1)
+            rounds += 1
+            if time.perf_counter() - began > 5 * seconds:  # rounds of seconds are warm after a few
+                break
+        return first, max(1, round(BLOCK_SECONDS * rounds / (time.perf_counter() - began)))
+
+    def close(self) -> None:
+        self.log.close()
+        self.experiment.stream.close()
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until the device has done all that was queued."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
+# ---- floating-point operations, bytes, ceilings ----------------------------------------------------------------
+
+
+class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Keeps every matrix product and convolution with its operands, and counts operations and bytes.
+
+    Formulas are those of torch's FlopCounterMode; that itself follows modules by hooks, which autograd refuses in a
+    gradient of a gradient (wgan_gp).
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.products: list[tuple[Any, tuple[Any, ...], dict[str, Any]]] = []
+        self.flops = 0
+        """Of the products: 2 m n k for an (m, k) by (k, n)."""
+        self.bytes = 0
+        """Of operands and results of all operations but views: what would be moved if nothing stayed in a cache."""
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        alias = [r.alias_info for r in func._schema.returns if r.alias_info is not None]
+        if not any(not info.is_write for info in alias):  # a view moves nothing
+            self.bytes += sum(_bytes(x) for x in (*args, *(kwargs or {}).values(), result))
+        if func._overloadpacket in flop_registry:
+            self.products.append((func, args, kwargs or {}))
+            self.flops += int(flop_registry[func._overloadpacket](*args, **(kwargs or {}), out_val=result))
+        return result
+
+
+def _bytes(x: Any) -> int:
+    if isinstance(x, Tensor):
+        return x.numel() * x.element_size()
+    return sum(map(_bytes, x)) if isinstance(x, (list, tuple)) else 0
+
+
+@torch.no_grad()
+def own_products(recorder: Recorder, device: torch.device, seconds: float) -> list[float]:
+    """Seconds of all products of one round, one after the other, with nothing in between; several times."""
+
+    def once() -> None:
+        for function, args, options in recorder.products:
+            function(*args, **options)
+
+    return repeated(once, device, seconds)
+
+
+def product_speed(device: torch.device, dtype: torch.dtype, seconds: float) -> list[float]:
+    """FLOP/s of a large matrix product n x n x n, several times."""
+    n = 8192 if device.type == "cuda" else 1024
+    a, b = torch.randn(n, n, device=device, dtype=dtype), torch.randn(n, n, device=device, dtype=dtype)
+    out = torch.empty_like(a)
+    return [2 * n**3 / s for s in repeated(lambda: torch.mm(a, b, out=out), device, seconds)]
+
+
+def copy_speed(device: torch.device, seconds: float) -> list[float]:
+    """Bytes/s read and written by a copy that no cache holds, several times."""
+    source = torch.zeros((1 << 30 if device.type == "cuda" else 1 << 28) // 4, device=device)
+    target = torch.empty_like(source)
+    return [2 * 4 * source.numel() / s for s in repeated(lambda: target.copy_(source), device, seconds)]
+
+
+def repeated(function: Callable[[], Any], device: torch.device, seconds: float) -> list[float]:
+    """Seconds of single calls after two that warm up: at least five, for about so long."""
+    found: list[float] = []
+    began = time.perf_counter()
+    while len(found) < 7 or time.perf_counter() - began < seconds:
+        synchronize(device)
+        since = time.perf_counter()
+        function()
+        synchronize(device)
+        found.append(time.perf_counter() - since)
+    return found[2:]
+
+
+# ---- the result ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A median with the smallest and the largest of what was measured."""
+
+    median: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Spread:
+        return cls(statistics.median(values), min(values), max(values))
+
+
+@dataclass(frozen=True)
+class Switch:
+    """What one setting changes, measured in turns with the recipe as it is."""
+
+    key: str
+    value: Any
+    speedup: Spread | None
+    """Times as many rounds per second; None where it could not be measured."""
+    first_round: float
+    """Seconds of the first round more than that of the recipe as it is: what a compiler takes."""
+    why_not: str = ""
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Where the time of a round goes, and what the device could do at most."""
+
+    recipe: str
+    batch_size: int
+    images_per_round: int
+    rounds: int
+    """That were timed by parts."""
+    parts: Mapping[str, Spread]
+    """ms by part; the medians are of one block of rounds, the median one, so that they add up to `round_by_parts`."""
+    round_by_parts: Spread
+    """ms of a round while its parts are timed."""
+    round: Spread
+    """ms of an undisturbed round."""
+    flops: int
+    """Of the products of one round."""
+    product_count: int
+    own_products: Spread
+    """ms of the round's own products, one after the other."""
+    product_speed: Mapping[str, Spread]
+    """FLOP/s of a large product by data type."""
+    bytes: int
+    """Touched by the operations of one round."""
+    copy_speed: Spread
+    """Bytes/s."""
+    switches: Sequence[Switch]
+    hardware: Mapping[str, Any]
+
+    @property
+    def flops_per_second(self) -> float:
+        return self.flops / (self.round.median / 1e3)
+
+    @property
+    def images_per_second(self) -> float:
+        return self.images_per_round / (self.round.median / 1e3)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return {
+            **asdict(self),
+            "flops_per_second": self.flops_per_second,
+            "images_per_second": self.images_per_second,
+        }
+
+
+def profile(
+    what: str | Path = "gan",
+    *,
+    overrides: Mapping[str, Any] | None = None,
+    device: str = "auto",
+    seconds: float = 25.0,
+    say: Say = print,
+) -> Profile:
+    """Measure the rounds of a recipe on this device, for about `seconds`, compilers apart.
+
+    UserError for a run, and for what cannot be built.
+    """
+    if is_run(what):
+        raise UserError(f"{what} is a run; this measures a recipe: gansmith bench step {Path(what) / 'recipe.yaml'}")
+    flags = dict(overrides or {})
+    resolved = plan(what, flags=flags)
+    where = choose_device(device)
+    share = seconds / 10
+    with _alone(where), tempfile.TemporaryDirectory(prefix="gansmith-bench-") as folder:
+        say("building, and the first rounds")
+        bench = Bench(what, flags, where, Path(folder, "bench"))
+        try:
+            first, block = bench.warm_up()
+            say(f"rounds as they are, {block} at a time")
+            whole, parts = _interleaved(bench, block, 4 * share)
+            say("the operations of a round, and what the device can do at most")
+            recorder = record_round(what, flags, bench, Path(folder, "recorded"))
+            own = own_products(recorder, where, share)
+            kinds = {torch.float32, *(x.dtype for _, args, _ in recorder.products for x in args if _floating(x))}
+            large = {str(k).removeprefix("torch."): Spread.of(product_speed(where, k, share / 2)) for k in kinds}
+            copies = Spread.of(copy_speed(where, share / 2))
+            flops, touched, count = recorder.flops, recorder.bytes, len(recorder.products)
+            del recorder  # the operands take memory
+            switches = _switches(what, flags, bench, first, block, share, Path(folder), say)
+            images = bench.experiment.state.images / bench.experiment.state.round
+        finally:
+            bench.close()
+        hardware = environment(where)
+    totals = [sum(one.values()) for one in parts]
+    middle = parts[sorted(range(len(totals)), key=totals.__getitem__)[(len(totals) - 1) // 2]]
+    names = sorted({name for one in parts for name in one}, key=lambda name: (name == OTHER, -middle.get(name, 0.0)))
+    ms = {
+        name: Spread(
+            middle.get(name, 0.0),
+            min(one.get(name, 0.0) for one in parts),
+            max(one.get(name, 0.0) for one in parts),
+        )
+        for name in names
+    }
+    return Profile(
+        recipe=resolved.label,
+        batch_size=resolved.recipe.batch_size,
+        images_per_round=round(images),
+        rounds=block * len(parts),
+        parts=ms,
+        round_by_parts=Spread(sum(middle.values()), min(totals), max(totals)),
+        round=Spread.of(whole),
+        flops=flops,
+        product_count=count,
+        own_products=Spread.of([1e3 * s for s in own]),
+        product_speed=large,
+        bytes=touched,
+        copy_speed=copies,
+        switches=switches,
+        hardware={key: value for key, value in hardware.items() if key != "command"},
+    )
+
+
+def _floating(x: Any) -> bool:
+    return isinstance(x, Tensor) and x.is_floating_point()
+
+
+def _interleaved(bench: Bench, block: int, seconds: float) -> tuple[list[float], list[dict[str, float]]]:
+    """ms per round of blocks that are undisturbed, and of blocks whose parts are timed, in turns."""
+    whole: list[float] = []
+    parts: list[dict[str, float]] = []
+    clock = Clock(bench.wait)
+    began = time.perf_counter()
+    while len(parts) < 5 or time.perf_counter() - began < seconds:
+        whole.append(1e3 * bench.play(block) / block)
+        with instrumented(bench.experiment, bench.record, clock):
+            clock.start()
+            bench.play(block)
+            clock.switch()
+        parts.append({name: 1e3 * s / block for name, s in clock.seconds.items()})
+    return whole, parts
+
+
+def record_round(what: str | Path, flags: Mapping[str, Any], bench: Bench, folder: Path) -> Recorder:
+    """The operations of one round; of a compiled recipe those of the same without the compiler, which hides them."""
+    compiled = getattr(vars(bench.recipe).get("engine"), "compile", False)
+    plain = Bench(what, {**flags, "engine.compile": False}, bench.device, folder) if compiled else bench
+    try:
+        with Recorder() as recorder:
+            plain.play(1)
+    finally:
+        if compiled:
+            plain.close()
+    return recorder
+
+
+# ---- switches --------------------------------------------------------------------------------------------------
+
+
+def alternatives(section: Any) -> list[tuple[str, Any]]:
+    """(field, value) for every other value of each yes-or-no field and each choice of a section of the recipe."""
+    hints = typing.get_type_hints(type(section))
+    found: list[tuple[str, Any]] = []
+    for f in fields(section):
+        here, kind = getattr(section, f.name), hints[f.name]
+        choices: Sequence[Any] = (False, True) if kind is bool else typing.get_args(kind)
+        if isinstance(kind, types.UnionType):  # a choice or null
+            choices = ()
+        found += [(f.name, value) for value in choices if value != here]
+    return found
+
+
+def _switches(
+    what: str | Path,
+    flags: Mapping[str, Any],
+    bench: Bench,
+    first: float,
+    block: int,
+    seconds: float,
+    folder: Path,
+    say: Say,
+) -> list[Switch]:
+    engine = vars(bench.recipe).get("engine")
+    if engine is None:
+        return []
+    found = []
+    for name, value in alternatives(engine):
+        key = f"engine.{name}"
+        say(f"{key} {value}, in turns with {getattr(engine, name)}")
+        found.append(measure_switch(what, flags, key, value, bench, first, block, seconds, folder / f"{name}-{value}"))
+    return found
+
+
+def measure_switch(
+    what: str | Path,
+    flags: Mapping[str, Any],
+    key: str,
+    value: Any,
+    bench: Bench,
+    first: float,
+    block: int,
+    seconds: float,
+    folder: Path,
+) -> Switch:
+    """The speed with another value of one key, in turns with that of `bench`: ratios of neighbouring blocks."""
+    try:
+        other = Bench(what, {**flags, key: value}, bench.device, folder)
+    except UserError as error:
+        return Switch(key, value, None, 0.0, str(error))
+    try:
+        first_other, _ = other.warm_up()
+        ratios: list[float] = []
+        began = time.perf_counter()
+        while len(ratios) < 5 or time.perf_counter() - began < seconds:
+            ratios.append(bench.play(block) / other.play(block))
+        return Switch(key, value, Spread.of(ratios), first_other - first)
+    except Exception as error:  # a device or a compiler that cannot do it is a result
+        return Switch(key, value, None, 0.0, (str(error).strip() or type(error).__name__).splitlines()[0])
+    finally:
+        other.close()
+
+
+# ---- words -----------------------------------------------------------------------------------------------------
+
+
+def report(p: Profile) -> str:
+    """The profile as a page of text: parts, ceilings, switches, hardware."""
+    wide = max(map(len, [*p.parts, "a round by its parts"]))
+    lines = [
+        f"{p.recipe}, batches of {p.batch_size}: {p.images_per_second:,.0f} images/s,"
+        f" a round of {p.images_per_round} images takes {_ms(p.round)}",
+        "",
+        f"{'':{wide}}  {'ms':>9}  {'share':>6}  lowest to highest",
+    ]
+    total = p.round_by_parts.median
+    for name, spread in [*p.parts.items(), ("a round by its parts", p.round_by_parts)]:
+        lines.append(
+            f"{name:{wide}}  {spread.median:9.3f}  {100 * spread.median / total:5.1f} %"
+            f"  {spread.low:.3f} to {spread.high:.3f}"
+        )
+    lines += [
+        "",
+        "Backward passes include norm and check of the gradients; the penalty includes D's passes in it.",
+        f"Timing the parts changes the length of a round by {100 * (total / p.round.median - 1):+.0f} %.",
+        "",
+        f"products of a round   {p.flops / 1e9:.4g} GFLOP in {p.product_count} matrix products and convolutions",
+        f"achieved              {p.flops_per_second / 1e9:,.1f} GFLOP/s",
+        f"the same products     {_ms(p.own_products)}, one after the other and nothing else:"
+        f" {p.flops / p.own_products.median / 1e6:,.1f} GFLOP/s, {100 * p.own_products.median / p.round.median:.0f} %"
+        " of a round",
+    ]
+    for kind, speed in p.product_speed.items():
+        lines.append(
+            f"a large product       {_range(speed, 1e9)} GFLOP/s in {kind}: a round achieves"
+            f" {100 * p.flops_per_second / speed.median:.0f} %"
+        )
+    moved = p.bytes / (p.round.median / 1e3)
+    lines += [
+        f"memory                operations touch {p.bytes / 1e6:,.1f} MB a round, {moved / 1e9:,.1f} GB/s",
+        f"a large copy          {_range(p.copy_speed, 1e9)} GB/s read and written",
+    ]
+    if p.switches:
+        lines += [
+            "",
+            "switches, each against the recipe as it is (times as fast, lowest to highest of neighbouring blocks)",
+        ]
+        for switch in p.switches:
+            name = f"{switch.key} {str(switch.value).lower() if isinstance(switch.value, bool) else switch.value}"
+            if switch.speedup is None:
+                lines.append(f"  {name:28}  not here: {switch.why_not}")
+            else:
+                compiled = f", first round {switch.first_round:+.1f} s" if abs(switch.first_round) > 0.5 else ""
+                s = switch.speedup
+                lines.append(f"  {name:28}  {s.median:.2f} ({s.low:.2f} to {s.high:.2f}){compiled}")
+    shown = ("device", "device_name", "cores", "threads", "torch", "python", "gansmith", "commit")
+    lines += ["", "on " + ", ".join(f"{key} {p.hardware[key]}" for key in shown if p.hardware.get(key) is not None)]
+    return "\n".join(lines) + "\n"
+
+
+def _ms(s: Spread) -> str:
+    return f"{s.median:.3f} ms ({s.low:.3f} to {s.high:.3f})"
+
+
+def _range(s: Spread, unit: float) -> str:
+    return f"{s.median / unit:,.1f} ({s.low / unit:,.1f} to {s.high / unit:,.1f})"

@@ -1,0 +1,292 @@
+"""The parts of a round: they add up to it, timing them changes nothing, and operations are those counted by hand."""
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+import torch
+from click.testing import CliRunner
+from torch.utils.flop_counter import FlopCounterMode
+
+from gansmith import players, profiling
+from gansmith.cli import main
+from gansmith.errors import UserError
+from gansmith.games import infogan
+from gansmith.profiling import (
+    OTHER,
+    Bench,
+    Clock,
+    Profile,
+    Recorder,
+    alternatives,
+    instrumented,
+    measure_switch,
+    own_products,
+    profile,
+    report,
+)
+
+SMALL: dict[str, Any] = {"networks.G.widths": [16], "networks.D.widths": [16], "batch_size": 8}
+CPU = torch.device("cpu")
+Make = Callable[..., Bench]
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Any:
+    """make("gan", key=value): a bench of the recipe on the CPU, closed after the test."""
+    made: list[Bench] = []
+
+    def go(what: str = "gan", **flags: Any) -> Bench:
+        made.append(Bench(what, flags, CPU, tmp_path / f"bench-{len(made)}"))
+        return made[-1]
+
+    yield go
+    for bench in made:
+        bench.close()
+
+
+# ---- spans -----------------------------------------------------------------------------------------------------
+
+
+class _Time:
+    """A clock that moves when told."""
+
+    now = 0.0
+
+    def perf_counter(self) -> float:
+        return self.now
+
+
+def test_time_belongs_to_the_innermost_span_and_to_a_closed_one_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    time, waits = _Time(), []
+    monkeypatch.setattr(profiling, "time", time)
+    clock = Clock(lambda: waits.append(time.now))
+
+    def work(seconds: float) -> None:
+        time.now += seconds
+
+    clock.start()
+    work(1)
+    with clock.span("outer"):
+        work(2)
+        with clock.span("inner"):
+            work(4)
+        work(8)
+        with clock.span("closed", closed=True):
+            work(16)
+            with clock.span("inner"):
+                work(32)
+            work(64)
+        with pytest.raises(ValueError), clock.span("inner"):
+            work(128)
+            raise ValueError
+    work(256)
+    clock.switch()
+    assert clock.seconds == {OTHER: 1 + 256, "outer": 2 + 8, "inner": 4 + 128, "closed": 16 + 32 + 64}
+    assert waits == [0, 1, 3, 7, 15, 127, 127, 255, 255, 511]  # the device is waited for at every border that counts
+
+
+@pytest.mark.parametrize("recipe", ["gan", "wgan_gp", "infogan"])
+def test_a_timed_training_is_the_same_training_and_nothing_stays_wrapped(make: Make, recipe: str) -> None:
+    small = {"networks.G.width": 2, "networks.D.width": 2} if recipe == "infogan" else SMALL
+    flags = {**small, "batch_size": 8, "ema.halflife_kimg": 1}
+    torch.manual_seed(0)
+    plain = make(recipe, **flags)
+    plain.play(4)
+    timed = make(recipe, **flags)
+    names = {id(thing): set(vars(thing)) for thing in (timed.experiment.game, timed.record, timed.experiment.state)}
+    clock = Clock(timed.wait)
+    clock.start()
+    with instrumented(timed.experiment, timed.record, clock):
+        timed.play(4)
+    for one, other in zip(plain.experiment.game.players, timed.experiment.game.players, strict=True):
+        assert one.net.state_dict().keys() == other.net.state_dict().keys()
+        for a, b in zip(one.net.state_dict().values(), other.net.state_dict().values(), strict=True):
+            assert torch.equal(a, b)
+        assert {"step", "average"}.isdisjoint(vars(other))
+    for thing in (timed.experiment.game, timed.record, timed.experiment.state):
+        assert set(vars(thing)) == names[id(thing)]
+    assert infogan.gradients is players.gradients and "instrumented" not in players.gradients.__qualname__
+    before = dict(clock.seconds)
+    timed.play(1)
+    assert clock.seconds == before
+    expected = {
+        "data",
+        "forward of G",
+        "forward of D",
+        "backward for G",
+        "backward for D",
+        "optimizers",
+        "noise",
+        "log",
+    }
+    expected |= {"wgan_gp": {"penalty"}, "infogan": {"backward for G and D"}, "gan": {"penalty"}}[recipe]
+    assert expected | {"moving average", OTHER} <= set(clock.seconds) and min(clock.seconds.values()) > 0
+
+
+# ---- operations ------------------------------------------------------------------------------------------------
+
+G, D = (100, 128, 256, 512, 1024, 784), (784, 512, 256, 1)
+
+
+def layers(widths: tuple[int, ...]) -> list[int]:
+    """Multiplications of one image in each layer; its three products (output, gradients) have as many."""
+    return [before * after for before, after in pairwise(widths)]
+
+
+def test_a_round_of_gan_has_the_operations_counted_by_hand(make: Make) -> None:
+    """0.950 GFLOP at batch 64. Nobody needs the gradient of z or of real images.
+
+    The update itself needs 0.934 (benchmarks/epoch.py): one pass back through D over the fakes. The round takes two,
+    one for each loss, and in that for D the gradients of the layers' inputs are taken again, but for the first.
+    """
+    g, d = layers(G), layers(D)
+    forward = sum(g) + 2 * sum(d)
+    back_d = 2 * (sum(d) + sum(d[1:]))  # weights; inputs of all layers but the first; real and fake
+    back_g = sum(d) + sum(g) + sum(g[1:])  # through D to its input; G's weights; inputs but z
+    bench = make()
+    with Recorder() as recorder:
+        bench.play(1)
+    assert recorder.flops == 2 * 64 * (forward + back_d + back_g) == 950_370_304
+    assert recorder.flops - 2 * 64 * sum(d[1:]) == 933_560_320
+    assert len(recorder.products) == 14 + 8 + 11
+    counted_before = recorder.flops
+    with FlopCounterMode(display=False) as counter:
+        bench.play(1)
+    assert counter.get_total_flops() == counted_before
+
+
+def test_a_round_in_turns_has_the_operations_counted_by_hand(make: Make) -> None:
+    """D learns from fakes without a graph; G makes others, and its gradient goes through D to D's input."""
+    g, d = layers(G), layers(D)
+    move_d = sum(g) + 2 * (sum(d) + sum(d) + sum(d[1:]))
+    move_g = sum(g) + sum(d) + sum(d) + sum(g) + sum(g[1:])
+    bench = make(**{"game": "alternating", "batch_size": 32, "game.n_critic": 2})
+    with Recorder() as recorder:
+        bench.play(1)
+    assert recorder.flops == 2 * 32 * (2 * move_d + move_g)
+
+
+def test_bytes_are_those_of_operands_and_results_and_a_view_has_none() -> None:
+    x, y = torch.zeros(3, 5), torch.zeros(5, 7)
+    with Recorder() as recorder:
+        _ = x.t()[1:]
+        assert recorder.bytes == 0
+        _ = x.t().contiguous()
+        assert recorder.bytes == 60 + 60
+        _ = x @ y
+        assert recorder.bytes == 120 + 4 * (15 + 35 + 21)
+        torch._foreach_add_([x, y], 1.0)
+        assert recorder.bytes >= 120 + 284 + 4 * 50
+    assert recorder.flops == 2 * 3 * 5 * 7
+    assert all(0 < s < 1 for s in own_products(recorder, CPU, 0.0))
+
+
+# ---- the whole -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def found() -> Profile:
+    flags = {**SMALL, "batch_size": 64}
+    return profile("gan", overrides=flags, device="cpu", seconds=2, say=lambda text: None)
+
+
+def test_the_parts_add_up_to_the_round(found: Profile) -> None:
+    assert sum(part.median for part in found.parts.values()) == pytest.approx(found.round_by_parts.median)
+    assert list(found.parts)[-1] == OTHER and min(part.median for part in found.parts.values()) >= 0
+    for spread in (*found.parts.values(), found.round, found.round_by_parts, found.own_products, found.copy_speed):
+        assert 0 <= spread.low <= spread.median <= spread.high < math.inf
+    # Timing costs something, and other processes do; but both are rounds of the same length.
+    assert 0.3 < found.round_by_parts.median / found.round.median < 4
+    assert found.images_per_second == pytest.approx(64e3 / found.round.median, rel=0.1)
+
+
+def test_ceilings_are_above_what_is_achieved(found: Profile) -> None:
+    assert set(found.product_speed) == {"float32"}
+    assert 0 < found.flops_per_second < found.product_speed["float32"].high
+    assert 0 < found.own_products.low < found.round.high
+    assert found.bytes > 0 and 1e7 < found.copy_speed.median < 1e14
+
+
+def test_the_page_says_what_was_found_and_json_holds_it(found: Profile) -> None:
+    page = report(found)
+    for word in ("forward of G", "a round by its parts", "100.0 %", "a large product", "a large copy", "threads 1"):
+        assert word in page, page
+    assert max(map(len, page.splitlines()[:-1])) <= 120
+    assert json.loads(json.dumps(found.as_dict(), allow_nan=False))["flops"] == found.flops
+
+
+# ---- switches --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Section:
+    precision: Literal["float32", "tf32", "bfloat16"] = "float32"
+    compile: bool = False
+    channels_last: bool = True
+    threads: int | None = None
+
+
+def test_every_other_value_of_a_switch_is_tried_and_what_is_no_switch_is_not() -> None:
+    assert alternatives(Section()) == [
+        ("precision", "tf32"),
+        ("precision", "bfloat16"),
+        ("compile", True),
+        ("channels_last", False),
+    ]
+
+
+def test_a_setting_is_compared_in_turns_and_one_that_cannot_be_is_told(make: Make, tmp_path: Path) -> None:
+    bench = make(**SMALL)
+    first, _ = bench.warm_up(least=3, seconds=0.1)
+    more: tuple[Any, ...] = (bench, first, 2, 0.0)
+    slower = measure_switch("gan", SMALL, "batch_size", 2048, *more, tmp_path / "slower")
+    assert slower.speedup is not None and slower.speedup.median < 0.7, slower
+    refused = measure_switch("gan", SMALL, "data.values", "unit", *more, tmp_path / "refused")
+    assert refused.speedup is None and "data.values is unit" in refused.why_not
+    broken = measure_switch("gan", SMALL, "lr", 1e30, *more, tmp_path / "broken")
+    assert broken.speedup is None and "not finite" in broken.why_not
+
+
+# ---- the command -----------------------------------------------------------------------------------------------
+
+
+def test_the_command_prints_the_page(monkeypatch: pytest.MonkeyPatch, found: Profile) -> None:
+    asked: dict[str, Any] = {}
+
+    def instead(what: str, **options: Any) -> Profile:
+        asked.update(options, what=what)
+        return found
+
+    monkeypatch.setattr(profiling, "profile", instead)
+    done = CliRunner().invoke(main, ["bench", "step", "wgan_gp", "--batch_size", "32", "--device", "cpu"])
+    assert done.exit_code == 0 and done.stdout == report(found)
+    assert (asked["what"], asked["overrides"], asked["device"]) == ("wgan_gp", {"batch_size": 32}, "cpu")
+    done = CliRunner().invoke(main, ["bench", "step", "--json"])
+    assert json.loads(done.stdout)["recipe"] == "gan"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["gna"], "did you mean gan"),
+        (["gan", "--batch_siez", "3"], "batch_size"),
+        (["gan", "--device", "tpu"], "--device"),
+        (["gan", "--batch_size", "1"], "BatchNorm"),
+    ],
+)
+def test_what_cannot_be_measured_is_one_line(words: list[str], said: str) -> None:
+    done = CliRunner().invoke(main, ["bench", "step", *words])
+    assert done.exit_code == 2 and said in done.stderr, done.stderr
+    assert "Traceback" not in done.stderr and done.stderr.splitlines()[-1].startswith("gansmith: error: ")
+
+
+def test_a_run_is_no_recipe(tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text("seed: 0\n")
+    with pytest.raises(UserError, match=r"is a run.*gansmith bench step .*recipe\.yaml"):
+        profile(tmp_path)
