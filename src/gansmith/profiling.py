@@ -258,42 +258,35 @@ def _bytes(x: Any) -> int:
 
 
 @torch.no_grad()
-def own_products(recorder: Recorder, device: torch.device, seconds: float) -> list[float]:
-    """Seconds of all products of one round, one after the other, with nothing in between; several times."""
-
-    def once() -> None:
-        for function, args, options in recorder.products:
-            function(*args, **options)
-
-    return repeated(once, device, seconds)
+def own_products(recorder: Recorder) -> None:
+    """All products of the recorded round once more, one after the other, with nothing in between."""
+    for function, args, options in recorder.products:
+        function(*args, **options)
 
 
-def product_speed(device: torch.device, dtype: torch.dtype, seconds: float) -> list[float]:
-    """FLOP/s of a large matrix product n x n x n, several times."""
+def large_product(device: torch.device, dtype: torch.dtype) -> tuple[Callable[[], Any], int]:
+    """A product n x n x n that keeps the device busy, and its operations."""
     n = 8192 if device.type == "cuda" else 1024
     a, b = torch.randn(n, n, device=device, dtype=dtype), torch.randn(n, n, device=device, dtype=dtype)
     out = torch.empty_like(a)
-    return [2 * n**3 / s for s in repeated(lambda: torch.mm(a, b, out=out), device, seconds)]
+    return (lambda: torch.mm(a, b, out=out)), 2 * n**3
 
 
-def copy_speed(device: torch.device, seconds: float) -> list[float]:
-    """Bytes/s read and written by a copy that no cache holds, several times."""
+def large_copy(device: torch.device) -> tuple[Callable[[], Any], int]:
+    """A copy that no cache holds, and the bytes that it reads and writes."""
     source = torch.zeros((1 << 30 if device.type == "cuda" else 1 << 28) // 4, device=device)
     target = torch.empty_like(source)
-    return [2 * 4 * source.numel() / s for s in repeated(lambda: target.copy_(source), device, seconds)]
+    return (lambda: target.copy_(source)), 2 * 4 * source.numel()
 
 
-def repeated(function: Callable[[], Any], device: torch.device, seconds: float) -> list[float]:
-    """Seconds of single calls after two that warm up: at least five, for about so long."""
-    found: list[float] = []
+def seconds_of(function: Callable[[], Any], device: torch.device, times: int = 1) -> float:
+    """Seconds of one call, the mean of several in a row, the device's work included."""
+    synchronize(device)
     began = time.perf_counter()
-    while len(found) < 7 or time.perf_counter() - began < seconds:
-        synchronize(device)
-        since = time.perf_counter()
+    for _ in range(times):
         function()
-        synchronize(device)
-        found.append(time.perf_counter() - since)
-    return found[2:]
+    synchronize(device)
+    return (time.perf_counter() - began) / times
 
 
 # ---- the result ------------------------------------------------------------------------------------------------
@@ -394,14 +387,9 @@ def profile(
         bench = Bench(what, flags, where, Path(folder, "bench"))
         try:
             first, block = bench.warm_up()
-            say(f"rounds as they are, {block} at a time")
-            whole, parts = _interleaved(bench, block, 4 * share)
-            say("the operations of a round, and what the device can do at most")
             recorder = record_round(what, flags, bench, Path(folder, "recorded"))
-            own = own_products(recorder, where, share)
-            kinds = {torch.float32, *(x.dtype for _, args, _ in recorder.products for x in args if _floating(x))}
-            large = {str(k).removeprefix("torch."): Spread.of(product_speed(where, k, share / 2)) for k in kinds}
-            copies = Spread.of(copy_speed(where, share / 2))
+            say(f"rounds, {block} at a time, their parts and products, and what the device can do at most, in turns")
+            turns = _in_turns(bench, block, recorder, 6 * share)
             flops, touched, count = recorder.flops, recorder.bytes, len(recorder.products)
             del recorder  # the operands take memory
             switches = _switches(what, flags, bench, first, block, share, Path(folder), say)
@@ -409,6 +397,7 @@ def profile(
         finally:
             bench.close()
         hardware = environment(where)
+    parts = turns.parts
     totals = [sum(one.values()) for one in parts]
     middle = parts[sorted(range(len(totals)), key=totals.__getitem__)[(len(totals) - 1) // 2]]
     names = sorted({name for one in parts for name in one}, key=lambda name: (name == OTHER, -middle.get(name, 0.0)))
@@ -427,13 +416,13 @@ def profile(
         rounds=block * len(parts),
         parts=ms,
         round_by_parts=Spread(sum(middle.values()), min(totals), max(totals)),
-        round=Spread.of(whole),
+        round=Spread.of(turns.round),
         flops=flops,
         product_count=count,
-        own_products=Spread.of([1e3 * s for s in own]),
-        product_speed=large,
+        own_products=Spread.of(turns.own),
+        product_speed={name: Spread.of(speeds) for name, speeds in turns.products.items()},
         bytes=touched,
-        copy_speed=copies,
+        copy_speed=Spread.of(turns.copies),
         switches=switches,
         hardware={key: value for key, value in hardware.items() if key != "command"},
     )
@@ -443,20 +432,40 @@ def _floating(x: Any) -> bool:
     return isinstance(x, Tensor) and x.is_floating_point()
 
 
-def _interleaved(bench: Bench, block: int, seconds: float) -> tuple[list[float], list[dict[str, float]]]:
-    """ms per round of blocks that are undisturbed, and of blocks whose parts are timed, in turns."""
-    whole: list[float] = []
-    parts: list[dict[str, float]] = []
-    clock = Clock(bench.wait)
+@dataclass
+class _Turns:
+    """What was measured in turns, so that other work on the machine slows all alike."""
+
+    round: list[float]
+    parts: list[dict[str, float]]
+    own: list[float]
+    """ms"""
+    products: dict[str, list[float]]
+    copies: list[float]
+    """per second"""
+
+
+def _in_turns(bench: Bench, block: int, recorder: Recorder, seconds: float) -> _Turns:
+    device = bench.device
+    kinds = {torch.float32, *(x.dtype for _, args, _ in recorder.products for x in args if _floating(x))}
+    large = {str(kind).removeprefix("torch."): large_product(device, kind) for kind in kinds}
+    copy, moved = large_copy(device)
+    for warm in (copy, *(product for product, _ in large.values()), lambda: own_products(recorder)):
+        seconds_of(warm, device, 2)
+    turns, clock = _Turns([], [], [], {name: [] for name in large}, []), Clock(bench.wait)
     began = time.perf_counter()
-    while len(parts) < 5 or time.perf_counter() - began < seconds:
-        whole.append(1e3 * bench.play(block) / block)
+    while len(turns.parts) < 5 or time.perf_counter() - began < seconds:
+        turns.round.append(1e3 * bench.play(block) / block)
         with instrumented(bench.experiment, bench.record, clock):
             clock.start()
             bench.play(block)
             clock.switch()
-        parts.append({name: 1e3 * s / block for name, s in clock.seconds.items()})
-    return whole, parts
+        turns.parts.append({name: 1e3 * s / block for name, s in clock.seconds.items()})
+        turns.own.append(1e3 * seconds_of(lambda: own_products(recorder), device, block))
+        for name, (product, operations) in large.items():
+            turns.products[name].append(operations / seconds_of(product, device))
+        turns.copies.append(moved / seconds_of(copy, device))
+    return turns
 
 
 def record_round(what: str | Path, flags: Mapping[str, Any], bench: Bench, folder: Path) -> Recorder:

@@ -73,7 +73,7 @@ def parse_goal(text: str) -> Goal:
 
 @dataclass(frozen=True)
 class Row:
-    """What one seed came to: at the first evaluation that met every goal or, where none did, at the best it has."""
+    """What one seed came to: at the first evaluation that met every goal or, where none did, at the latest."""
 
     seed: int
     run: str
@@ -400,9 +400,9 @@ def table(result: Result) -> str:
         "",
         _summary(result),
         "",
-        "Seconds are of training: rounds, log, pictures and checkpoints; not evaluation, nor what comes before round",
-        f'1. Scores were taken every {result.every:,} rounds: the goal was reached after the round "not yet at", and',
-        "the first evaluation that shows it counts. A row that did not reach it shows its last evaluation.",
+        "Seconds are of training: rounds, log, pictures and checkpoints, without evaluation or building. Scores were",
+        f'taken every {result.every:,} rounds: the goal was reached after the round "not yet at", and the first',
+        "evaluation that shows it counts. A row that did not reach it shows its last evaluation.",
         "",
         *(f"{name}: {'; '.join(f'{k}: {v}' for k, v in p.items())}" for name, p in result.protocol.items()),
         "",
