@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
@@ -23,6 +23,8 @@ from gansmith.profiling import (
     Clock,
     Profile,
     Recorder,
+    Spread,
+    Switch,
     alternatives,
     instrumented,
     measure_switch,
@@ -195,7 +197,7 @@ def test_bytes_are_those_of_operands_and_results_and_a_view_has_none() -> None:
 @pytest.fixture(scope="module")
 def found() -> Profile:
     flags = {**SMALL, "batch_size": 64}
-    return profile("gan", overrides=flags, device="cpu", seconds=2, say=lambda text: None)
+    return profile("gan", overrides=flags, device="cpu", seconds=2, switches=False, say=lambda text: None)
 
 
 def test_the_parts_add_up_to_the_round(found: Profile) -> None:
@@ -250,9 +252,40 @@ def test_a_setting_is_compared_in_turns_and_one_that_cannot_be_is_told(make: Mak
     slower = measure_switch("gan", SMALL, "batch_size", 2048, *more, tmp_path / "slower")
     assert slower.speedup is not None and slower.speedup.median < 0.7, slower
     refused = measure_switch("gan", SMALL, "data.values", "unit", *more, tmp_path / "refused")
-    assert refused.speedup is None and "data.values is unit" in refused.why_not
+    assert refused.speedup is None and "data.values is unit" in refused.note
     broken = measure_switch("gan", SMALL, "lr", 1e30, *more, tmp_path / "broken")
-    assert broken.speedup is None and "not finite" in broken.why_not
+    assert broken.speedup is None and "not finite" in broken.note
+
+
+def test_the_engine_is_tried_as_far_as_recipe_and_device_allow(
+    make: Make, tmp_path: Path, found: Profile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def instead(what: str, flags: Any, key: str, value: Any, *rest: Any) -> Switch:
+        if key == "engine.compile":  # which takes a minute
+            return Switch(key, value, Spread(1.5, 1.25, 2.0), 48.0, "D is not compiled")
+        return measure_switch(what, flags, key, value, *rest)
+
+    monkeypatch.setattr(profiling, "measure_switch", instead)
+    bench = make(**SMALL)
+    switches = profiling._switches("gan", SMALL, bench, 0.0, 2, 0.0, tmp_path, lambda text: None)
+    tried = {switch.key + "=" + str(switch.value): switch for switch in switches}
+    assert "only CUDA has" in tried["engine.precision=tf32"].note
+    assert "no convolutions" in tried["engine.channels_last=True"].note
+    lower = tried["engine.precision=bfloat16"]
+    assert lower.speedup is not None and lower.speedup.low > 0 and not lower.note
+    page = report(replace(found, switches=switches))
+    assert (
+        "engine.compile true           1.50 (1.25 to 2.00), first round +48.0 s" in page and "D is not compiled" in page
+    )
+
+
+def test_the_operands_of_a_lower_precision_are_multiplied_in_it(make: Make) -> None:
+    bench = make(**{"engine.precision": "bfloat16"})
+    recorder = profiling.record_round("gan", {}, bench, Path("unused"))
+    assert {x.dtype for _, args, _ in recorder.products for x in args if isinstance(x, torch.Tensor)} == {
+        torch.bfloat16
+    }
+    assert recorder.flops == 950_370_304
 
 
 # ---- the command -----------------------------------------------------------------------------------------------
@@ -269,7 +302,9 @@ def test_the_command_prints_the_page(monkeypatch: pytest.MonkeyPatch, found: Pro
     done = CliRunner().invoke(main, ["bench", "step", "wgan_gp", "--batch_size", "32", "--device", "cpu"])
     assert done.exit_code == 0 and done.stdout == report(found)
     assert (asked["what"], asked["overrides"], asked["device"]) == ("wgan_gp", {"batch_size": 32}, "cpu")
-    done = CliRunner().invoke(main, ["bench", "step", "--json"])
+    assert asked["switches"]
+    done = CliRunner().invoke(main, ["bench", "step", "--json", "--no-switches"])
+    assert not asked["switches"]
     assert json.loads(done.stdout)["recipe"] == "gan"
 
 

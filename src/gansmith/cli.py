@@ -430,10 +430,11 @@ def bench() -> None:
 @bench.command("step", context_settings=_FREE_WORDS, short_help="Where the time of a round goes.")
 @click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="[RECIPE] [--KEY VALUE]...")
 @click.option("--data", metavar="NAME|FOLDER", help="a data set by name, or a folder of pictures  [the recipe's]")
+@click.option("--no-switches", is_flag=True, help="leave out other settings of engine; compiling takes a minute")
 @click.option("--json", "as_json", is_flag=True, help="print the result as JSON")
 @click.option("--device", default="auto", metavar="DEVICE", help="auto, cpu, cuda or mps  [auto]")
-def bench_step(words: tuple[str, ...], data: str | None, as_json: bool, device: str) -> None:
-    """Time the parts of RECIPE's rounds, and what this device could do at most; half a minute.
+def bench_step(words: tuple[str, ...], data: str | None, no_switches: bool, as_json: bool, device: str) -> None:
+    """Time the parts of RECIPE's rounds, what this device could do at most, and what other settings of engine bring.
 
     Any key of a recipe is a flag: --batch_size 256. Nothing is kept.
     """
@@ -445,7 +446,7 @@ def bench_step(words: tuple[str, ...], data: str | None, as_json: bool, device: 
     plan(what, flags=flags)  # before torch is imported: a wrong key is answered at once
     from gansmith.profiling import profile, report
 
-    result = profile(what, overrides=flags, device=device, say=_note)
+    result = profile(what, overrides=flags, device=device, switches=not no_switches, say=_note)
     click.echo(json.dumps(result.as_dict(), indent=1) if as_json else report(result), nl=as_json)
 
 

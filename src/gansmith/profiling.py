@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import torch
@@ -180,21 +181,28 @@ class Bench:
         rare = {"sample_interval": 10**9, "checkpoint.interval": 10**9, "evaluation.every": 0}
         self.recipe = plan(what, flags={**flags, **rare}).recipe
         self.device = device
-        self.experiment = build(self.recipe, device, say=lambda text: None, progress=False)
+        self.notes: list[str] = []
+        """What building said of the engine: who is not compiled, and why."""
+        self.experiment = build(self.recipe, device, say=self._note, progress=False)
         self.log = RunLog(folder, tensorboard=False)
         self.record = Record(folder, self.recipe, self.experiment, self.log, device)
         self.live = Live(start=0, total=1, rounds_per_epoch=1, images_per_round=1, images=0, quiet=True)
+
+    def _note(self, text: str) -> None:
+        if text.startswith("engine."):
+            self.notes.append(text)
 
     def wait(self) -> None:
         synchronize(self.device)
 
     def play(self, rounds: int) -> float:
         """The seconds that so many rounds take, all that the device was given done."""
-        self.wait()
-        began = time.perf_counter()
-        play(self.experiment, self.record, self.live, self.experiment.state.round + rounds, Stop())
-        self.wait()
-        return time.perf_counter() - began
+        with _tf32(self.recipe.engine.precision == "tf32"):
+            self.wait()
+            began = time.perf_counter()
+            play(self.experiment, self.record, self.live, self.experiment.state.round + rounds, Stop())
+            self.wait()
+            return time.perf_counter() - began
 
     def warm_up(self, least: int = 10, seconds: float = 1.0) -> tuple[float, int]:
         """Seconds of the first round, and how many rounds make a block."""
@@ -210,6 +218,17 @@ class Bench:
     def close(self) -> None:
         self.log.close()
         self.experiment.stream.close()
+
+
+@contextmanager
+def _tf32(on: bool) -> Iterator[None]:
+    """TF32 in CUDA's libraries, which is a setting of the process, for the length of the block."""
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    try:
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = on
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
 
 
 def synchronize(device: torch.device) -> None:
@@ -315,7 +334,8 @@ class Switch:
     """Times as many rounds per second; None where it could not be measured."""
     first_round: float
     """Seconds of the first round more than that of the recipe as it is: what a compiler takes."""
-    why_not: str = ""
+    note: str = ""
+    """Why it could not be measured, or what of it was left out."""
 
 
 @dataclass(frozen=True)
@@ -370,11 +390,13 @@ def profile(
     overrides: Mapping[str, Any] | None = None,
     device: str = "auto",
     seconds: float = 25.0,
+    switches: bool = True,
     say: Say = print,
 ) -> Profile:
     """Measure the rounds of a recipe on this device, for about `seconds`, compilers apart.
 
-    UserError for a run, and for what cannot be built.
+    switches: measure what other settings of its section `engine` would change, too. UserError for a run, and for what
+    cannot be built.
     """
     if is_run(what):
         raise UserError(f"{what} is a run; this measures a recipe: gansmith bench step {Path(what) / 'recipe.yaml'}")
@@ -382,7 +404,8 @@ def profile(
     resolved = plan(what, flags=flags)
     where = choose_device(device)
     share = seconds / 10
-    with _alone(where), tempfile.TemporaryDirectory(prefix="gansmith-bench-") as folder:
+    precision = resolved.recipe.engine.precision
+    with _alone(where, tf32=precision == "tf32"), tempfile.TemporaryDirectory(prefix="gansmith-bench-") as folder:
         say("building, and the first rounds")
         bench = Bench(what, flags, where, Path(folder, "bench"))
         try:
@@ -392,7 +415,7 @@ def profile(
             turns = _in_turns(bench, block, recorder, 6 * share)
             flops, touched, count = recorder.flops, recorder.bytes, len(recorder.products)
             del recorder  # the operands take memory
-            switches = _switches(what, flags, bench, first, block, share, Path(folder), say)
+            tried = _switches(what, flags, bench, first, block, share, Path(folder), say) if switches else []
             images = bench.experiment.state.images / bench.experiment.state.round
         finally:
             bench.close()
@@ -423,7 +446,7 @@ def profile(
         product_speed={name: Spread.of(speeds) for name, speeds in turns.products.items()},
         bytes=touched,
         copy_speed=Spread.of(turns.copies),
-        switches=switches,
+        switches=tried,
         hardware={key: value for key, value in hardware.items() if key != "command"},
     )
 
@@ -470,7 +493,7 @@ def _in_turns(bench: Bench, block: int, recorder: Recorder, seconds: float) -> _
 
 def record_round(what: str | Path, flags: Mapping[str, Any], bench: Bench, folder: Path) -> Recorder:
     """The operations of one round; of a compiled recipe those of the same without the compiler, which hides them."""
-    compiled = getattr(vars(bench.recipe).get("engine"), "compile", False)
+    compiled = bench.recipe.engine.compile
     plain = Bench(what, {**flags, "engine.compile": False}, bench.device, folder) if compiled else bench
     try:
         with Recorder() as recorder:
@@ -507,12 +530,14 @@ def _switches(
     folder: Path,
     say: Say,
 ) -> list[Switch]:
-    engine = vars(bench.recipe).get("engine")
-    if engine is None:
-        return []
-    found = []
+    engine, found = bench.recipe.engine, []
     for name, value in alternatives(engine):
         key = f"engine.{name}"
+        if name == "channels_last" and not any(
+            p.dim() == 4 for one in bench.experiment.game.players for p in one.parameters
+        ):
+            found.append(Switch(key, value, None, 0.0, "the networks have no convolutions"))
+            continue
         say(f"{key} {value}, in turns with {getattr(engine, name)}")
         found.append(measure_switch(what, flags, key, value, bench, first, block, seconds, folder / f"{name}-{value}"))
     return found
@@ -540,9 +565,9 @@ def measure_switch(
         began = time.perf_counter()
         while len(ratios) < 5 or time.perf_counter() - began < seconds:
             ratios.append(bench.play(block) / other.play(block))
-        return Switch(key, value, Spread.of(ratios), first_other - first)
+        return Switch(key, value, Spread.of(ratios), first_other - first, "; ".join(other.notes))
     except Exception as error:  # a device or a compiler that cannot do it is a result
-        return Switch(key, value, None, 0.0, (str(error).strip() or type(error).__name__).splitlines()[0])
+        return Switch(key, value, None, 0.0, shorten(f"{type(error).__name__}: {error}", 160))
     finally:
         other.close()
 
@@ -594,11 +619,12 @@ def report(p: Profile) -> str:
         for switch in p.switches:
             name = f"{switch.key} {str(switch.value).lower() if isinstance(switch.value, bool) else switch.value}"
             if switch.speedup is None:
-                lines.append(f"  {name:28}  not here: {switch.why_not}")
+                lines.append(f"  {name:28}  not here: {switch.note}")
             else:
                 compiled = f", first round {switch.first_round:+.1f} s" if abs(switch.first_round) > 0.5 else ""
                 s = switch.speedup
                 lines.append(f"  {name:28}  {s.median:.2f} ({s.low:.2f} to {s.high:.2f}){compiled}")
+                lines += [f"  {'':28}  {switch.note}"] * bool(switch.note)
     shown = ("device", "device_name", "cores", "threads", "torch", "python", "gansmith", "commit")
     lines += ["", "on " + ", ".join(f"{key} {p.hardware[key]}" for key in shown if p.hardware.get(key) is not None)]
     return "\n".join(lines) + "\n"
