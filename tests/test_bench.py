@@ -15,6 +15,7 @@ from gansmith import time_to_quality as module
 from gansmith.cli import main
 from gansmith.data import Stream
 from gansmith.errors import UserError
+from gansmith.recipe import plan
 from gansmith.record import Record
 from gansmith.report.log import read_metrics
 from gansmith.time_to_quality import Result, Row, parse_goal, table, time_to_quality
@@ -160,12 +161,19 @@ def test_a_training_that_diverges_is_a_result(measure: Measure, monkeypatch: pyt
     assert measure(NEVER, changes={"lr": 1e30}).rows == [row]
 
 
-def test_runs_that_were_scored_or_trained_otherwise_are_refused(measure: Measure) -> None:
+def test_runs_that_were_scored_or_trained_otherwise_are_refused(measure: Measure, tmp_path: Path) -> None:
     measure(NEVER, max_minutes=1e-6)
+    same = {**SMALL, "evaluation.metrics": ["parzen_ll"], "evaluation.best": None}
     with pytest.raises(UserError, match=r"seed-0 is of another benchmark.*optimizers\.G\.lr was 0\.02 and is 0\.01"):
         measure(NEVER, changes={"lr": 0.01})
-    with pytest.raises(UserError, match=r"evaluation was .*'n': 50.* and is .*'n': 60"):
-        measure(NEVER, changes={"evaluation.n": 60})
+    for changes, said in (
+        ({"evaluation.n": 60}, r"evaluation\.n was 50 and is 60"),
+        ({"data.memory": "map"}, r"data\.memory was auto and is map"),
+        ({"data.name": "fashion_mnist"}, r"data\.name was mnist and is fashion_mnist"),
+    ):
+        with pytest.raises(UserError, match=said):
+            module._check_same(tmp_path / "out" / "seed-0", plan("gan", flags={**same, **changes}).recipe)
+    module._check_same(tmp_path / "out" / "seed-0", plan("gan", flags={**same, "steps": 50}).recipe)
 
 
 def test_without_an_interval_an_epoch_is_one(measure: Measure) -> None:

@@ -20,7 +20,7 @@ from gansmith.errors import Diverged, UserError
 from gansmith.evaluation import Evaluator
 from gansmith.measures import METRICS
 from gansmith.receipts import number
-from gansmith.recipe import Recipe, Resolved, difference, is_run, plan, to_dict
+from gansmith.recipe import FREE, Recipe, Resolved, difference, flatten, is_run, plan, to_dict
 from gansmith.record import Record
 from gansmith.report.curves import plot_over_seconds
 from gansmith.report.log import read_metrics
@@ -250,12 +250,15 @@ def _epoch(recipe: Recipe, say: Say) -> int:
 
 
 def _check_same(run: Path, wanted: Recipe) -> None:
+    """UserError where the run trains, is scored or spends its time otherwise; its length alone may be another."""
     if not is_run(run):
         return
-    here = plan(run).recipe
-    changed = difference(to_dict(here), to_dict(wanted))
-    if not changed and here.evaluation != wanted.evaluation:
-        changed = f"evaluation was {to_dict(here)['evaluation']} and is {to_dict(wanted)['evaluation']}"
+    here, there = (dict(flatten(to_dict(recipe))) for recipe in (plan(run).recipe, wanted))
+    changed = difference(here, there)
+    for key in (key for key in FREE if key not in ("n_epochs", "steps", "data.root", "data.max_broken")):
+        full = str(Path(str(there[key])).expanduser().resolve())  # a run names a folder of pictures by its full path
+        if here[key] != there[key] and not (key == "data.name" and here[key] == full):
+            changed = changed or f"{key} was {here[key]} and is {there[key]}"
     if changed:
         raise UserError(f"{run} is of another benchmark than this: {changed}; choose another --out")
 
