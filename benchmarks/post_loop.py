@@ -1,9 +1,10 @@
-"""The post's script, typed in plainly with all that it does: what the recipe gan is compared with, by eye and by clock.
+"""The post's script, typed in plainly with all that it does: what the recipe gan is compared with.
 
-G first, then D on the same, detached fakes; Sigmoid and BCELoss; plain Adam; a DataLoader that makes a PIL picture of each
-digit and resizes, converts and normalises it in the main process; a printed line with two `.item()` per batch; a grid of
-25 images every 400 batches; D runs on the fakes twice, and G's backward pass takes D's gradients too. Nothing of gansmith
-but the digits and, for --out, the grid. Needs torchvision. tests/test_oracle.py proves that the update is the recipe's.
+G first, then D on the same, detached fakes; Sigmoid and BCELoss; plain Adam; a DataLoader that makes a PIL picture of
+each digit and resizes, converts and normalises it in the main process; a printed line with two `.item()` per batch; a
+grid of 25 images every 400 batches; D runs on the fakes twice, and G's backward pass takes D's gradients too. Nothing
+of gansmith but the digits and, for --out, the grid. Needs torchvision. tests/test_oracle.py proves that the update is
+the recipe's.
 
     python benchmarks/post_loop.py --n_epochs 12 --out post.png
 """
@@ -30,7 +31,7 @@ class Digits(torch.utils.data.Dataset[tuple[Tensor, int]]):
         data = load_images("mnist", img_size=28, channels=1)
         assert data.labels is not None
         self.images = torch.from_numpy(data.images[:, 0].copy())
-        self.labels = torch.from_numpy(data.labels)
+        self.labels = torch.from_numpy(data.labels.copy())
         self.transform = transforms.Compose(
             [transforms.Resize(28), transforms.ToTensor(), transforms.Normalize([0.5], [0.5])]
         )

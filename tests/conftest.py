@@ -23,6 +23,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "wgan_gp": SMALL_MLP,
     "began": {"networks.G.width": 2, "networks.D.width": 2, "networks.D.code": 8},
     "infogan": {"networks.G.width": 2, "networks.D.width": 2},
+    "fast_mnist": {"networks.G.width": 2, "networks.D.width": 2},
     "figure1": {"networks.G.widths": [8, 8], "networks.D.widths": [16, 8], "img_size": 1},
     "gan2014_mnist": SMALL_2014,
     "gan2014_tfd_pretrain": {**SMALL_2014, "networks.G.sparse_out": 5},

@@ -19,6 +19,7 @@ SHRINK: dict[str, dict[str, Any]] = {
     "wgan_gp": {"networks.G.widths": [32, 48, 64], "img_size": 12, "channels": 3},
     "began": {"networks.G.width": 4, "img_size": 16},
     "infogan": {"networks.G.width": 8, "img_size": 12},
+    "fast_mnist": {"networks.G.width": 8, "img_size": 12},
     "gan2014_mnist": {"networks.G.widths": [32, 48], "img_size": 12},
     "gan2014_tfd_pretrain": {"networks.G.widths": [32, 48], "networks.G.sparse_out": 20, "img_size": 12},
     "gan2014_tfd": {

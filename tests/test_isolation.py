@@ -348,6 +348,7 @@ SHRINK: dict[str, dict[str, Any]] = {
     "wgan_gp": {"networks.G.widths": [8, 12, 16], "networks.D.widths": [16, 8], "img_size": 8},
     "began": {"networks.G.width": 4, "networks.D.width": 4, "networks.D.code": 6, "img_size": 16},
     "infogan": {"networks.G.width": 4, "networks.D.width": 4, "img_size": 8},
+    "fast_mnist": {"networks.G.width": 4, "networks.D.width": 4, "img_size": 8},
     "figure1": {"networks.G.widths": [8, 12], "networks.D.widths": [16, 8]},
     "gan2014_mnist": SMALL_2014,
     "gan2014_tfd_pretrain": {**SMALL_2014, "networks.G.sparse_out": 5},

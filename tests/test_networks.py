@@ -24,6 +24,7 @@ SHRINK: dict[str, dict[str, Any]] = {
     "wgan_gp": {"networks.G.widths": [8, 12, 16], "networks.D.widths": [16, 8]},
     "began": {"networks.G.width": 4, "networks.D.width": 4, "networks.D.code": 6},
     "infogan": {"networks.G.width": 4, "networks.D.width": 4},
+    "fast_mnist": {"networks.G.width": 4, "networks.D.width": 4},
     "figure1": {"networks.G.widths": [8, 12], "networks.D.widths": [16, 8]},
     "gan2014_mnist": SMALL_2014,
     "gan2014_tfd_pretrain": {**SMALL_2014, "networks.G.sparse_out": 5},
@@ -97,6 +98,9 @@ INFOGAN_D = (
     + linear(128, 10)
     + linear(128, 2)
 )
+FAST_G = (
+    (linear(64, 256) + norm(256) + linear(256, 32 * 49) + norm(32 * 49)) + (conv(32, 16, 4) + norm(16)) + conv(16, 1, 4)
+)
 TFD_G = linear(100, 8000) + linear(8000, 8000) + linear(8000, 48 * 48)
 TFD_D = linear(48 * 48, 1200 * 5) + linear(1200, 1200 * 5) + linear(1200, 1)
 SIZES: dict[str, Mapping[str, int]] = {
@@ -104,6 +108,7 @@ SIZES: dict[str, Mapping[str, int]] = {
     "wgan_gp": {"G": POST_G, "D": POST_D},
     "began": {"G": BEGAN_DECODER, "D": BEGAN_ENCODER + BEGAN_DECODER},
     "infogan": {"G": INFOGAN_G, "D": INFOGAN_D},
+    "fast_mnist": {"G": FAST_G, "D": conv(1, 32, 4) + 32 * 64 * 16 + norm(64) + linear(64 * 49, 1)},
     "figure1": {
         "G": linear(1, 1) + linear(1, 64) + linear(64, 64) + linear(64, 1),
         "D": linear(1, 64) + linear(64, 64) + linear(64, 1),
@@ -189,7 +194,7 @@ def test_shapes_follow_img_size_and_channels(name: str, img_size: int | None, ch
         assert output.shape == (5,)
 
 
-@pytest.mark.parametrize("name", ["gan", "wgan_gp", "infogan"])
+@pytest.mark.parametrize("name", ["gan", "wgan_gp", "infogan", "fast_mnist"])
 def test_images_are_inside_minus_one_and_one(name: str) -> None:
     small = recipe(name, **SHRINK[name])
     z = build_prior(small).sample(8, torch.Generator().manual_seed(0))

@@ -29,7 +29,7 @@ from gansmith.recipe import (
 )
 
 GAN2014 = [f"gan2014_{data}" for data in ("cifar10_conv", "cifar10_fc", "mnist", "tfd", "tfd_pretrain")]
-NAMES = ["began", "figure1", "gan", *GAN2014, "infogan", "wgan_gp"]
+NAMES = ["began", "fast_mnist", "figure1", "gan", *GAN2014, "infogan", "wgan_gp"]
 # Keys of the 2014 paper's networks that are off by default; where all of a layer's weights are sparse, it has no range.
 OFF = {"weights", "schedules", "sparse_out", "sigmoid_bias", "max_col_norm"}
 UNUSED = {"gan2014_tfd_pretrain": {"irange_out"}}

@@ -7,6 +7,7 @@ NETWORKS: dict[str, str] = {
     "began_autoencoder": "gansmith.networks.began:Autoencoder",
     "infogan_generator": "gansmith.networks.infogan:Generator",
     "infogan_discriminator": "gansmith.networks.infogan:Discriminator",
+    "conv_discriminator": "gansmith.networks.conv:Discriminator",
     "line_generator": "gansmith.networks.line:Generator",
     "gan2014_generator": "gansmith.networks.gan2014:Generator",
     "gan2014_fronted_generator": "gansmith.networks.gan2014:FrontedGenerator",
