@@ -59,7 +59,7 @@ def _exact(number: float, like: Tensor) -> Tensor:
 
 
 VALUES: dict[str, Values] = {
-    "signed": Values(signed, lambda x: ((x + 1) / 2).clamp(0, 1)),
+    "signed": Values(signed, lambda x: (x + 1).div_(2).clamp_(0, 1)),
     "unit": Values(unit, lambda x: x.clamp(0, 1)),
     "gcn": Values(gcn, gcn_to_unit),
     "raw": Values(lambda x: x, no_pixels),
