@@ -5,11 +5,18 @@ Real processes over gloo. Two of them live as long as this module and play what 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import io
+import json
 import multiprocessing
 import os
+import re
+import signal
 import socket
+import subprocess
 import sys
+import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,11 +29,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from gansmith import plan
+import gansmith
+from gansmith import checkpoint, plan
 from gansmith.build import build
 from gansmith.data import ImageSet, Stream
 from gansmith.distributed import SyncBatchNorm, World, joined, synchronise
 from gansmith.errors import UserError
+from gansmith.exactness import compare
 from gansmith.games.began import Began
 from gansmith.games.critique import score
 from gansmith.games.game import Metrics, RealBatch, parts
@@ -421,3 +430,331 @@ def test_a_game_that_knows_no_parts_is_refused_more_than_one(tmp_path: Path, mon
     plan("gan", flags={"game": "old_game:Old"})
     with pytest.raises(UserError, match=r"^the game old_game:Old takes no accumulate, so it must be 1"):
         plan("gan", flags={"game": "old_game:Old", "accumulate": 2})
+
+
+# ---- runs ------------------------------------------------------------------------------------------------------
+
+Small = Callable[..., dict[str, Any]]
+
+
+def train_here(what: str | Path, options: dict[str, Any]) -> tuple[str, str]:
+    """(what was printed, the error's type and text) of gansmith.train on this rank."""
+    error = ""
+    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(out):
+        try:
+            gansmith.train(what, device="cpu", **options)
+        except (Exception, KeyboardInterrupt) as found:
+            error = f"{type(found).__name__}: {found}"
+    return out.getvalue(), error
+
+
+def good(results: list[tuple[str, str]]) -> str:
+    """What rank 0 printed, where all went well and the others were silent."""
+    assert [error for _, error in results] == ["", ""] and results[1][0] == ""
+    return results[0][0]
+
+
+def rows(run: Path) -> list[dict[str, Any]]:
+    lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return [{k: v for k, v in json.loads(line).items() if "second" not in k} for line in lines]
+
+
+def assert_equal(one: Path, other: Path, round: int) -> None:
+    found = compare(*(run / "checkpoints" / f"{round:08d}" for run in (one, other)))
+    assert found.exact, found.different
+    assert found.tensors > 20
+
+
+@pytest.mark.parametrize("name", ["gan", "gan2014_mnist"])
+def test_a_run_resumed_by_as_many_is_the_run(
+    name: str, both: Both, pictures: Path, small: Small, tmp_path: Path
+) -> None:
+    """With statistics of BatchNorm that differ by rank, and with dropout."""
+    overrides = small(name, **{"ema.halflife_kimg": 0.05, "log_interval": 2, "checkpoint.interval": 4})
+    new = {"data": pictures, "overrides": overrides}
+    once, twice = tmp_path / "once", tmp_path / "twice"
+    said = good(both(train_here, name, {**new, "out": once, "steps": 11}))
+    assert "on each of 2 ranks" in said
+    good(both(train_here, name, {**new, "out": twice, "steps": 5}))
+    said = good(both(train_here, twice, {"steps": 11}))
+    assert "rank(s)" not in said
+    assert_equal(once, twice, 11)
+    assert rows(once) == rows(twice) and [row["round"] for row in rows(once)][-2:] == [10, 11]
+    tree = checkpoint.read(once / "checkpoints" / "00000011")[0]
+    assert tree["images"] == 58 + 3 * 8 if name == "gan2014_mnist" else 60 + 3 * 8
+    [other] = tree["ranks"]
+    assert not torch.equal(other["noise"], tree["rng"]["noise"])
+    assert torch.equal(other["cpu"], tree["rng"]["cpu"]) == (other["cpu"].numel() == 0)
+    assert sorted(p.name for p in (once / "checkpoints").iterdir()) == ["00000008", "00000011"]
+    assert len(json.loads((twice / "environment.json").read_text(encoding="utf-8"))) == 2
+
+
+def test_rank_0_begins_as_one_process_does(both: Both, pictures: Path, small: Small, tmp_path: Path) -> None:
+    new = {"data": pictures, "overrides": small("gan2014_mnist", **{"checkpoint.keep_every": 1}), "steps": 1}
+    gansmith.train("gan2014_mnist", out=tmp_path / "one", device="cpu", quiet=True, **new)
+    good(both(train_here, "gan2014_mnist", {**new, "out": tmp_path / "two"}))
+    one, two = (checkpoint.read(tmp_path / run / "checkpoints" / "00000000")[0] for run in ("one", "two"))
+    [other] = two.pop("ranks")
+    for tree in (one, two):
+        tree.pop("seconds")
+    tensors: list[dict[str, Tensor]] = [{}, {}]
+    assert checkpoint.pack(one, tensors[0]) == checkpoint.pack(two, tensors[1])
+    assert all(torch.equal(t, tensors[1][k]) for k, t in tensors[0].items())
+    assert not torch.equal(other["noise"], two["rng"]["noise"]) and not torch.equal(other["cpu"], two["rng"]["cpu"])
+
+
+def test_a_run_goes_on_with_more_and_with_fewer(both: Both, pictures: Path, small: Small, tmp_path: Path) -> None:
+    run, again = tmp_path / "run", tmp_path / "again"
+    new = {"data": pictures, "overrides": small("gan")}
+    for folder in (run, again):
+        gansmith.train("gan", out=folder, steps=3, device="cpu", quiet=True, **new)
+        said = good(both(train_here, folder, {"steps": 6}))
+        assert (
+            "00000003 is of 1 rank(s), this is 2: the noise and dropout of rank 0 go on, the others begin with new"
+            " seeds\n" in said
+        )
+    assert_equal(run, again, 6)  # new seeds, but not by chance
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        gansmith.train(run, steps=9, device="cpu")
+    assert "00000006 is of 2 rank(s), this is 1: the noise and dropout of rank 0 go on\n" in out.getvalue()
+    tree = checkpoint.read(run / "checkpoints" / "00000009")[0]
+    assert tree["images"] == 60 + 8 and "ranks" not in tree
+
+
+def test_a_loss_that_is_not_finite_ends_all_ranks_alike(
+    both: Both, pictures: Path, small: Small, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    results = both(train_here, "gan", {"data": pictures, "out": run, "steps": 50, "overrides": small("gan", lr=1e38)})
+    (_, first), (silent, second) = results
+    assert first.startswith("Diverged: training stopped in round ") and str(run) in first
+    assert second.startswith("Diverged: ") and silent == ""
+    checkpoint.newest_good(run / "checkpoints", pytest.fail)
+
+
+SIGNALLED = """
+import os, signal
+from pathlib import Path
+from gansmith.games.two_player import Simultaneous
+
+
+class Signalled(Simultaneous):
+    rounds = 0
+
+    def round(self, *batches):
+        self.rounds += 1
+        first_try = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0"
+        if self.rounds == AT and os.environ.get("RANK", "0") == "RANK_" and first_try:
+            os.kill(os.getpid(), signal.SIGNAL)
+        return super().round(*batches)
+"""
+
+
+@pytest.fixture
+def signalled(tmp_path: Path) -> Callable[..., str]:
+    """signalled(at, rank, name): a game in which a rank gets a signal in a round of the first attempt."""
+
+    def write(at: int, rank: int, name: str) -> str:
+        text = SIGNALLED.replace("AT", str(at)).replace("RANK_", str(rank)).replace("SIGNAL)", f"{name})")
+        module = f"signalled_{name.lower()}_{rank}"
+        (tmp_path / f"{module}.py").write_text(text, encoding="utf-8")
+        return f"{module}:Signalled"
+
+    return write
+
+
+def train_from(folder: Path, what: str | Path, options: dict[str, Any]) -> tuple[str, str]:
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
+    return train_here(what, options)
+
+
+def test_a_signal_to_one_rank_stops_all_after_the_same_round(
+    both: Both, pictures: Path, small: Small, signalled: Callable[..., str], tmp_path: Path
+) -> None:
+    run, once = tmp_path / "run", tmp_path / "once"
+    overrides = small("gan", **{"game.name": signalled(7, 1, "SIGTERM")})
+    new = {"data": pictures, "steps": 20}
+    (_, first), (_, second) = both(train_from, tmp_path, "gan", {**new, "out": run, "overrides": overrides})
+    assert first == second == "Stopped: stopped by SIGTERM"
+    assert checkpoint.everything(run / "checkpoints")[0].name == "00000007"
+    good(both(train_from, tmp_path, run, {"steps": 7 + 6}))  # before its own round 7 comes again
+    good(both(train_here, "gan", {**new, "out": once, "steps": 13, "overrides": small("gan")}))
+    assert_equal(once, run, 13)
+
+
+def fail_here(rank: int, options: dict[str, Any]) -> tuple[str, str]:
+    """Training where one rank alone cannot be built."""
+    with pytest.MonkeyPatch.context() as patch:
+        if os.environ["RANK"] == str(rank):
+
+            def missing(*args: Any, **keys: Any) -> ImageSet:
+                raise UserError("the disk is not there")
+
+            patch.setattr("gansmith.build.load_images", missing)
+        return train_here("gan", options)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_what_one_rank_cannot_do_is_said_once_and_ends_all(
+    rank: int, both: Both, pictures: Path, small: Small, tmp_path: Path
+) -> None:
+    options = {"data": pictures, "out": tmp_path / "run", "steps": 2, "overrides": small("gan")}
+    said = "rank 1: the disk is not there" if rank else "the disk is not there"
+    assert [error for _, error in both(fail_here, rank, options)] == [f"UserError: {said}"] * 2
+    assert not (tmp_path / "run").exists()
+
+
+# ---- started again ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def restarted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment of a single process that torchrun has started for the second time."""
+    for name, value in {**places(0, 1, 1), "TORCHELASTIC_RESTART_COUNT": "1"}.items():
+        monkeypatch.setenv(name, value)
+
+
+def test_a_restart_goes_on_with_the_run_that_the_command_began(
+    pictures: Path, small: Small, tmp_path: Path, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
+) -> None:
+    new: dict[str, Any] = {"data": pictures, "device": "cpu", "overrides": small("gan", lr=1e-3)}
+    run = gansmith.train("gan", out=tmp_path / "run", steps=3, quiet=True, **new)
+    once = gansmith.train("gan", out=tmp_path / "once", steps=6, quiet=True, **new)
+    request.getfixturevalue("restarted")
+    gansmith.train("gan", out=run, steps=6, **new)
+    says = f"torchrun has started this training again (restart 1): it goes on with {run}\n"
+    assert capsys.readouterr().out.startswith(says)
+    assert_equal(once, run, 6)
+    with pytest.raises(UserError, match=r"holds another run.*optimizers.G.lr was 0.001 and is 0.01; choose another"):
+        gansmith.train("gan", out=run, steps=9, **{**new, "overrides": small("gan", lr=1e-2)})
+    gansmith.train("gan", out=tmp_path / "new", steps=1, quiet=True, **new)  # the first try made no folder
+
+
+def test_a_restart_before_the_first_checkpoint_begins_anew(
+    pictures: Path, small: Small, tmp_path: Path, restarted: None
+) -> None:
+    new: dict[str, Any] = {"data": pictures, "device": "cpu", "overrides": small("gan"), "quiet": True}
+    once = gansmith.train("gan", out=tmp_path / "once", steps=2, **new)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "recipe.yaml").write_bytes((once / "recipe.yaml").read_bytes())
+    assert_equal(once, gansmith.train("gan", out=tmp_path / "run", steps=2, **new), 2)
+
+
+def test_a_restart_without_a_folder_says_what_to_give(small: Small, restarted: None) -> None:
+    with pytest.raises(UserError, match=r"\(restart 1\), and without --out nobody knows in which run; give --out RUN"):
+        gansmith.train("gan", overrides=small("gan"), device="cpu")
+
+
+# ---- from the command line -------------------------------------------------------------------------------------
+
+Command = Callable[..., "subprocess.Popen[str]"]
+
+
+@pytest.fixture
+def ranks(command: Command, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., list[Any]]]:
+    """ranks("train", ...): two processes of `python -m gansmith`, as torchrun would start them."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(*args: object, **options: Any) -> list[Any]:
+        port = free_port()
+        for rank in range(2):
+            for name, value in places(rank, 2, port).items():
+                monkeypatch.setenv(name, value)
+            started.append(command(*args, **options))
+        return started[-2:]
+
+    yield start
+    for process in started:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+def test_an_error_of_all_is_one_line(
+    ranks: Callable[..., list[Any]], pictures: Path, words: Callable[[Mapping[str, Any]], list[str]], small: Small,
+    tmp_path: Path
+) -> None:  # fmt: skip
+    tiny = words(small("gan", batch_size=3))
+    for args, says in (
+        (["train", "gan", "--n_epoch", "3"], "n_epoch: there is no such key"),
+        (["sample", "run"], "torchrun is for train; sample runs in one process"),
+        (["train", "gan", "--data", pictures, *tiny], "BatchNorm needs at least 4 for 2 processes; the nearest is 4"),
+    ):
+        ends = [(*p.communicate(timeout=WAIT), p.returncode) for p in ranks(*args, cwd=tmp_path)]
+        assert [code for _, _, code in ends] == [2, 2]
+        assert ends[1][:2] == ("", "") and ends[0][1].count("\n") == 1
+        assert ends[0][1].startswith("gansmith: error: ") and says in ends[0][1]
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_when_a_rank_is_killed_the_others_end_with_one_line(
+    victim: int, ranks: Callable[..., list[Any]], pictures: Path, words: Callable[[Mapping[str, Any]], list[str]],
+    small: Small, signalled: Callable[..., str], tmp_path: Path
+) -> None:  # fmt: skip
+    run = tmp_path / "run"
+    own = {"game.name": signalled(23, victim, "SIGKILL"), "checkpoint.interval": 10, "steps": 40}
+    args = ["train", "gan", "--data", pictures, "--out", run, "--device", "cpu", *words(small("gan", **own))]
+    both_of = ranks(*args, "--quiet", cwd=tmp_path)
+    ends = [(*process.communicate(timeout=WAIT), process.returncode) for process in both_of]
+    assert ends[victim][2] == -signal.SIGKILL
+    out, err, code = ends[1 - victim]
+    assert (out, code) == ("", 1)
+    [line] = err.splitlines()
+    assert re.fullmatch(
+        rf"gansmith: error: rank {1 - victim}: the connection to the other processes broke \(.+\); {run} goes on from"
+        " its newest checkpoint",
+        line,
+    )
+    assert checkpoint.newest_good(run / "checkpoints", pytest.fail).name == "00000020"
+    assert not list((run / "checkpoints").glob(".*"))
+
+
+def torchrun(folder: Path, *args: object, restarts: int = 0) -> subprocess.Popen[str]:
+    source = str(Path(gansmith.__file__).parents[1])
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([source, os.environ.get("PYTHONPATH", "")])}
+    own = ["--standalone", "--nproc-per-node", "2", "--max-restarts", str(restarts), "-m", "gansmith"]
+    return subprocess.Popen(
+        [sys.executable, "-m", "torch.distributed.run", *own, *map(str, args)],
+        cwd=folder,
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_torchrun_starts_a_killed_training_again_and_it_ends_as_undisturbed(
+    both: Both, pictures: Path, words: Callable[[Mapping[str, Any]], list[str]], small: Small,
+    signalled: Callable[..., str], tmp_path: Path
+) -> None:  # fmt: skip
+    run, once = tmp_path / "run", tmp_path / "once"
+    more = {"checkpoint.interval": 10, "log_interval": 5, "steps": 30}
+    flags = words(small("gan", **more, **{"game.name": signalled(17, 1, "SIGKILL")}))
+    line = ["train", "gan", "--data", pictures, "--out", run, *flags, "--device", "cpu"]
+    process = torchrun(tmp_path, *line, restarts=1)
+    out, err = process.communicate(timeout=WAIT)
+    assert process.returncode == 0, err
+    assert f"torchrun has started this training again (restart 1): it goes on with {run}\n" in out
+    assert "from round 10 to round 30" in err and "Traceback" not in err.partition("[W")[0]
+    good(both(train_here, "gan", {"data": pictures, "out": once, "overrides": small("gan", **more)}))
+    assert_equal(once, run, 30)
+    assert rows(once) == rows(run)
+
+
+def test_ctrl_c_of_torchrun_saves(
+    pictures: Path, words: Callable[[Mapping[str, Any]], list[str]], small: Small, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    flags = words(small("gan", **{"log_interval": 5, "sample_interval": 10**6, "steps": 10**6}))
+    process = torchrun(tmp_path, "train", "gan", "--data", pictures, "--out", run, *flags, "--device", "cpu", "--quiet")
+    until, log = time.monotonic() + WAIT, run / "metrics.jsonl"
+    while not log.exists() or log.read_text(encoding="utf-8").count("\n") < 5:
+        assert time.monotonic() < until and process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=WAIT)
+    assert process.returncode != 0
+    assert f"stopped by SIGINT and saved; go on with: gansmith train {run}\n" in err
+    newest = checkpoint.newest_good(run / "checkpoints", pytest.fail)
+    assert int(newest.name) >= 25 and int(newest.name) % 1000 and (run / "growth.gif").exists()

@@ -15,6 +15,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from gansmith.errors import RankLost, UserError
@@ -109,7 +111,11 @@ def joined(device: str) -> Iterator[World]:
         torch.cuda.set_device(own)
     with _connection():
         # gloo beside nccl carries what is not on the device: streams, errors, the run's name.
-        dist.init_process_group("cpu:gloo,cuda:nccl" if own.type == "cuda" else "gloo", timeout=PATIENCE)
+        backend = "cpu:gloo,cuda:nccl" if own.type == "cuda" else "gloo"
+        store, rank, size = next(rendezvous("env://", here.rank, here.size, timeout=PATIENCE))
+        # torchrun's store outlives a restart, and with it the addresses of processes that are gone.
+        store = PrefixStore(f"gansmith restart {here.restarts}", store)
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=PATIENCE)
     try:
         yield World(here.rank, here.size, own)
     finally:
