@@ -687,7 +687,7 @@ def test_an_error_of_all_is_one_line(
         assert ends[0][1].startswith("gansmith: error: ") and says in ends[0][1]
 
 
-@pytest.mark.parametrize("victim", [0, 1])
+@pytest.mark.parametrize("victim", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_when_a_rank_is_killed_the_others_end_with_one_line(
     victim: int, ranks: Callable[..., list[Any]], pictures: Path, words: Callable[[Mapping[str, Any]], list[str]],
     small: Small, signalled: Callable[..., str], tmp_path: Path
@@ -724,6 +724,7 @@ def torchrun(folder: Path, *args: object, restarts: int = 0) -> subprocess.Popen
     )
 
 
+@pytest.mark.slow
 def test_torchrun_starts_a_killed_training_again_and_it_ends_as_undisturbed(
     both: Both, pictures: Path, words: Callable[[Mapping[str, Any]], list[str]], small: Small,
     signalled: Callable[..., str], tmp_path: Path
@@ -742,6 +743,7 @@ def test_torchrun_starts_a_killed_training_again_and_it_ends_as_undisturbed(
     assert rows(once) == rows(run)
 
 
+@pytest.mark.slow
 def test_ctrl_c_of_torchrun_saves(
     pictures: Path, words: Callable[[Mapping[str, Any]], list[str]], small: Small, tmp_path: Path
 ) -> None:
