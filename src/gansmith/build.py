@@ -303,7 +303,8 @@ def _check_parts(data: ImageSet, recipe: Recipe, networks: Mapping[str, nn.Modul
     need = f"{'BatchNorm needs' if norm else 'there must be'} at least {least}"
     if parts > 1:
         need += f" for {' x '.join(f'{n} {what}' for n, what in cuts if n > 1)}"
-    near = min((b for b in range(1, total + 1) if smallest(b) >= least), key=lambda b: abs(b - size), default=None)
+    fitting = (b for b in range(total, 0, -1) if smallest(b) >= least)
+    near = min(fitting, key=lambda b: abs(b - size), default=None)  # of two the larger
     if near is None:
         raise UserError(f"{data.name} has {total} image{'s' * (total > 1)} in all, and {need}")
     raise UserError(
