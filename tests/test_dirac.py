@@ -58,10 +58,10 @@ class GeneratorFirst(Alternating):
     """The wrong order, on purpose."""
 
     def round(self, *batches: RealBatch) -> Metrics:
-        loss_g, grads_g = self.move_g(batches[-1].images)
+        of_g, grads_g = self.move_g(batches[-1])
         for real in batches:
-            c, loss_d, grads_d = self.move_d(real.images)
-        return self.metrics(c, loss_d, loss_g, grads_d, grads_g)
+            of_d, grads_d = self.move_d(real)
+        return self.metrics(of_d, of_g, grads_d, grads_g)
 
 
 def orbit(

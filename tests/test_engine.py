@@ -91,7 +91,7 @@ def test_in_bfloat16_the_generator_meets_the_discriminator_as_it_is_after_its_st
     z = Normal(dim=1).sample(4, torch.Generator().manual_seed(0), torch.float32)
 
     class Real:
-        images, labels = torch.full((4, 1, 1, 1), 4.0), None
+        images, labels, share = torch.full((4, 1, 1, 1), 4.0), None, 1.0
 
     with _autocast("bfloat16", CPU)():
         metrics = game.round(Real())  # type: ignore[arg-type]

@@ -698,7 +698,7 @@ def test_verify_sees_masks_that_are_forgotten(pictures: Path, small: Small, monk
     def noise_alone(state: State, rng: Mapping[str, Any]) -> None:
         state.noise.set_state(rng["noise"])
 
-    monkeypatch.setattr(State, "_set_rng", noise_alone)
+    monkeypatch.setattr(State, "set_streams", noise_alone)
     found = gansmith.verify("gan2014_mnist", steps=3, data=pictures, device="cpu", overrides=small("gan2014_mnist"))
     assert "players.D.net.model.1.linear.weight" in found.different
 

@@ -227,7 +227,7 @@ def test_ds_move_leaves_all_of_g_alone_and_the_reverse(objective: str) -> None:
     (real,) = batches(1)
     for mover, other, move in ((game.D, game.G, game.move_d), (game.G, game.D, game.move_g)):
         before, own, marks = tensors(other.net), tensors(mover.net), mark(other)
-        move(real.images)
+        move(real)
         assert not differing(before, tensors(other.net))  # buffers are among them
         assert marked(other, marks)
         assert all(p.grad is None for p in mover.parameters)
@@ -241,7 +241,7 @@ def test_the_penalty_too_leaves_g_alone() -> None:
     G, D = pair(prior, Critic())
     game = Alternating(G, D, prior, OBJECTIVES["wasserstein"], PenaltySum([(10.0, wgan_gp)]), noise())
     before, marks = tensors(G.net), mark(G)
-    game.move_d(batches(1)[0].images)
+    game.move_d(batches(1)[0])
     assert not differing(before, tensors(G.net)) and marked(G, marks)
 
 

@@ -105,8 +105,8 @@ FLOORS: list[set[str]] = [
     {"recipe", "state"},
     {"games", "schedules"},
     {"players", "objectives", "penalties", "priors"},
-    {"networks", "data", "report", "metrics", "checkpoint", "receipts"},
-    {"schema"},
+    {"networks", "data", "report", "metrics", "checkpoint", "receipts", "distributed"},
+    {"schema", "launch"},
     {"errors", "_version"},
 ]
 # What imports nothing of gansmith but these.
@@ -122,6 +122,8 @@ LEAVES = {
     "schedules": {"errors", "schema", "players"},
     "checkpoint": {"errors", "_version"},
     "receipts": {"errors", "_version"},
+    "distributed": {"errors", "launch"},
+    "launch": {"errors"},
     "schema": {"errors"},
     "errors": set(),
     "_version": set(),

@@ -72,7 +72,7 @@ def test_a_shipped_recipe_loads_and_says_everything_that_matters(name: str) -> N
     left = {key.rpartition(".")[2] for key, _, origin in resolved.lines() if origin == "default"}
     assert left <= {
         *(f.name for cls in SECTIONS.values() for f in dataclasses.fields(cls)),
-        *("seed", "log_interval", "eps", "weight_decay"),
+        *("seed", "log_interval", "eps", "weight_decay", "accumulate", "sync_batchnorm"),
         "steps" if resolved.recipe.steps is None else "n_epochs",  # a length is given in one of them
         *OFF,
         *UNUSED.get(name, ()),

@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -29,6 +29,9 @@ from gansmith.recipe import Component, Data, Engine, Recipe, component_targets, 
 from gansmith.report.log import Meters
 from gansmith.schedules import SCHEDULES, Schedules
 from gansmith.state import State
+
+if TYPE_CHECKING:
+    from gansmith.distributed import World
 
 
 @dataclass
@@ -71,11 +74,18 @@ def derive_seed(*parts: int) -> int:
 
 
 def build(
-    recipe: Recipe, device: torch.device, *, say: Callable[[str], None], progress: bool = True, resume: bool = False
+    recipe: Recipe,
+    device: torch.device,
+    *,
+    say: Callable[[str], None],
+    progress: bool = True,
+    resume: bool = False,
+    world: World | None = None,
 ) -> Experiment:
     """Make players and game, load the data; the same recipe and seed make the same weights.
 
-    To `resume`, no other run is asked for first weights: those of the checkpoint follow.
+    To `resume`, no other run is asked for first weights: those of the checkpoint follow. `world`: the processes that
+    train together, each with its share of every batch and its own random streams; rank 0 has those of a single one.
     """
     _check_engine(recipe.engine, device)
     prior = build_prior(recipe)
@@ -92,14 +102,24 @@ def build(
     if recipe.engine.channels_last:
         for network in networks.values():
             network.to(memory_format=torch.channels_last)
+    if world is not None and recipe.sync_batchnorm:
+        from gansmith.distributed import synchronise
+
+        for network in networks.values():
+            synchronise(network)
     players = {name: _player(recipe, name, network) for name, network in networks.items()}
     noise = torch.Generator(device).manual_seed(derive_seed(recipe.seed, 1))
+    if world is not None:
+        for player in players.values():
+            player.reduce = world.sum
+        if world.rank > 0:
+            own_streams(noise, recipe.seed, world.rank)
     game = _game(recipe, players, prior, noise)
     schedules = _schedules(recipe, game)
     if recipe.engine.compile:
         _compile(recipe, game, say)
     data = data or load()
-    _check_last_batch(data, recipe.batch_size, networks)
+    _check_parts(data, recipe, networks, 1 if world is None else world.size)
     stream = Stream(
         data,
         batch_size=recipe.batch_size,
@@ -108,12 +128,20 @@ def build(
         memory=recipe.data.memory,
         n_cpu=recipe.data.n_cpu,
         values=recipe.data.values,
+        rank=0 if world is None else world.rank,
+        ranks=1 if world is None else world.size,
     )
     meters = Meters()
     state = State(game, noise, {"data": stream, "meters": meters})
     generator = next((p for p in game.players if p.name.startswith("G")), game.players[0])
     autocast = _autocast(recipe.engine.precision, device)
     return Experiment(game, stream, state, meters, generator, prior, schedules, autocast)
+
+
+def own_streams(noise: torch.Generator, seed: int, rank: int, round: int = 0) -> None:
+    """Random streams that no other rank has, from `round` on: torch's own, for dropout, and the noise."""
+    torch.manual_seed(derive_seed(seed, 5, rank, round))
+    noise.manual_seed(derive_seed(seed, 6, rank, round))
 
 
 def load_split(
@@ -251,7 +279,7 @@ def _game(recipe: Recipe, players: Mapping[str, Player], prior: Prior, noise: to
         weight = args.pop("weight")
         row = PENALTIES.get(component.name)
         terms.append((weight, partial(row.function if row else find(component.name), **args)))
-    handed = {**players, "prior": prior, "penalty": PenaltySum(terms), "noise": noise}
+    handed = {**players, "prior": prior, "penalty": PenaltySum(terms), "noise": noise, "accumulate": recipe.accumulate}
     if recipe.objective is not None:
         handed["objective"] = _objective(recipe.objective)
     cls = find(component_targets("game", recipe.game.name)[0])
@@ -306,19 +334,26 @@ def _check_values(recipe: Recipe, networks: Mapping[str, nn.Module]) -> None:
             )
 
 
-def _check_last_batch(data: ImageSet, batch_size: int, networks: Mapping[str, nn.Module]) -> None:
-    """BatchNorm over features has no statistics of a single image."""
-    if not any(isinstance(m, nn.BatchNorm1d) for net in networks.values() for m in net.modules()):
+def _check_parts(data: ImageSet, recipe: Recipe, networks: Mapping[str, nn.Module], ranks: int) -> None:
+    """No part of a batch may be empty; and BatchNorm over features has no statistics of a single image."""
+    size, parts, total = recipe.batch_size, ranks * recipe.accumulate, len(data)
+    norm = any(isinstance(m, nn.BatchNorm1d) for net in networks.values() for m in net.modules())
+    least = parts * (2 if norm else 1)
+
+    def smallest(size: int) -> int:
+        return total % size or min(size, total)
+
+    if smallest(size) >= least:
         return
-    if batch_size == 1:
-        raise UserError("batch_size is 1; BatchNorm needs at least 2 images in a batch; the nearest is 2")
-    if len(data) == 1:
-        raise UserError(f"{data.name} has a single image, and BatchNorm needs at least 2")
-    if len(data) % batch_size == 1:
-        near = next(
-            b for d in range(1, batch_size) for b in (batch_size + d, batch_size - d) if b > 1 and len(data) % b != 1
-        )
-        raise UserError(
-            f"batch_size is {batch_size}: the last batch of {len(data)} images has a single one, and BatchNorm needs"
-            f" at least 2; the nearest is {near}"
-        )
+    cuts = ((ranks, "processes"), (recipe.accumulate, "accumulated parts"))
+    need = f"{'BatchNorm needs' if norm else 'there must be'} at least {least}"
+    if parts > 1:
+        need += f" for {' x '.join(f'{n} {what}' for n, what in cuts if n > 1)}"
+    fitting = (b for b in range(total, 0, -1) if smallest(b) >= least)
+    near = min(fitting, key=lambda b: abs(b - size), default=None)  # of two the larger
+    if near is None:
+        raise UserError(f"{data.name} has {total} image{'s' * (total > 1)} in all, and {need}")
+    raise UserError(
+        f"batch_size is {size}: the smallest batch of {total} images has {smallest(size)}, and {need};"
+        f" the nearest is {near}"
+    )

@@ -13,7 +13,8 @@ from typing import Any, NoReturn
 import click
 
 from gansmith._version import __version__
-from gansmith.errors import Diverged, UserError
+from gansmith.errors import Diverged, RankLost, UserError
+from gansmith.launch import launch
 
 # What has a flag of its own in --help: the post's options first, with the defaults of the recipe gan. Every other key
 # of a recipe is a flag as well, by its dotted name.
@@ -50,14 +51,27 @@ class _OneLine(click.Group):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nobody reads any more
             sys.exit(1)
         except OSError as error:
-            _fail(f"{error.filename or 'input/output'}: {error.strerror or error}")
+            _fail(f"{_rank()}{error.filename or 'input/output'}: {error.strerror or error}", shared=False)
         except (click.Abort, KeyboardInterrupt):
             _fail("interrupted", 130)
 
 
-def _fail(text: str, code: int = 2) -> NoReturn:
-    click.echo(f"gansmith: error: {text}", err=True)
+def _fail(text: str, code: int = 2, *, shared: bool = True) -> NoReturn:
+    """The one line; if all processes of torchrun `shared` the error, one of each machine says it."""
+    if not shared or _speaks():
+        click.echo(f"gansmith: error: {text}", err=True)
     sys.exit(code)
+
+
+def _speaks() -> bool:
+    try:
+        return launch().local_rank == 0
+    except UserError:  # which is the error to be told
+        return True
+
+
+def _rank() -> str:
+    return f"rank {launch().rank}: " if launch().size > 1 else ""
 
 
 @click.group(
@@ -76,6 +90,8 @@ def main(context: click.Context) -> None:
     gansmith train RUN                  go on with a run
     gansmith sample RUN                 pictures from a run
     """
+    if launch().size > 1 and context.invoked_subcommand not in (None, "train"):
+        raise UserError(f"torchrun is for train; {context.invoked_subcommand} runs in one process")
     # Idle OpenMP threads spin; where another process wants the core, that can slow training twenty times. Measured:
     # benchmarks/spin.py.
     if "OMP_WAIT_POLICY" not in os.environ:
@@ -123,7 +139,8 @@ def train(
         check_resumable(Path(what), flags)
     resolved = plan(what, flags=flags)  # before torch is imported: a wrong key is answered at once
     if dry_run:
-        _print_plan(resolved)
+        if launch().rank == 0:
+            _print_plan(resolved)
         return
     import signal
 
@@ -134,11 +151,14 @@ def train(
         run = run_training(what, out=out, device=device, overrides=flags, quiet=quiet)
     except Diverged as error:
         _fail(str(error), 1)
+    except RankLost as error:
+        _fail(f"{_rank()}{error}", 1, shared=False)
     except Stopped as stop:
         again = f"gansmith train {shlex.quote(str(stop.run))}"
-        click.echo(f"stopped by {signal.Signals(stop.signum).name} and saved; go on with: {again}", err=True)
+        if launch().rank == 0:
+            click.echo(f"stopped by {signal.Signals(stop.signum).name} and saved; go on with: {again}", err=True)
         sys.exit(128 + stop.signum)
-    if not quiet:
+    if not quiet and launch().rank == 0:
         recipe = plan(run).recipe
         longer = f"--steps {2 * recipe.steps}" if recipe.steps else f"--n_epochs {2 * recipe.n_epochs}"
         click.echo(f"look at:  {run / 'growth.gif'} and {run / 'curves.png'}")

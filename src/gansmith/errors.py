@@ -16,3 +16,7 @@ class NonFinite(ArithmeticError):
 
 class Diverged(RuntimeError):
     """A training ended on a loss or a gradient that is not finite; the text says where, what is kept, what to try."""
+
+
+class RankLost(RuntimeError):
+    """One of several processes that train together is gone, and the others cannot go on without it."""

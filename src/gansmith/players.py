@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from gansmith.errors import NonFinite
+from gansmith.errors import NonFinite, UserError
 from gansmith.schema import Decay, NonNegativeFloat, PositiveFloat
 
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
+Reduce = Callable[[Sequence[Tensor]], list[Tensor]]
+"""The sum of each tensor over all processes."""
 
 
 def adam(
@@ -62,24 +64,86 @@ class Gradients(NamedTuple):
     """The norm of all of them together, 0-dim."""
 
 
-def gradients(loss: Tensor, *players: Player, retain_graph: bool = False) -> tuple[Gradients, ...]:
+class MeanGradients:
+    """The gradients of players over a whole batch, from its parts: the sum of share * d loss / d theta over them.
+
+    A part's loss is its mean over the part, `share` the part's share of the batch, and shares add up to 1: over the
+    parts of one process and, where a batch is shared by several, over all of those. Nobody's `.grad` is touched.
+    """
+
+    def __init__(self, *players: Player) -> None:
+        self.players = players
+        self.parameters = [p for player in players for p in player.parameters]
+        self.tensors: tuple[Tensor | None, ...] = ()
+        self.share = 0.0
+        self.loss: Tensor
+        """The mean of the loss, 0-dim, detached; that of the whole batch after `take`."""
+        self.means: dict[str, Tensor] = {}
+        """The same of what came along with it."""
+
+    def add(
+        self, loss: Tensor, share: float = 1.0, also: Mapping[str, Tensor] | None = None, *, retain_graph: bool = False
+    ) -> None:
+        """Backward of one part; the means of `also`, 0-dim tensors by name, are taken in the same way."""
+        # The loss is weighted, not its gradient: where a graph spans processes (SyncBatchNorm) that matters.
+        weighted = loss if share == 1 else share * loss
+        tensors = torch.autograd.grad(weighted, self.parameters, retain_graph=retain_graph, allow_unused=True)
+        means = {key: value.detach() if share == 1 else share * value.detach() for key, value in (also or {}).items()}
+        if self.share:
+            pairs = zip(self.tensors, tensors, strict=True)
+            tensors = tuple(b if a is None else a if b is None else a + b for a, b in pairs)
+            means = {key: self.means[key] + value for key, value in means.items()}
+            weighted = self.loss + weighted
+        self.tensors, self.means, self.loss = tensors, means, weighted.detach()
+        self.share += share
+
+    def take(self) -> tuple[Gradients, ...]:
+        """Each player's own gradients, of the whole batch.
+
+        Raises NonFinite where the loss or a gradient is not finite: nothing has moved by then.
+        """
+        if (reduce := self.players[0].reduce) is not None:
+            self._reduce(reduce)
+        elif abs(self.share - 1) > 1e-6:
+            raise UserError(WRONG_SHARES.format(total=self.share))
+        if not torch.isfinite(self.loss):
+            raise NonFinite(" and ".join(p.name for p in self.players), "the loss")
+        result, start = [], 0
+        for player in self.players:
+            own = self.tensors[start : start + len(player.parameters)]
+            start += len(own)
+            norm = torch.nn.utils.get_total_norm([g for g in own if g is not None])
+            if not torch.isfinite(norm):
+                raise NonFinite(player.name, "the gradient")
+            result.append(Gradients(own, norm))
+        return tuple(result)
+
+    def _reduce(self, reduce: Reduce) -> None:
+        """Everything in one sum over all processes, after which they hold the same."""
+        given = [g for g in self.tensors if g is not None]
+        summed = iter(reduce([*given, self.loss, torch.full_like(self.loss, self.share), *self.means.values()]))
+        self.tensors = tuple(None if g is None else next(summed) for g in self.tensors)
+        self.loss, total = next(summed), float(next(summed))
+        self.means = dict(zip(self.means, summed, strict=True))
+        if abs(total - 1) > 1e-3:
+            raise UserError(WRONG_SHARES.format(total=total))
+
+
+WRONG_SHARES = (
+    "the shares of a batch add up to {total:.4g}, and it must be 1: a game says of which share each loss is, as in"
+    " gradients(loss, share) with the shares that gansmith.games.game.parts gives"
+)
+
+
+def gradients(loss: Tensor, *players: Player, share: float = 1.0, retain_graph: bool = False) -> tuple[Gradients, ...]:
     """One backward pass that gives each named player its own gradients, and leaves every `.grad` alone.
 
-    Raises NonFinite where the loss or a gradient is not finite: nothing has moved by then.
+    `share` is that of the batch which the loss is of; below 1 where a batch is shared by several processes. Raises
+    NonFinite where the loss or a gradient is not finite: nothing has moved by then.
     """
-    if not torch.isfinite(loss):
-        raise NonFinite(" and ".join(p.name for p in players), "the loss")
-    parameters = [p for player in players for p in player.parameters]
-    flat = torch.autograd.grad(loss, parameters, retain_graph=retain_graph, allow_unused=True)
-    result, start = [], 0
-    for player in players:
-        own = flat[start : start + len(player.parameters)]
-        start += len(own)
-        norm = torch.nn.utils.get_total_norm([g for g in own if g is not None])
-        if not torch.isfinite(norm):
-            raise NonFinite(player.name, "the gradient")
-        result.append(Gradients(own, norm))
-    return tuple(result)
+    mean = MeanGradients(*players)
+    mean.add(loss, share, retain_graph=retain_graph)
+    return mean.take()
 
 
 def _laid_out_like(parameter: Tensor, tensor: Tensor) -> Tensor:
@@ -105,6 +169,8 @@ class Player:
         self.parameters = [p for p in net.parameters() if p.requires_grad]
         self.optimizer = make_optimizer(self.parameters)
         self.constrain: Callable[[], None] | None = getattr(net, "constrain", None)
+        self.reduce: Reduce | None = None
+        """Sums over the processes that train together; None where there is one."""
         self.moves = 0
         """Steps taken since the player was made; not part of what is saved."""
         self.ema_halflife_kimg = ema_halflife_kimg
@@ -119,9 +185,9 @@ class Player:
         buffers = {name: buffer.clone() for name, buffer in self.net.named_buffers()}
         return torch.func.functional_call(self.net, buffers, inputs)
 
-    def gradients(self, loss: Tensor, *, retain_graph: bool = False) -> Gradients:
+    def gradients(self, loss: Tensor, share: float = 1.0, *, retain_graph: bool = False) -> Gradients:
         """d loss / d theta of this player alone."""
-        return gradients(loss, self, retain_graph=retain_graph)[0]
+        return gradients(loss, self, share=share, retain_graph=retain_graph)[0]
 
     def step(self, grads: Gradients) -> None:
         """One step of the optimizer along the gradients; parameters without one stay.

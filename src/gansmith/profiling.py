@@ -7,7 +7,6 @@ wrapped, so that games and players hold no timers.
 from __future__ import annotations
 
 import statistics
-import sys
 import tempfile
 import time
 import types
@@ -136,16 +135,19 @@ def instrumented(experiment: Experiment, record: Record, clock: Clock) -> Iterat
     def wrap(owner: Any, name: str, span: str, *, closed: bool = False) -> None:
         put(owner, name, clock.timed(span, getattr(owner, name), closed=closed))
 
-    original = players.gradients
+    def backward(name: str) -> None:
+        method = getattr(players.MeanGradients, name)
 
-    def gradients(loss: Tensor, *of: players.Player, **options: Any) -> Any:
-        with clock.span(f"backward for {' and '.join(player.name for player in of)}"):
-            return original(loss, *of, **options)
+        def timed(mean: players.MeanGradients, *args: Any, **options: Any) -> Any:
+            with clock.span(f"backward for {' and '.join(player.name for player in mean.players)}"):
+                return method(mean, *args, **options)
+
+        put(players.MeanGradients, name, timed)
 
     try:
         put(experiment, "stream", TimedStream(experiment.stream, clock))
-        for module in {players, *(m for m in sys.modules.values() if vars(m).get("gradients") is original)}:
-            put(module, "gradients", gradients)
+        backward("add")
+        backward("take")
         for player in game.players:
             wrap(player, "step", "optimizers")
             wrap(player, "average", "moving average")

@@ -103,7 +103,9 @@ class Recipe:
     ema: Ema
     n_epochs: PositiveInt = _field(200, "passes over the training images")
     steps: PositiveInt | None = _field(None, "length in rounds, in place of n_epochs")
-    batch_size: PositiveInt = _field(64, "images of one batch")
+    batch_size: PositiveInt = _field(64, "images of one batch, over all processes and parts")
+    accumulate: PositiveInt = _field(1, "parts of a batch that go one after the other; BatchNorm: statistics of a part")
+    sync_batchnorm: bool = _field(False, "BatchNorm over the batch of all processes of torchrun, not of each")
     seed: Seed = _field(0, "seed of the weights, the noise and the order of the images")
     sample_interval: PositiveInt = _field(400, "rounds between two pictures of samples")
     log_interval: PositiveInt = _field(50, "rounds between two lines of metrics.jsonl")
@@ -132,7 +134,7 @@ EXTRA: dict[str, dict[str, schema.Parameter]] = {
 # Lists of components, each with an example.
 LISTS = {"penalties": "{name: wgan_gp, weight: 10}", "schedules": "{name: linear, of: lr, to: 0, over: 100}"}
 # What a game may be handed besides its players.
-PARTS = ("prior", "objective", "penalty", "noise")
+PARTS = ("prior", "objective", "penalty", "noise", "accumulate")
 SECTIONS: dict[str, type[Any]] = {
     **{"data": Data, "ema": Ema, "checkpoint": Checkpoints, "evaluation": Evaluation, "engine": Engine},
 }
@@ -317,7 +319,7 @@ def _long_names(layer: Layer, merged: Mapping[str, Any]) -> dict[str, Any]:
             continue
         section, *star, last = SHORT_NAMES[short].split(".")
         place = _opened(keys, section)
-        players = {**merged.get(section, {}), **place} if star else {}
+        players = {**(merged.get(section) or {}), **place} if star else {}
         for target in [_opened(place, player) for player in players] if star else [place]:
             target.setdefault(last, value)
     return keys
@@ -490,6 +492,12 @@ def _check_together(recipe: Recipe) -> None:
             raise UserError(f"the game {game} takes no {part}: say {part}: null")
     if recipe.penalties and "penalty" not in wanted:
         raise UserError(f"the game {game} takes no penalties: say penalties: []")
+    if recipe.accumulate > 1 and "accumulate" not in wanted:
+        raise UserError(
+            f"the game {game} takes no accumulate, so it must be 1; a game that has the parameter cuts its batches"
+        )
+    if recipe.accumulate > recipe.batch_size:
+        raise UserError(f"accumulate is {recipe.accumulate}; it must be at most batch_size, {recipe.batch_size}")
 
 
 def check_resumable(run: Path, flags: Mapping[str, Any]) -> None:

@@ -93,11 +93,14 @@ def _next_free(name: str) -> Path:
 
 
 @contextmanager
-def locked(run: Path) -> Iterator[None]:
-    """Hold the run alone; UserError if another training does. The lock ends with the process, however that ends."""
+def locked(run: Path, wait: float = 0) -> Iterator[None]:
+    """Hold the run alone; UserError if another training does for `wait` seconds more.
+
+    The lock ends with the process, however that ends.
+    """
     lock = FileLock(run / ".lock")
     try:
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=wait)
     except Timeout:
         raise UserError(f"another training writes to {run}; wait for it, or choose another --out") from None
     try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import torch
@@ -34,6 +34,7 @@ class State:
         self.seconds = 0.0
         """Spent in the loop over all sessions, evaluation apart."""
         self._buffers = [b for player in game.players for b in player.net.buffers()]
+        self._others: list[dict[str, Any]] = []
         self._before: tuple[list[torch.Tensor], dict[str, Any], dict[str, Any], list[int]] | None = None
 
     def begin_round(self) -> None:
@@ -52,9 +53,13 @@ class State:
         with torch.no_grad():
             for buffer, before in zip(self._buffers, buffers, strict=True):
                 buffer.copy_(before)
-        self._set_rng(rng)
+        self.set_streams(rng)
         self.parts["data"].load_state_dict(position)
         return [player.name for player, before in zip(self.game.players, moves, strict=True) if player.moves > before]
+
+    def gather_streams(self, gather: Callable[[Any], list[Any]]) -> None:
+        """Let the next `state_dict` hold the random streams of all processes that train together; each calls this."""
+        self._others = gather(self._rng())[1:]
 
     def state_dict(self) -> dict[str, Any]:
         """A tree of tensors and plain values."""
@@ -65,6 +70,7 @@ class State:
             "players": {player.name: player.state_dict() for player in self.game.players},
             "game": self.game.state_dict(),
             "rng": self._rng(),
+            **({"ranks": self._others} if self._others else {}),  # the streams of rank 1, 2, ...
             **{name: part.state_dict() for name, part in self.parts.items()},
         }
 
@@ -75,7 +81,7 @@ class State:
         self.game.load_state_dict(state["game"])
         for name, part in self.parts.items():
             part.load_state_dict(state[name])
-        self._set_rng(state["rng"])
+        self.set_streams(state["rng"])
 
     def _rng(self) -> dict[str, Any]:
         rng = {"noise": self.noise.get_state(), "cpu": torch.get_rng_state()}
@@ -85,7 +91,8 @@ class State:
             rng["mps"] = torch.mps.get_rng_state()
         return rng
 
-    def _set_rng(self, rng: Mapping[str, Any]) -> None:
+    def set_streams(self, rng: Mapping[str, Any]) -> None:
+        """Take random streams back, as `state_dict` gives them."""
         torch.set_rng_state(rng["cpu"])
         if self.noise.device.type == "cuda" and "cuda" in rng:
             torch.cuda.set_rng_state(rng["cuda"], self.noise.device)

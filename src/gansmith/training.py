@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import os
@@ -10,22 +11,28 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from gansmith import checkpoint
 from gansmith import run as runs
-from gansmith.build import Experiment, build, choose_device, derive_seed
+from gansmith.build import Experiment, build, choose_device, derive_seed, own_streams
 from gansmith.data import data_names
-from gansmith.errors import Diverged, NonFinite, UserError
+from gansmith.errors import Diverged, NonFinite, RankLost, UserError
+from gansmith.launch import Launch, launch
 from gansmith.players import Player
 from gansmith.recipe import Recipe, Resolved, check_resumable, difference, is_run, plan, to_dict, to_yaml
 from gansmith.record import Record
 from gansmith.report.live import Live
 from gansmith.report.log import RunLog
+from gansmith.state import State
+
+if TYPE_CHECKING:
+    from gansmith.distributed import World
 
 Enough = Callable[[Record], bool]
 """Whether a training may end, seen from its record: the state is `record.experiment.state`, scores `record.scores`."""
@@ -58,7 +65,8 @@ def train(
     `overrides` are keys of the recipe, dotted or by the post's names: {"lr": 1e-3, "game.n_critic": 5}. `enough` is
     asked before every round, and ends the training before its length when it says so. Raises
     UserError for bad input, Diverged for a loss that is not finite, Stopped after SIGINT or SIGTERM; what was
-    trained until then is saved.
+    trained until then is saved. Under torchrun all its processes train this one run (docs/distributed.md); RankLost
+    where one of them dies.
     """
     named = {"data.name": data, "steps": steps, "n_epochs": n_epochs, "seed": seed}
     flags: dict[str, Any] = {key: str(v) if isinstance(v, Path) else v for key, v in named.items() if v is not None}
@@ -69,18 +77,18 @@ def train(
             raise UserError(f"--out {out}: the run {what} goes on in its own folder; leave --out away")
         check_resumable(Path(what), flags)
     resolved = _with_full_paths(plan(what, flags=flags))
+    tf32 = resolved.recipe.engine.precision == "tf32"
+    here = launch()
+    if here.size > 1:
+        from gansmith.distributed import joined
+
+        if enough is not None:
+            raise UserError("what ends a training by its record is asked in one process: leave torchrun away")
+        with joined(device) as world, _alone(world.device, tf32=tf32):
+            return _begin(what, out, resolved, resuming, world.device, quiet or here.rank > 0, here, world)
     where = choose_device(device)
-    with _alone(where, tf32=resolved.recipe.engine.precision == "tf32"):
-        if resuming:
-            with runs.locked(Path(what)):
-                return _session(Path(what), resolved, where, quiet, enough=enough)
-        folder = Path(out) if out is not None else None
-        runs.check_free(folder)
-        experiment = build(resolved.recipe, where, say=_say(quiet), progress=not quiet)
-        with runs.created(
-            folder, resolved.label, resolved.recipe.data.name, lambda: experiment.state.round == 0
-        ) as run:
-            return _session(run, resolved, where, quiet, experiment, enough)
+    with _alone(where, tf32=tf32):
+        return _begin(what, out, resolved, resuming, where, quiet, here, enough=enough)
 
 
 _one_training = threading.Lock()
@@ -110,19 +118,87 @@ def _alone(device: torch.device, *, tf32: bool) -> Iterator[None]:
         _one_training.release()
 
 
+def _begin(
+    what: str | Path,
+    out: str | Path | None,
+    resolved: Resolved,
+    resuming: bool,
+    device: torch.device,
+    quiet: bool,
+    here: Launch,
+    world: World | None = None,
+    enough: Enough | None = None,
+) -> Path:
+    """Find or make the run, build the experiment, play it. Of several processes only rank 0 touches the run."""
+    recipe, say = resolved.recipe, _say(quiet)
+    folder = Path(out) if out is not None else None
+    run: Path | None = Path(what) if resuming else None
+    first, together = here.rank == 0, contextlib.nullcontext if world is None else world.together
+    with contextlib.ExitStack() as held:
+        with together():
+            if first and run is None and here.restarts:
+                run = _started_before(folder, recipe, here.restarts, say)
+            if first and run is not None:
+                held.enter_context(runs.locked(run, wait=RESTART_PATIENCE if here.restarts else 0))
+            elif first:
+                runs.check_free(folder)
+        # A run that ended before its first checkpoint begins anew.
+        saved = run is not None and (resuming or bool(checkpoint.everything(run / "checkpoints")))
+        saved = saved if world is None else world.from_first(saved)
+        for turn in (True, False) if world is not None else (True,):  # what one prepares the others find
+            with together():
+                if first == turn:
+                    experiment = build(recipe, device, say=say, progress=not quiet, resume=saved, world=world)
+        with together():
+            read = _newest(run, recipe, say) if first and saved and run is not None else None
+        if saved:
+            read = read if world is None else world.from_first(read)
+            assert read is not None
+            path, tree, info = read
+            _load(path, tree, info, experiment, device, say, world)
+        if world is not None:
+            for player in experiment.game.players:
+                world.equalise(player.net)
+        with together():
+            if first and run is None:
+                state = experiment.state
+                made = runs.created(folder, resolved.label, recipe.data.name, lambda: state.round == 0)
+                run = held.enter_context(made)
+        run = run if world is None else world.from_first(run)
+        assert run is not None
+        return _session(run, resolved, device, quiet, experiment, world, enough)
+
+
+RESTART_PATIENCE = 60.0
+"""Seconds for the processes of the last attempt to be gone, also from another machine's point of view."""
+
+
+def _started_before(folder: Path | None, recipe: Recipe, restarts: int, say: Callable[[str], None]) -> Path | None:
+    """The run that the same command has begun before torchrun started it again; None if it did not get that far."""
+    if folder is None:
+        raise UserError(
+            f"torchrun has started this training again (restart {restarts}), and without --out nobody knows in which"
+            " run; give --out RUN with --max-restarts, or go on by hand: torchrun ... train RUN"
+        )
+    if not is_run(folder):
+        return None
+    if changed := difference(to_dict(plan(folder).recipe), to_dict(recipe)):
+        raise UserError(f"{folder} holds another run, so this one cannot go on there: {changed}; choose another --out")
+    say(f"torchrun has started this training again (restart {restarts}): it goes on with {folder}")
+    return folder
+
+
 def _session(
     run: Path,
     resolved: Resolved,
     device: torch.device,
     quiet: bool,
-    experiment: Experiment | None = None,
+    experiment: Experiment,
+    world: World | None = None,
     enough: Enough | None = None,
 ) -> Path:
-    """Play the run to its end: a new one with the experiment given, else from its newest checkpoint on."""
+    """Play the run to its end."""
     recipe = resolved.recipe
-    if experiment is None:
-        experiment = build(recipe, device, say=_say(quiet), progress=not quiet, resume=True)
-        _load_newest(run, recipe, experiment, device, _say(quiet))
     state, stream = experiment.state, experiment.stream
     per_epoch = stream.batches_per_epoch / experiment.game.batches_per_round
     total = recipe.steps if recipe.steps is not None else math.ceil(recipe.n_epochs * per_epoch - 1e-9)
@@ -131,8 +207,6 @@ def _session(
             f"{run} is finished: {state.round} rounds, {stream.epoch:.4g} epochs; to train it further give a"
             f" greater length, such as --n_epochs {math.ceil(2 * stream.epoch)} (--steps, if given, comes before it)"
         )
-    runs.write_text(run / "recipe.yaml", to_yaml(recipe, f"gansmith run {run.name}; trains again from this file alone"))
-    runs.note_session(run, device=device, at_round=state.round)
     live = Live(
         start=state.round,
         total=total,
@@ -141,26 +215,46 @@ def _session(
         images=state.images,
         quiet=quiet,
     )
-    # A session that ended between two lines left one of its own; the line at the interval comes again, whole.
-    log = RunLog(run, at_round=state.round - state.round % recipe.log_interval, scores_until=state.round)
+    record, log = None, None
+    first, together = world is None or world.rank == 0, contextlib.nullcontext if world is None else world.together
+    agree = None if world is None else partial(_agree, world, state, recipe)
     try:
-        record = Record(run, recipe, experiment, log, device)
-        with _stop_signals() as stop, live:
-            live.say(_banner(run, resolved, experiment, device, total, log.tensorboard))
-            if state.round == 0:
-                record.evaluate()  # what cannot be measured shows now
-                record.pictures()
-                record.checkpoint()  # so that a run that is killed early can go on, too
-            play(experiment, record, live, total, stop, enough)
-            record.checkpoint()
-            record.write_metrics()
-            live.done(state.round, state.images, record.losses())
+        with together():
+            if first:
+                text = to_yaml(recipe, f"gansmith run {run.name}; trains again from this file alone")
+                runs.write_text(run / "recipe.yaml", text)
+                runs.note_session(run, device=device, at_round=state.round)
+                # A session that ended between two lines left one of its own; that at the interval comes again, whole.
+                at_line = state.round - state.round % recipe.log_interval
+                log = RunLog(run, at_round=at_line, scores_until=state.round)
+                record = Record(run, recipe, experiment, log, device)
+        with _stop_signals(world) as stop, live:
+            if world is not None:
+                state.gather_streams(world.gather)
+            with together():
+                if record is not None and log is not None:
+                    live.say(_banner(run, resolved, experiment, device, total, log.tensorboard))
+                    if state.round == 0:
+                        record.evaluate()  # what cannot be measured shows now
+                        record.pictures()
+                        record.checkpoint()  # so that a run that is killed early can go on, too
+            play(experiment, record, live, total, stop, agree, enough)
+            if world is not None:
+                state.gather_streams(world.gather)
+            if record is not None:
+                record.checkpoint()
+                record.write_metrics()
+                live.done(state.round, state.images, record.losses())
     except NonFinite as error:
-        raise Diverged(_diverged(run, experiment, record, error)) from None
+        raise Diverged(_diverged(run, experiment, record, error, world)) from None
+    except RankLost as error:
+        raise RankLost(f"{error}; {run} goes on from its newest checkpoint") from None
     finally:
-        log.close()
+        if log is not None:
+            log.close()
         stream.close()
-    record.summary(finished=state.round >= total)
+    if record is not None:
+        record.summary(finished=state.round >= total)
     if stop.signum is not None and state.round < total:
         raise Stopped(run, stop.signum)
     return run
@@ -168,27 +262,35 @@ def _session(
 
 def play(
     experiment: Experiment,
-    record: Record,
+    record: Record | None,
     live: Live,
     total: int,
     stop: Stop,
+    agree: Callable[[], int | None] | None = None,
     enough: Enough | None = None,
 ) -> None:
-    """THE loop: batches in, one round of the game, counters on; then whatever is due."""
+    """THE loop: batches in, one round of the game, counters on; then whatever is due.
+
+    `agree`: where several processes train together, by which signal all of them stop. One of them has the record.
+    """
     game, state, stream = experiment.game, experiment.state, experiment.stream
-    while state.round < total and stop.signum is None and not (enough and enough(record)):
+    while state.round < total and stop.signum is None and not (enough and record and enough(record)):
         began = time.perf_counter()
         state.begin_round()
         experiment.schedules.apply(stream.position, int(stream.epoch))
         batches = [next(stream) for _ in range(game.batches_per_round)]
         with experiment.autocast():
             metrics = game.round(*batches)
-        shown = sum(len(batch.images) for batch in batches)
+        shown = sum(batch.size for batch in batches)
         for player in game.players:
             player.average(shown)
         state.round += 1
         state.images += shown
+        if agree is not None:
+            stop.signum = agree()
         state.seconds += (played := time.perf_counter()) - began
+        if record is None:
+            continue
         evaluating = record.after_round(metrics)
         # Pictures and checkpoints count in the next line of the log; scores are no part of training.
         state.seconds += time.perf_counter() - played - evaluating
@@ -205,12 +307,26 @@ class Stop:
     signum: int | None = None
 
 
+def _agree(world: World, state: State, recipe: Recipe) -> int | None:
+    """After a round, on all ranks: what a checkpoint of rank 0 needs of the others, and whether all stop."""
+    every = recipe.evaluation.every
+    if state.round % recipe.checkpoint.interval == 0 or (every and state.round % every == 0):
+        state.gather_streams(world.gather)
+    return world.stop()
+
+
 @contextmanager
-def _stop_signals() -> Iterator[Stop]:
-    """Turn the first SIGINT or SIGTERM into a wish to stop; a second SIGINT interrupts at once."""
+def _stop_signals(world: World | None = None) -> Iterator[Stop]:
+    """Turn the first SIGINT or SIGTERM into a wish to stop; a second SIGINT interrupts at once.
+
+    Several processes agree on the round; there torchrun passes signals on, and ends who takes more than 30 seconds.
+    """
     stop = Stop()
 
     def ask(signum: int, frame: FrameType | None) -> None:
+        if world is not None:
+            world.wish.asked = signum
+            return
         if stop.signum is not None and signum == signal.SIGINT:
             raise KeyboardInterrupt
         stop.signum = signum
@@ -226,10 +342,14 @@ def _stop_signals() -> Iterator[Stop]:
             signal.signal(signum, handler)
 
 
-def _diverged(run: Path, experiment: Experiment, record: Record, error: NonFinite) -> str:
+def _diverged(run: Path, experiment: Experiment, record: Record | None, error: NonFinite, world: World | None) -> str:
     """Save the state from before the round that failed, and say who, when, and what to try."""
     state = experiment.state
     moved = state.take_back()
+    if world is not None:
+        state.gather_streams(world.gather)
+    if record is None:  # rank 0 says it
+        return str(error)
     tensors: dict[str, torch.Tensor] = {}
     checkpoint.pack(state.state_dict()["players"], tensors)
     finite = all(torch.isfinite(t).all() for t in tensors.values() if t.is_floating_point())
@@ -264,21 +384,43 @@ def _with_full_paths(resolved: Resolved) -> Resolved:
     return dataclasses.replace(resolved, recipe=dataclasses.replace(resolved.recipe, data=data, networks=networks))
 
 
-def _load_newest(
-    run: Path, recipe: Recipe, experiment: Experiment, device: torch.device, say: Callable[[str], None]
-) -> None:
+def _newest(run: Path, recipe: Recipe, say: Callable[[str], None]) -> tuple[Path, dict[str, Any], dict[str, Any]]:
+    """The newest good checkpoint: its path, its tree, and its info."""
     path = checkpoint.newest_good(run / "checkpoints", say)
     tree, info = checkpoint.read(path)
     if changed := difference(info["recipe"], to_dict(recipe)):
         raise UserError(f"{path} does not fit {run / 'recipe.yaml'}: {changed}; start a new run with that recipe")
-    if info["device"] != device.type:
+    return path, tree, info
+
+
+def _load(
+    path: Path,
+    tree: dict[str, Any],
+    info: dict[str, Any],
+    experiment: Experiment,
+    device: torch.device,
+    say: Callable[[str], None],
+    world: World | None,
+) -> None:
+    """Take the checkpoint's state, and of several processes each its own random streams."""
+    rank, size = (0, 1) if world is None else (world.rank, world.size)
+    others, state = tree.get("ranks", []), experiment.state
+    elsewhere, regrouped = info["device"] != device.type, 1 + len(others) != size
+    if elsewhere:
         say(f"{path} was trained on {info['device']}, this is {device.type}: the noise goes on from a new seed")
-    state = experiment.state
+    if regrouped:
+        new = ", the others begin with new seeds" if size > 1 else ""
+        say(f"{path} is of {1 + len(others)} rank(s), this is {size}: the noise and dropout of rank 0 go on{new}")
     try:
         state.load_state_dict(tree)
     except (KeyError, RuntimeError) as error:
-        raise UserError(f"{path} does not fit {run / 'recipe.yaml'}: {str(error).splitlines()[0]}") from None
-    if info["device"] != device.type:
+        where = path.parents[1] / "recipe.yaml"
+        raise UserError(f"{path} does not fit {where}: {str(error).splitlines()[0]}") from None
+    if rank > 0 and (elsewhere or regrouped):
+        own_streams(state.noise, experiment.stream.seed, rank, state.round)
+    elif rank > 0:
+        state.set_streams(others[rank - 1])
+    elif elsewhere:
         state.noise.manual_seed(derive_seed(experiment.stream.seed, 1, state.round))
 
 
@@ -297,10 +439,11 @@ def _banner(
     data, game, stream = experiment.stream.data, experiment.game, experiment.stream
     sizes = ", ".join(f"{p.name} {_count(p)}" for p in game.players)
     where = "in memory" if stream.in_memory else f"from a memory map by {resolved.recipe.data.n_cpu} threads"
+    ranks = f" on each of {stream.ranks} ranks" if stream.ranks > 1 else ""
     begin = f"from round {experiment.state.round} " if experiment.state.round else ""
     events = "" if tensorboard or begin else "\nTensorBoard events are not written: pip install tensorboard"
     return (
-        f"{resolved.label}: {type(game).__name__}, {sizes} parameters, {device}, seed {resolved.recipe.seed}\n"
+        f"{resolved.label}: {type(game).__name__}, {sizes} parameters, {device}{ranks}, seed {resolved.recipe.seed}\n"
         f"{data.name}: {len(data):,} images {tuple(data.images.shape[1:])} {where}; {begin}to round {total:,}"
         f" = {total * game.batches_per_round / stream.batches_per_epoch:.4g} epochs\n"
         f"run folder: {run}{events}"

@@ -30,14 +30,35 @@ class Batch(NamedTuple):
     images: Tensor
     labels: Tensor | None
 
+    @property
+    def size(self) -> int:
+        return len(self.images)
 
-class Stream(Iterator[Batch]):
+    @property
+    def share(self) -> float:
+        return 1.0
+
+
+class Share(NamedTuple):
+    """The part of a batch of `size` images that one of several processes gets, as in `Batch`."""
+
+    images: Tensor
+    labels: Tensor | None
+    size: int
+
+    @property
+    def share(self) -> float:
+        return len(self.images) / self.size
+
+
+class Stream(Iterator[Batch | Share]):
     """Endless batches of a set: each epoch is a fresh permutation, and its short last batch is kept.
 
     memory="device" keeps all images on the device as they are; "map" reads them from the memory map with `n_cpu`
     threads ahead of use; "auto" is "device" when the set takes at most a quarter of the free memory there.
     Both give the same batches bit for bit. `values` names what the networks see of the bytes, computed in `dtype` on
-    the device.
+    the device. Of `ranks` processes that train together the one of number `rank` gets the images from n rank / ranks to
+    n (rank + 1) / ranks of each batch of n.
     """
 
     def __init__(
@@ -51,6 +72,8 @@ class Stream(Iterator[Batch]):
         n_cpu: int = 8,
         values: str = "signed",
         dtype: torch.dtype = torch.float32,
+        rank: int = 0,
+        ranks: int = 1,
     ) -> None:
         if memory not in MEMORY:
             raise UserError(f"memory is {memory!r}; it must be one of {', '.join(MEMORY)}")
@@ -68,6 +91,7 @@ class Stream(Iterator[Batch]):
         self.data = data
         self.batch_size = batch_size
         self.seed = seed
+        self.rank, self.ranks = rank, ranks
         self.device = torch.device(device)
         self.position = 0
         self.waited = 0.0
@@ -89,17 +113,17 @@ class Stream(Iterator[Batch]):
         """Epochs given out since the start of training."""
         return self.position / self.batches_per_epoch
 
-    def __next__(self) -> Batch:
+    def __next__(self) -> Batch | Share:
         if self._closed:
             raise RuntimeError("the stream is closed")
-        index = self._indices(self.position)
+        index, n = self._indices(self.position)
         raw = self._gather(index) if self._images is not None else self._prefetched()
         images = self._to_network(raw.to(self.dtype))
         labels = None
         if self.data.labels is not None:
             labels = self._to_device(torch.from_numpy(self.data.labels[index]))
         self.position += 1
-        return Batch(images, labels)
+        return Batch(images, labels) if self.ranks == 1 else Share(images, labels, n)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that decides the batches to come, as plain JSON scalars."""
@@ -143,10 +167,13 @@ class Stream(Iterator[Batch]):
                 self._orders[epoch] = torch.randperm(len(self.data), generator=generator).numpy()
             return self._orders[epoch]
 
-    def _indices(self, position: int) -> Labels:
+    def _indices(self, position: int) -> tuple[Labels, int]:
+        """Which images of the batch at `position` come here, and how many it has."""
         epoch, batch = divmod(position, self.batches_per_epoch)
         start = batch * self.batch_size
-        return self._order(epoch)[start : start + self.batch_size]
+        whole = self._order(epoch)[start : start + self.batch_size]
+        n = len(whole)
+        return whole[n * self.rank // self.ranks : n * (self.rank + 1) // self.ranks], n
 
     def _gather(self, index: Labels) -> Tensor:
         assert self._images is not None
@@ -168,7 +195,7 @@ class Stream(Iterator[Batch]):
         return self._to_device(raw)
 
     def _read(self, position: int) -> Tensor:
-        raw = torch.from_numpy(np.take(np.asarray(self.data.images), self._indices(position), axis=0))
+        raw = torch.from_numpy(np.take(np.asarray(self.data.images), self._indices(position)[0], axis=0))
         return raw.pin_memory() if self.device.type == "cuda" else raw
 
     def _to_device(self, tensor: Tensor) -> Tensor:

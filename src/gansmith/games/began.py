@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from gansmith.errors import UserError
-from gansmith.games.game import Game, Metrics, RealBatch
-from gansmith.players import Player
+from gansmith.games.game import Game, Metrics, RealBatch, parts
+from gansmith.players import MeanGradients, Player
 from gansmith.priors import Prior
 from gansmith.schema import Fraction, PositiveFloat
 
@@ -36,6 +36,7 @@ class Began(Game):
         D: Player,
         prior: Prior,
         noise: torch.Generator,
+        accumulate: int = 1,
         *,
         gamma: Fraction = 0.5,
         lambda_k: PositiveFloat = 0.001,
@@ -44,33 +45,38 @@ class Began(Game):
         self.players = (G, D)
         self.prior = prior
         self.noise = noise
+        self.accumulate = accumulate
         self.gamma = gamma
         self.lambda_k = lambda_k
         self.k = torch.zeros((), device=noise.device, dtype=G.dtype)
 
     def round(self, *batches: RealBatch) -> Metrics:
         (real,) = batches
-        n = len(real.images)
-        with torch.no_grad():
-            x_d = self.G.lend(self.prior.sample(n, self.noise, self.G.dtype))
-        x_g = self.G.net(self.prior.sample(n, self.noise, self.G.dtype))
-        energy_real = energy(real.images, self.D.net(real.images)).mean()
-        loss_d = energy_real - self.k * energy(x_d, self.D.net(x_d)).mean()
-        loss_g = energy(x_g, self.D.lend(x_g)).mean()
-        grads_d = self.D.gradients(loss_d)
-        grads_g = self.G.gradients(loss_g)
+        of_d, of_g = MeanGradients(self.D), MeanGradients(self.G)
+        for x_real, share in parts(real, self.accumulate):
+            n = len(x_real)
+            with torch.no_grad():
+                x_d = self.G.lend(self.prior.sample(n, self.noise, self.G.dtype))
+            x_g = self.G.net(self.prior.sample(n, self.noise, self.G.dtype))
+            energy_real = energy(x_real, self.D.net(x_real)).mean()
+            loss_d = energy_real - self.k * energy(x_d, self.D.net(x_d)).mean()
+            loss_g = energy(x_g, self.D.lend(x_g)).mean()
+            of_d.add(loss_d, share, {"D/real": energy_real})
+            of_g.add(loss_g, share)
+        (grads_d,), (grads_g,) = of_d.take(), of_g.take()
         self.D.step(grads_d)
         self.G.step(grads_g)
-        balance = (self.gamma * energy_real - loss_g).detach()
+        real_mean, fake_mean = of_d.means["D/real"], of_g.loss
+        balance = self.gamma * real_mean - fake_mean
         metrics = {
-            "loss/D": loss_d.detach(),
-            "loss/G": loss_g.detach(),
-            "D/real": energy_real.detach(),
-            "D/fake": loss_g.detach(),
+            "loss/D": of_d.loss,
+            "loss/G": fake_mean,
+            "D/real": real_mean,
+            "D/fake": fake_mean,
             "grad/D": grads_d.norm,
             "grad/G": grads_g.norm,
             "game/k": self.k,
-            "game/M": energy_real.detach() + balance.abs(),
+            "game/M": real_mean + balance.abs(),
         }
         self.k = (self.k + self.lambda_k * balance).clamp(0, 1)
         return metrics

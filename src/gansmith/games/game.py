@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 from gansmith.players import Player
@@ -21,13 +22,25 @@ class RealBatch(Protocol):
     def images(self) -> Tensor: ...
     @property
     def labels(self) -> Tensor | None: ...
+    @property
+    def share(self) -> float:
+        """Of the whole batch; below 1 where several processes share it."""
+        ...
+
+
+def parts(real: RealBatch, accumulate: int) -> Iterator[tuple[Tensor, float]]:
+    """(images, share of the whole batch) of at most `accumulate` parts of a batch, as equal as can be."""
+    n = len(real.images)
+    for images in torch.tensor_split(real.images, min(accumulate, n)) if accumulate > 1 else (real.images,):
+        yield images, real.share * len(images) / n
 
 
 class Game(ABC):
     """Who moves when, on which samples. The names of the positional parameters say what a game is handed:
 
-    players by their names (G, D, ...), `prior`, `objective`, `penalty`, and `noise`, the generator of every random
-    number that a round draws. Keyword-only parameters are keys of the recipe.
+    players by their names (G, D, ...), `prior`, `objective`, `penalty`, `noise`, the generator of every random number
+    that a round draws, and `accumulate`, into how many parts it cuts a batch. Keyword-only parameters are keys of the
+    recipe.
     """
 
     players: tuple[Player, ...]

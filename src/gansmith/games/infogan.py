@@ -10,10 +10,10 @@ from torch.nn.functional import cross_entropy
 
 from gansmith.errors import UserError
 from gansmith.games.critique import Critique, mean, per_sample, scores
-from gansmith.games.game import Game, Metrics, RealBatch
+from gansmith.games.game import Game, Metrics, RealBatch, parts
 from gansmith.networks.infogan import Heads
 from gansmith.objectives import Objective
-from gansmith.players import Player, gradients
+from gansmith.players import MeanGradients, Player
 from gansmith.priors import Codes
 from gansmith.schema import NonNegativeFloat, PositiveFloat
 
@@ -39,6 +39,7 @@ class InfoGAN(Game):
         prior: Codes,
         objective: Objective,
         noise: torch.Generator,
+        accumulate: int = 1,
         *,
         lambda_category: PositiveFloat = 1.0,
         lambda_code: NonNegativeFloat = 1.0,
@@ -50,6 +51,7 @@ class InfoGAN(Game):
         self.prior = prior
         self.objective = objective
         self.noise = noise
+        self.accumulate = accumulate
         self.lambda_category = lambda_category
         self.lambda_code = lambda_code
 
@@ -58,38 +60,43 @@ class InfoGAN(Game):
 
     def round(self, *batches: RealBatch) -> Metrics:
         (real,) = batches
-        n = len(real.images)
+        of_d, of_g, of_info = MeanGradients(self.D), MeanGradients(self.G), MeanGradients(self.G, self.D)
 
-        with torch.no_grad():
-            x_fake = self.G.lend(self.latent(n))
-        c = Critique(scores(self.D.net(real.images), n), scores(self.D.net(x_fake), n))
-        loss_d = per_sample(self.objective.d, c).mean()
-        grads_d = self.D.gradients(loss_d)
+        for x_real, share in parts(real, self.accumulate):
+            n = len(x_real)
+            with torch.no_grad():
+                x_fake = self.G.lend(self.latent(n))
+            c = Critique(scores(self.D.net(x_real), n), scores(self.D.net(x_fake), n))
+            said = {"D/real": mean(c.real, self.objective.output), "D/fake": mean(c.fake, self.objective.output)}
+            of_d.add(per_sample(self.objective.d, c).mean(), share, said)
+        (grads_d,) = of_d.take()
         self.D.step(grads_d)
 
-        fake = scores(self.D.lend(self.G.net(self.latent(n))), n)
-        real_for_g = scores(self.D.lend(real.images), n) if self.objective.g_uses_real else fake
-        loss_g = per_sample(self.objective.g, Critique(real_for_g, fake)).mean()
-        grads_g = self.G.gradients(loss_g)
+        for x_real, share in parts(real, self.accumulate):
+            n = len(x_real)
+            fake = scores(self.D.lend(self.G.net(self.latent(n))), n)
+            real_for_g = scores(self.D.lend(x_real), n) if self.objective.g_uses_real else fake
+            of_g.add(per_sample(self.objective.g, Critique(real_for_g, fake)).mean(), share)
+        (grads_g,) = of_g.take()
         self.G.step(grads_g)
 
-        z = self.latent(n)
-        category, code = self.information_losses(z, self.D.net(self.G.net(z)))
-        loss_info = self.lambda_category * category + self.lambda_code * code
-        info_g, info_q = gradients(loss_info, self.G, self.D)
+        for x_real, share in parts(real, self.accumulate):
+            z = self.latent(len(x_real))
+            category, code = self.information_losses(z, self.D.net(self.G.net(z)))
+            loss_info = self.lambda_category * category + self.lambda_code * code
+            of_info.add(loss_info, share, {"game/category": category, "game/code": code})
+        info_g, info_q = of_info.take()
         self.G.step(info_g)
         self.D.step(info_q)
 
         return {
-            "loss/D": loss_d.detach(),
-            "loss/G": loss_g.detach(),
-            "loss/info": loss_info.detach(),
-            "D/real": mean(c.real, self.objective.output),
-            "D/fake": mean(c.fake, self.objective.output),
+            "loss/D": of_d.loss,
+            "loss/G": of_g.loss,
+            "loss/info": of_info.loss,
+            **of_d.means,
             "grad/D": grads_d.norm,
             "grad/G": grads_g.norm,
-            "game/category": category.detach(),
-            "game/code": code.detach(),
+            **of_info.means,
         }
 
     def information_losses(self, z: Tensor, heads: Heads) -> tuple[Tensor, Tensor]:

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from gansmith.games.critique import Critique, mean, per_sample, score, scores, theory
-from gansmith.games.game import Game, Metrics, RealBatch
+from gansmith.games.game import Game, Metrics, RealBatch, parts
 from gansmith.objectives import Objective
 from gansmith.penalties import PenaltySum
-from gansmith.players import Gradients, Player
+from gansmith.players import Gradients, MeanGradients, Player
 from gansmith.priors import Prior
 from gansmith.schema import PositiveInt
 
@@ -28,6 +28,7 @@ class TwoPlayer(Game):
         objective: Objective,
         penalty: PenaltySum,
         noise: torch.Generator,
+        accumulate: int = 1,
     ) -> None:
         self.G, self.D = G, D
         self.players = (G, D)
@@ -35,20 +36,26 @@ class TwoPlayer(Game):
         self.objective = objective
         self.penalty = penalty
         self.noise = noise
+        self.accumulate = accumulate
 
     def latent(self, n: int) -> Tensor:
         """Fresh z (n, Z)."""
         return self.prior.sample(n, self.noise, self.G.dtype)
 
-    def metrics(self, c: Critique, loss_d: Tensor, loss_g: Tensor, d: Gradients, g: Gradients) -> Metrics:
+    def judged(self, c: Critique) -> Metrics:
+        """What D says of real and generated images."""
+        said = {"D/real": mean(c.real, self.objective.output), "D/fake": mean(c.fake, self.objective.output)}
+        return {**said, **(theory(c) if self.objective.probability else {})}
+
+    def metrics(self, of_d: MeanGradients, of_g: MeanGradients, d: Gradients, g: Gradients) -> Metrics:
         return {
-            "loss/D": loss_d.detach(),
-            "loss/G": loss_g.detach(),
-            "D/real": mean(c.real, self.objective.output),
-            "D/fake": mean(c.fake, self.objective.output),
+            "loss/D": of_d.loss,
+            "loss/G": of_g.loss,
+            "D/real": of_d.means["D/real"],
+            "D/fake": of_d.means["D/fake"],
             "grad/D": d.norm,
             "grad/G": g.norm,
-            **(theory(c) if self.objective.probability else {}),
+            **of_d.means,
         }
 
 
@@ -61,17 +68,23 @@ class Simultaneous(TwoPlayer):
 
     def round(self, *batches: RealBatch) -> Metrics:
         (real,) = batches
-        n = len(real.images)
-        fake = self.G.net(self.latent(n))  # (N, C, H, W), with its graph
-        c = Critique(scores(self.D.net(real.images), n), scores(self.D.net(fake), n))
-        loss_d = per_sample(self.objective.d, c).mean()
-        loss_d = loss_d + self.penalty(score(self.D.net), real.images, fake.detach(), self.noise)
-        loss_g = per_sample(self.objective.g, c).mean()
-        grads_d = self.D.gradients(loss_d, retain_graph=True)  # d loss_d / d theta_D, nothing else
-        grads_g = self.G.gradients(loss_g)  # d loss_g / d theta_G, nothing else
+        of_d, of_g = MeanGradients(self.D), MeanGradients(self.G)
+        for x_real, share in parts(real, self.accumulate):
+            self.differentiate(x_real, share, of_d, of_g)  # whose graphs end with it
+        (grads_d,), (grads_g,) = of_d.take(), of_g.take()
         self.D.step(grads_d)
         self.G.step(grads_g)
-        return self.metrics(c, loss_d, loss_g, grads_d, grads_g)
+        return self.metrics(of_d, of_g, grads_d, grads_g)
+
+    def differentiate(self, x_real: Tensor, share: float, of_d: MeanGradients, of_g: MeanGradients) -> None:
+        n = len(x_real)
+        fake = self.G.net(self.latent(n))  # (N, C, H, W), with its graph
+        c = Critique(scores(self.D.net(x_real), n), scores(self.D.net(fake), n))
+        loss_d = per_sample(self.objective.d, c).mean()
+        loss_d = loss_d + self.penalty(score(self.D.net), x_real, fake.detach(), self.noise)
+        loss_g = per_sample(self.objective.g, c).mean()
+        of_d.add(loss_d, share, self.judged(c), retain_graph=True)  # d loss_d / d theta_D, nothing else
+        of_g.add(loss_g, share)  # d loss_g / d theta_G, nothing else
 
 
 class Alternating(TwoPlayer):
@@ -89,34 +102,39 @@ class Alternating(TwoPlayer):
         objective: Objective,
         penalty: PenaltySum,
         noise: torch.Generator,
+        accumulate: int = 1,
         *,
         n_critic: PositiveInt = 1,
     ) -> None:
-        super().__init__(G, D, prior, objective, penalty, noise)
+        super().__init__(G, D, prior, objective, penalty, noise, accumulate)
         self.batches_per_round = n_critic
 
     def round(self, *batches: RealBatch) -> Metrics:
         for real in batches:
-            c, loss_d, grads_d = self.move_d(real.images)
-        loss_g, grads_g = self.move_g(batches[-1].images)
-        return self.metrics(c, loss_d, loss_g, grads_d, grads_g)
+            of_d, grads_d = self.move_d(real)
+        of_g, grads_g = self.move_g(batches[-1])
+        return self.metrics(of_d, of_g, grads_d, grads_g)
 
-    def move_d(self, x_real: Tensor) -> tuple[Critique, Tensor, Gradients]:
-        n = len(x_real)
-        with torch.no_grad():
-            x_fake = self.G.lend(self.latent(n))
-        c = Critique(scores(self.D.net(x_real), n), scores(self.D.net(x_fake), n))
-        loss = per_sample(self.objective.d, c).mean()
-        loss = loss + self.penalty(score(self.D.net), x_real, x_fake, self.noise)
-        grads = self.D.gradients(loss)
+    def move_d(self, real: RealBatch) -> tuple[MeanGradients, Gradients]:
+        of_d = MeanGradients(self.D)
+        for x_real, share in parts(real, self.accumulate):
+            n = len(x_real)
+            with torch.no_grad():
+                x_fake = self.G.lend(self.latent(n))
+            c = Critique(scores(self.D.net(x_real), n), scores(self.D.net(x_fake), n))
+            loss = per_sample(self.objective.d, c).mean()
+            of_d.add(loss + self.penalty(score(self.D.net), x_real, x_fake, self.noise), share, self.judged(c))
+        (grads,) = of_d.take()
         self.D.step(grads)
-        return c, loss, grads
+        return of_d, grads
 
-    def move_g(self, x_real: Tensor) -> tuple[Tensor, Gradients]:
-        n = len(x_real)
-        fake = scores(self.D.lend(self.G.net(self.latent(n))), n)
-        real = scores(self.D.lend(x_real), n) if self.objective.g_uses_real else fake
-        loss = per_sample(self.objective.g, Critique(real, fake)).mean()
-        grads = self.G.gradients(loss)
+    def move_g(self, last: RealBatch) -> tuple[MeanGradients, Gradients]:
+        of_g = MeanGradients(self.G)
+        for x_real, share in parts(last, self.accumulate):
+            n = len(x_real)
+            fake = scores(self.D.lend(self.G.net(self.latent(n))), n)
+            real = scores(self.D.lend(x_real), n) if self.objective.g_uses_real else fake
+            of_g.add(per_sample(self.objective.g, Critique(real, fake)).mean(), share)
+        (grads,) = of_g.take()
         self.G.step(grads)
-        return loss, grads
+        return of_g, grads

@@ -1,0 +1,166 @@
+"""How fast several processes train: images per second at 1, 2, 4, 8 ranks, and what the sum over them costs.
+
+    python benchmarks/scaling.py --repeats 3
+
+Interleaved, each case a `torchrun` of its own on made-up pictures, the batch of the recipe per rank ("weak") and in all
+("strong"). With CUDA the ranks are limited to the devices there are; efficiency is images per second over ranks times
+those of one. On a CPU there is no second device, and one machine's cores are shared: two processes of one thread stand
+beside one process of two threads and of one. For each the milliseconds of a round and, for several ranks, those of the
+flat all-reduces of the recipe's gradients alone, measured in the same processes after the training.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+
+class Case(NamedTuple):
+    ranks: int
+    threads: int
+    kind: str
+    """"weak": the recipe's batch on each rank; "strong": that batch shared by all."""
+
+
+class Measured(NamedTuple):
+    images_per_second: float
+    round_ms: float
+    reduce_ms: float
+
+
+def worker(recipe_name: str, kind: str, rounds: int, device: str) -> None:
+    """Play rounds of the recipe in this process; rank 0 prints what it measured as JSON."""
+    import hashlib
+    from contextlib import AbstractContextManager, nullcontext
+    from unittest.mock import patch
+
+    import numpy as np
+    import torch
+
+    from gansmith import plan
+    from gansmith.build import build
+    from gansmith.data import ImageSet
+    from gansmith.distributed import World, joined
+    from gansmith.launch import launch
+
+    here = launch()
+    entered: AbstractContextManager[World | None] = joined(device) if here.size > 1 else nullcontext(None)
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    with entered as world:
+        where = world.device if world is not None else torch.device(device)
+        recipe = plan(recipe_name).recipe
+        batch_size = recipe.batch_size * (here.size if kind == "weak" else 1)
+        recipe = plan(recipe_name, flags={"batch_size": batch_size}).recipe
+        side = recipe.data.img_size
+        shape = (16 * batch_size, recipe.data.channels, side, side)
+        images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+        data = ImageSet("noise", images, None, (), hashlib.sha256(images.tobytes()).hexdigest())
+        with patch("gansmith.build.load_images", lambda *args, **keys: data):
+            made = build(recipe, where, say=lambda text: None, progress=False, world=world)
+        sums: list[list[torch.Tensor]] = []
+
+        def play() -> None:
+            made.state.begin_round()
+            made.game.round(*(next(made.stream) for _ in range(made.game.batches_per_round)))
+
+        def milliseconds(call: object, times: int) -> float:
+            if where.type == "cuda":
+                torch.cuda.synchronize()
+            began = time.perf_counter()
+            for _ in range(times):
+                call()  # type: ignore[operator]
+            if where.type == "cuda":
+                torch.cuda.synchronize()
+            return 1000 * (time.perf_counter() - began) / times
+
+        for _ in range(5):
+            play()
+        round_ms = milliseconds(play, rounds)
+        reduce_ms = 0.0
+        if world is not None:
+
+            def caught(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+                sums.append([t.clone() for t in tensors])
+                return world.sum(tensors)
+
+            for player in made.game.players:
+                player.reduce = caught
+            play()
+
+            def reduce() -> None:
+                for tensors in sums:
+                    world.sum(tensors)
+
+            reduce_ms = milliseconds(reduce, rounds)
+        made.stream.close()
+        if here.rank == 0:
+            shown = batch_size * made.game.batches_per_round
+            print(json.dumps(Measured(1000 * shown / round_ms, round_ms, reduce_ms)._asdict()))
+
+
+def measure(case: Case, recipe: str, rounds: int, device: str) -> Measured:
+    own = [str(Path(__file__).resolve()), "--worker", case.kind, "--recipe", recipe]
+    own += ["--rounds", str(rounds), "--device", device]
+    start = [sys.executable]
+    if case.ranks > 1:
+        start += ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(case.ranks)]
+    env = {**os.environ, "OMP_NUM_THREADS": str(case.threads), "GOMP_SPINCOUNT": "10000"}
+    done = subprocess.run([*start, *own], env=env, check=True, capture_output=True, text=True)
+    return Measured(**json.loads(done.stdout.splitlines()[-1]))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--recipe", default="gan")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=200)
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    parser.add_argument("--worker", choices=("weak", "strong"), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    import torch
+
+    devices = torch.cuda.device_count() if options.device != "cpu" else 0
+    device = "cuda" if devices else "cpu"
+    if options.worker:
+        worker(options.recipe, options.worker, options.rounds, device)
+        return
+    if options.device == "cuda" and not devices:
+        parser.error("PyTorch finds no CUDA device here")
+    if devices:
+        cases = [Case(n, 1, kind) for kind in ("weak", "strong") for n in (1, 2, 4, 8) if n <= devices]
+    else:
+        cases = [Case(n, threads, kind) for kind in ("weak", "strong") for n, threads in ((1, 1), (1, 2), (2, 1))]
+    found: dict[Case, list[Measured]] = {case: [] for case in cases}
+    for _ in range(options.repeats):
+        for case in cases:
+            found[case].append(measure(case, options.recipe, options.rounds, device))
+    print(f"{options.recipe} on {device}, median of {options.repeats} (range)")
+    print(
+        f"{'batch':7s} {'ranks':>5s} {'threads':>7s} {'images per second':>26s} {'efficiency':>10s} {'round ms':>9s}"
+        f" {'all-reduce ms':>13s} {'share':>6s}"
+    )
+    for case, all_of in found.items():
+        speeds = [m.images_per_second for m in all_of]
+        alone = [m.images_per_second for m in found[Case(1, 1, case.kind)]]
+        # Of the same repeat, so that what else the machine does falls on both.
+        ratio = statistics.median(a / (case.ranks * b) for a, b in zip(speeds, alone, strict=True))
+        round_ms = statistics.median(m.round_ms for m in all_of)
+        reduce_ms = statistics.median(m.reduce_ms for m in all_of)
+        spread = f"({min(speeds):,.0f} to {max(speeds):,.0f})"
+        cost = f"{reduce_ms:13.2f} {reduce_ms / round_ms:6.1%}" if case.ranks > 1 else f"{'-':>13s} {'-':>6s}"
+        print(
+            f"{case.kind:7s} {case.ranks:5d} {case.threads:7d} {statistics.median(speeds):8,.0f} {spread:>17s}"
+            f" {ratio:10.2f} {round_ms:9.2f} {cost}"
+        )
+
+
+if __name__ == "__main__":
+    main()
