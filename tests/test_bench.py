@@ -134,7 +134,7 @@ def test_a_training_that_is_stopped_goes_on_and_finds_the_same(
     again = measure(NEVER).rows[0]
     assert scores(again) == scores(whole) and again.images == whole.images
     sessions = [json.loads(line) for line in (tmp_path / "out" / "sessions.jsonl").read_text().splitlines()]
-    assert [session["ended"] for session in sessions] == ["interrupted", "in order"]
+    assert [session["ended"] for session in sessions] == ["interrupted", "length"]
     assert again.wall_seconds == pytest.approx(sum(session["wall_seconds"] for session in sessions))
 
 
@@ -152,6 +152,13 @@ def test_what_is_done_is_not_done_again_unless_more_time_is_given(
     monkeypatch.setattr(module, "train", lambda *args, **options: pytest.fail("trained again"))
     [easier] = measure(f"parzen_ll>={worst}").rows  # a lower goal: the scores are there already
     assert easier.reached and easier.seconds <= longer.seconds
+
+
+def test_a_harder_goal_is_trained_for_after_an_easier_one(measure: Measure) -> None:
+    [easy] = measure("parzen_ll>=-1e9").rows
+    assert easy.reached and easy.rounds == 0
+    [hard] = measure(NEVER).rows
+    assert not hard.reached and hard.rounds == 6 and "--steps" in hard.why_not
 
 
 def test_a_training_that_diverges_is_a_result(measure: Measure, monkeypatch: pytest.MonkeyPatch) -> None:

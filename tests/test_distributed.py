@@ -209,7 +209,7 @@ def play(case: str, accumulate: int, batchnorm: bool, world: World | None) -> di
     penalty, noise = PenaltySum([(2.0, slope)]), torch.Generator()
     sizes = [SIZES[i % 3] for i in range(2 * ROUNDS)]
     if case == "simultaneous":
-        game: Any = Simultaneous(*two, PenaltySum([]), noise, accumulate)
+        game: Any = Simultaneous(*two, penalty, noise, accumulate)
         draws = [(n, 1) for n in sizes]
     elif case == "alternating":
         game = Alternating(*two, penalty, noise, accumulate, n_critic=2)
@@ -236,7 +236,7 @@ def play(case: str, accumulate: int, batchnorm: bool, world: World | None) -> di
             player.average(sum(batch.size for batch in batches))
     found = {f"{name}.{k}": v for name, net in nets.items() for k, v in net.state_dict().items()}
     found |= {f"ema.{k}": v for k, v in players["G"].ema.state_dict().items()}  # type: ignore[union-attr]
-    return {k: v.detach().clone() for k, v in {**found, **metrics}.items() if k != "value/jsd"}  # which is cut off
+    return {k: v.detach().clone() for k, v in {**found, **metrics}.items()}
 
 
 def play_here(case: str, accumulate: int, batchnorm: bool = False) -> dict[str, Tensor]:
@@ -272,7 +272,7 @@ def test_batchnorm_over_all_processes_trains_like_one(case: str, both: Both) -> 
     """BatchNorm in G and in a D with a gradient penalty: backward of a backward, through the statistics."""
     whole = play(case, 1, True, None)
     first, second = both(play_here, case, 1, True)
-    assert distance(whole, first) < 1e-11
+    assert distance(whole, first) < 1e-10
     assert distance(first, second) == 0
     assert distance(whole, play(case, 2, True, None)) > 1e-4  # the statistics of each part: another training
 

@@ -38,18 +38,17 @@ def played(e: Experiment, rounds: int) -> list[dict[str, float]]:
     for _ in range(rounds):
         batches = [next(e.stream) for _ in range(e.game.batches_per_round)]
         with e.autocast():
-            found.append({key: value.item() for key, value in e.game.round(*batches).items()})
+            metrics = e.game.round(*batches)
+        assert {value.dtype for value in metrics.values()} <= {batches[0].images.dtype}, "a loss in less than float32"
+        found.append({key: value.item() for key, value in metrics.items()})
     return found
 
 
 def apart(one: Experiment, other: Experiment) -> float:
-    """The distance between the weights of both, relative to how far they have come from zero, at its largest."""
+    """The distance between weights and buffers of both, relative to their norm, at its largest."""
     pairs = [
-        (
-            torch.cat([p.detach().flatten() for p in a.parameters]),
-            torch.cat([p.detach().flatten() for p in b.parameters]),
-        )
-        for a, b in zip(one.game.players, other.game.players, strict=True)
+        [torch.cat([t.flatten().double() for t in player.net.state_dict().values()]) for player in both]
+        for both in zip(one.game.players, other.game.players, strict=True)
     ]
     return max(float((a - b).norm() / a.norm()) for a, b in pairs)
 

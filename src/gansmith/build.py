@@ -216,6 +216,8 @@ def _compile(recipe: Recipe, game: Game, say: Callable[[str], None]) -> None:
     eager = dict(game.eager)
     if recipe.penalties:
         eager["D"] = "penalties take gradients of gradients, which it lacks"
+    if recipe.sync_batchnorm:
+        eager |= dict.fromkeys((p.name for p in game.players), "its BatchNorm speaks with other processes")
     for player in game.players:
         if player.name in eager:
             say(f"engine.compile: {player.name} is not compiled, for {eager[player.name]}")

@@ -27,7 +27,9 @@ def launch() -> Launch:
     if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
         return Launch()
     try:
-        rank, size, local_rank, local_size = (int(os.environ[name]) for name in _PLACES)
+        alone = {"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"} if os.environ["WORLD_SIZE"] == "1" else {}
+        # Job systems set the first two also for a single process.
+        rank, size, local_rank, local_size = (int({**alone, **os.environ}[name]) for name in _PLACES)
     except (KeyError, ValueError):
         raise UserError(
             f"{', '.join(_PLACES)} must be whole numbers, as torchrun sets them, or RANK not be set"

@@ -31,7 +31,7 @@ from gansmith.record import Record
 from gansmith.report.live import Live
 from gansmith.report.log import RunLog
 from gansmith.run import environment
-from gansmith.training import Stop, _alone, play
+from gansmith.training import Stop, alone, play
 
 Say = Callable[[str], None]
 OTHER = "other"
@@ -159,8 +159,9 @@ def instrumented(experiment: Experiment, record: Record, clock: Clock) -> Iterat
             wrap(parts["prior"], "sample", "noise")
         if "penalty" in parts:
             put(game, "penalty", clock.timed("penalty", parts["penalty"], closed=True))
-        if hasattr(game, "metrics"):
-            wrap(game, "metrics", "log")
+        for name in ("metrics", "judged"):
+            if hasattr(game, name):
+                wrap(game, name, "log")
         wrap(record, "after_round", "log")
         wrap(state, "begin_round", "copy to take back")
         wrap(experiment.schedules, "apply", "schedules")
@@ -407,7 +408,7 @@ def profile(
     where = choose_device(device)
     share = seconds / 10
     precision = resolved.recipe.engine.precision
-    with _alone(where, tf32=precision == "tf32"), tempfile.TemporaryDirectory(prefix="gansmith-bench-") as folder:
+    with alone(where, tf32=precision == "tf32"), tempfile.TemporaryDirectory(prefix="gansmith-bench-") as folder:
         say("building, and the first rounds")
         bench = Bench(what, flags, where, Path(folder, "bench"))
         try:

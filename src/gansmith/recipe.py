@@ -84,8 +84,10 @@ class Engine:
     precision: Literal["float32", "tf32", "bfloat16"] = _field(
         "float32", "of matrix products and convolutions: tf32 on CUDA only, bfloat16 by autocast; weights stay float32"
     )
-    compile: bool = _field(False, "networks through torch.compile; worth its start of 20 s or more on CUDA only")
-    channels_last: bool = _field(False, "memory format of convolutional weights and images")
+    compile: bool = _field(
+        False, "networks through torch.compile; it slows a CPU (docs/performance.md), and was not tried on CUDA"
+    )
+    channels_last: bool = _field(False, "memory format of convolutional weights, which what they make takes over")
 
 
 @dataclass(frozen=True)
@@ -139,12 +141,14 @@ SECTIONS: dict[str, type[Any]] = {
     **{"data": Data, "ema": Ema, "checkpoint": Checkpoints, "evaluation": Evaluation, "engine": Engine},
 }
 
-# What a run may be given anew when it goes on: how long, how watched, where its images lie; not what is trained.
+# What a run may be given anew when it goes on: how long, how watched, how computed, where its images lie; not what is
+# trained.
 FREE = (
     *("n_epochs", "steps", "sample_interval", "log_interval"),
     *("checkpoint.interval", "checkpoint.keep", "checkpoint.keep_every"),
     *("evaluation.every", "evaluation.metrics", "evaluation.n", "evaluation.best"),
     *("data.name", "data.root", "data.n_cpu", "data.memory", "data.max_broken"),
+    *("engine.precision", "engine.compile", "engine.channels_last"),
 )
 
 # The post's own names for what lies deeper in a recipe; a star stands for every player.

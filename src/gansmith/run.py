@@ -35,7 +35,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from gansmith._version import __version__
-from gansmith.errors import Diverged, UserError
+from gansmith.errors import Diverged, RankLost, UserError
 from gansmith.recipe import is_run
 from gansmith.report.atomic import replacing
 
@@ -56,7 +56,7 @@ def created(out: Path | None, label: str, data: str, empty: Callable[[], bool]) 
     """A new run's folder, locked: `out`, or the next free runs/LABEL-DATA-NNN.
 
     If an error ends the block while `empty` says that nothing was trained yet, nothing stays behind; Diverged is no
-    such error, for it names the checkpoint from before the round.
+    such error, for it names the checkpoint from before the round, nor is RankLost, after which a restart goes on here.
     """
     check_free(out)
     run = out if out is not None else _next_free(f"{label}-{Path(data).name}")
@@ -65,7 +65,7 @@ def created(out: Path | None, label: str, data: str, empty: Callable[[], bool]) 
     with locked(run):
         try:
             yield run
-        except Diverged:
+        except (Diverged, RankLost):
             raise
         except Exception:
             if empty():

@@ -71,6 +71,23 @@ def parse_goal(text: str) -> Goal:
     return goal
 
 
+class Until:
+    """Whether the training may end, and why it did: by the "goal", the "time", or, if neither, its own "length"."""
+
+    def __init__(self, goals: Sequence[Goal], max_minutes: float) -> None:
+        self.goals = goals
+        self.max_minutes = max_minutes
+        self.ended = "length"
+
+    def __call__(self, record: Record) -> bool:
+        scores = {receipt.measure: receipt.value for receipt in record.scores}
+        if all(goal.value in scores and goal.met(scores[goal.value]) for goal in self.goals):
+            self.ended = "goal"
+        elif record.experiment.state.seconds >= 60 * self.max_minutes:
+            self.ended = "time"
+        return self.ended != "length"
+
+
 @dataclass(frozen=True)
 class Row:
     """What one seed came to: at the first evaluation that met every goal or, where none did, at the latest."""
@@ -93,7 +110,7 @@ class Row:
     trained_seconds: float
     """Of training altogether."""
     wall_seconds: float
-    """Of all sessions that ended in order: with building, evaluation, pictures at the end."""
+    """Of all sessions but those that were killed outright: with building, evaluation, pictures at the end."""
 
 
 @dataclass(frozen=True)
@@ -185,17 +202,12 @@ def time_to_quality(
     for seed, run in runs.items():
         _check_same(run, plan(what, flags={**flags, "seed": seed}).recipe)
 
-    def enough(record: Record) -> bool:
-        scores = {receipt.measure: receipt.value for receipt in record.scores}
-        met = all(goal.value in scores and goal.met(scores[goal.value]) for goal in goals)
-        return met or record.experiment.state.seconds >= 60 * max_minutes
-
     rows = []
     for i, (seed, run) in enumerate(runs.items()):
         row = _row(run, by_key, recipe, max_minutes) if is_run(run) else None
         if row is None or not (row.reached or row.why_not):
             say(f"{i + 1} of {len(seeds)}: seed {seed} until {' and '.join(map(str, goals))}, in {run}")
-            _train(what, run, {**flags, "seed": seed}, enough, max_minutes, device, quiet, say)
+            _train(what, run, {**flags, "seed": seed}, Until(goals, max_minutes), device, quiet, say)
             row = _row(run, by_key, recipe, max_minutes)
         say(f"seed {seed}: {_said(row)}")
         rows.append(row)
@@ -267,8 +279,7 @@ def _train(
     what: str | Path,
     run: Path,
     flags: Mapping[str, Any],
-    enough: Callable[[Record], bool],
-    max_minutes: float,
+    until: Until,
     device: str,
     quiet: bool,
     say: Say,
@@ -279,10 +290,10 @@ def _train(
     try:
         if is_run(run):
             length = {"n_epochs": wanted.n_epochs, "steps": wanted.steps}
-            train(run, overrides=length, device=device, quiet=quiet, enough=enough)
+            train(run, overrides=length, device=device, quiet=quiet, enough=until)
         else:
-            train(what, out=run, overrides=flags, device=device, quiet=quiet, enough=enough)
-        ended = "in order"
+            train(what, out=run, overrides=flags, device=device, quiet=quiet, enough=until)
+        ended = until.ended
     except Diverged as error:
         ended = "diverged"
         say(str(error))
@@ -291,7 +302,7 @@ def _train(
             session = {
                 "seed": wanted.seed,
                 "ended": ended,
-                "max_minutes": max_minutes,
+                "max_minutes": until.max_minutes,
                 "wall_seconds": round(time.perf_counter() - began, 3),
             }
             with (run.parent / SESSIONS).open("a", encoding="utf-8") as file:
@@ -337,7 +348,7 @@ def _why_not(last: Mapping[str, Any], sessions: Sequence[Mapping[str, Any]], rec
         return f"{recipe.steps:,} rounds were over (--steps)"
     if recipe.steps is None and last["epoch"] >= recipe.n_epochs - 1e-3:
         return f"{recipe.n_epochs:,} epochs were over (--n_epochs)"
-    if any(session["ended"] == "in order" and session["max_minutes"] >= max_minutes for session in sessions):
+    if any(session["ended"] == "time" and session["max_minutes"] >= max_minutes for session in sessions):
         return f"{max_minutes:g} minutes of training were over (--max-minutes)"
     return ""
 
@@ -424,7 +435,9 @@ def _summary(result: Result) -> str:
         spread = f" +- {deviation:.1f}" if deviation is not None else ""
         parts.append(f"{mean:.1f}{spread} s, the mean{' +- standard deviation' if spread else ''} of those that did")
         parts.append(
-            "the median of all is a seed that did not reach it" if median is None else f"median of all {median:.1f} s"
+            "half of them or more did not, so there is no median of all"
+            if median is None
+            else f"median of all {median:.1f} s"
         )
     missed = [f"seed {row.seed}: {row.why_not or 'not finished'}" for row in result.rows if not row.reached]
     return "; ".join(parts) + (f". Not reached: {'; '.join(missed)}." if missed else ".")

@@ -84,10 +84,10 @@ def train(
 
         if enough is not None:
             raise UserError("what ends a training by its record is asked in one process: leave torchrun away")
-        with joined(device) as world, _alone(world.device, tf32=tf32):
+        with joined(device) as world, alone(world.device, tf32=tf32):
             return _begin(what, out, resolved, resuming, world.device, quiet or here.rank > 0, here, world)
     where = choose_device(device)
-    with _alone(where, tf32=tf32):
+    with alone(where, tf32=tf32):
         return _begin(what, out, resolved, resuming, where, quiet, here, enough=enough)
 
 
@@ -95,7 +95,7 @@ _one_training = threading.Lock()
 
 
 @contextmanager
-def _alone(device: torch.device, *, tf32: bool) -> Iterator[None]:
+def alone(device: torch.device, *, tf32: bool) -> Iterator[None]:
     """One training at a time in a process, since networks may draw from torch's global stream; it is given back after.
 
     On CUDA cuDNN is held to its deterministic kernels, and TF32 is on or off in all of CUDA's libraries alike.
@@ -155,8 +155,16 @@ def _begin(
             read = read if world is None else world.from_first(read)
             assert read is not None
             path, tree, info = read
-            _load(path, tree, info, experiment, device, say, world)
+            with together():
+                _load(path, tree, info, recipe, experiment, device, say, world)
         if world is not None:
+            digest = experiment.stream.data.digest
+            first_digest = world.from_first(digest)
+            with together():
+                if digest != first_digest:
+                    raise UserError(
+                        f"the images here are not those of rank 0: digest {digest[:12]}, {first_digest[:12]}"
+                    )
             for player in experiment.game.players:
                 world.equalise(player.net)
         with together():
@@ -202,7 +210,7 @@ def _session(
     state, stream = experiment.state, experiment.stream
     per_epoch = stream.batches_per_epoch / experiment.game.batches_per_round
     total = recipe.steps if recipe.steps is not None else math.ceil(recipe.n_epochs * per_epoch - 1e-9)
-    if state.round >= total:
+    if state.round >= total and not launch().restarts:  # a restart may find all done but the last pictures
         raise UserError(
             f"{run} is finished: {state.round} rounds, {stream.epoch:.4g} epochs; to train it further give a"
             f" greater length, such as --n_epochs {math.ceil(2 * stream.epoch)} (--steps, if given, comes before it)"
@@ -397,6 +405,7 @@ def _load(
     path: Path,
     tree: dict[str, Any],
     info: dict[str, Any],
+    recipe: Recipe,
     experiment: Experiment,
     device: torch.device,
     say: Callable[[str], None],
@@ -406,6 +415,12 @@ def _load(
     rank, size = (0, 1) if world is None else (world.rank, world.size)
     others, state = tree.get("ranks", []), experiment.state
     elsewhere, regrouped = info["device"] != device.type, 1 + len(others) != size
+    engine = to_dict(recipe)["engine"]
+    if (before := info["recipe"].get("engine", engine)) != engine:
+        changed = ", ".join(
+            f"{key} was {before[key]} and is {engine[key]}" for key in engine if before[key] != engine[key]
+        )
+        say(f"engine: {changed}; the training goes on with other rounding")
     if elsewhere:
         say(f"{path} was trained on {info['device']}, this is {device.type}: the noise goes on from a new seed")
     if regrouped:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from gansmith.errors import UserError
+from gansmith.games.critique import full
 from gansmith.games.game import Game, Metrics, RealBatch, parts
 from gansmith.players import MeanGradients, Player
 from gansmith.priors import Prior
@@ -20,7 +21,7 @@ def energy(x: Tensor, reconstruction: Tensor) -> Tensor:
         raise UserError(
             f"D returned {tuple(reconstruction.shape)} for images {tuple(x.shape)}; began needs an auto-encoder"
         )
-    return (x - reconstruction).abs().flatten(1).mean(1)
+    return (full(x) - full(reconstruction)).abs().flatten(1).mean(1)
 
 
 class Began(Game):

@@ -35,7 +35,12 @@ def scores(output: Any, n: int) -> tuple[Tensor, ...]:
                 f"D returned scores of shape {tuple(scale.shape)} for {n} images; they must be ({n},), as after"
                 f" .squeeze(1), or ({n}, h, w)"
             )
-    return tuple(scale.float() if scale.dtype == torch.bfloat16 else scale for scale in scales)
+    return tuple(full(scale) for scale in scales)
+
+
+def full(x: Tensor) -> Tensor:
+    """x in the precision of losses: float32 where autocast has made it bfloat16."""
+    return x.float() if x.dtype == torch.bfloat16 else x
 
 
 def per_sample(loss: Callable[[Tensor, Tensor], Tensor], c: Critique) -> Tensor:
@@ -67,10 +72,15 @@ def theory(c: Critique) -> dict[str, Tensor]:
     v = -(softplus(-real).mean() + softplus(fake).mean())
     return {
         "value/V": v,
-        "value/jsd": ((v + log(4)) / 2).clamp(0, log(2)),
+        "value/jsd": jsd(v),
         "D/right_real": (real > 0).to(v.dtype).mean(),
         "D/right_fake": (fake < 0).to(v.dtype).mean(),
     }
+
+
+def jsd(v: Tensor) -> Tensor:
+    """What V says of the Jensen-Shannon divergence, in nats."""
+    return ((v + log(4)) / 2).clamp(0, log(2))
 
 
 def mean(scales: tuple[Tensor, ...], output: Callable[[Tensor], Tensor]) -> Tensor:

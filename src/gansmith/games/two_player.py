@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from gansmith.games.critique import Critique, mean, per_sample, score, scores, theory
+from gansmith.games.critique import Critique, jsd, mean, per_sample, score, scores, theory
 from gansmith.games.game import Game, Metrics, RealBatch, parts
 from gansmith.objectives import Objective
 from gansmith.penalties import PenaltySum
@@ -51,11 +51,10 @@ class TwoPlayer(Game):
         return {
             "loss/D": of_d.loss,
             "loss/G": of_g.loss,
-            "D/real": of_d.means["D/real"],
-            "D/fake": of_d.means["D/fake"],
             "grad/D": d.norm,
             "grad/G": g.norm,
             **of_d.means,
+            **({"value/jsd": jsd(of_d.means["value/V"])} if "value/V" in of_d.means else {}),  # of the whole batch's V
         }
 
 
