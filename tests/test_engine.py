@@ -18,6 +18,7 @@ from gansmith.penalties import PenaltySum
 from gansmith.players import Player, sgd
 from gansmith.priors import Normal
 from gansmith.recipe import plan, recipe_names
+from gansmith.training import train
 
 Small = Callable[..., dict[str, Any]]
 CPU = torch.device("cpu")
@@ -157,6 +158,15 @@ def test_a_penalty_leaves_the_discriminator_eager_and_says_so(pictures: Path, sm
 def test_a_resumed_run_is_the_run_on_each_path(engine: dict[str, Any], pictures: Path, small: Small) -> None:
     flags = small("infogan", **{f"engine.{key}": value for key, value in engine.items()})
     assert verify("infogan", steps=5, data=pictures, device="cpu", overrides=flags).exact
+
+
+def test_a_run_may_go_on_with_another_engine_and_says_so(
+    pictures: Path, small: Small, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train("gan", data=pictures, out=tmp_path / "run", steps=2, device="cpu", overrides=small("gan"), quiet=True)
+    train(tmp_path / "run", steps=4, device="cpu", overrides={"engine.precision": "bfloat16"})
+    said = "engine: precision was float32 and is bfloat16; the training goes on with other rounding"
+    assert said in capsys.readouterr().out
 
 
 @compiler
