@@ -138,7 +138,7 @@ class Lazy(Alternating):
         (real,) = batches
         of_d = MeanGradients(self.D)
         for x_real, share in parts(real, self.accumulate):
-            of_d.add(self.penalty(score(self.D.net), x_real, x_real.flip(2), self.noise), share)
+            of_d.add(self.penalty(score(self.D.net), x_real, x_real.flip(2), self.noise, self.D.moves), share)
         (grads,) = of_d.take()
         assert grads.tensors[-1] is None and grads.tensors[0] is not None
         self.D.step(grads)
@@ -206,7 +206,7 @@ def play(case: str, accumulate: int, batchnorm: bool, world: World | None) -> di
     for player in players.values():
         player.reduce = None if world is None else world.sum
     two = (*players.values(), prior, OBJECTIVES["non_saturating"])
-    penalty, noise = PenaltySum([(2.0, slope)]), torch.Generator()
+    penalty, noise = PenaltySum([(2.0, slope), (1.0, slope, 3)]), torch.Generator()
     sizes = [SIZES[i % 3] for i in range(2 * ROUNDS)]
     if case == "simultaneous":
         game: Any = Simultaneous(*two, penalty, noise, accumulate)

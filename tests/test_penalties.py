@@ -10,8 +10,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from gansmith.data import Batch
+from gansmith.errors import UserError
 from gansmith.games.critique import score
+from gansmith.games.two_player import Alternating, Simultaneous, TwoPlayer
+from gansmith.objectives import OBJECTIVES
 from gansmith.penalties import PENALTIES, PenaltySum, wgan_gp
+from gansmith.players import Player, adam
+from gansmith.priors import Normal
 
 SHAPE = (2, 3, 3)
 # The value for a critic whose gradient has norm 0, 1, 5: the factor and the power, by hand.
@@ -220,3 +226,95 @@ def test_a_patch_map_counts_by_its_mean() -> None:
 
     value = wgan_gp(score(Patches()), images(3, 0), images(3, 1), noise())
     torch.testing.assert_close(value, torch.full((3,), 4.0, dtype=torch.float64))
+
+
+# ---- lazy: on every k-th move, k times as heavy -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", PENALTIES)
+@pytest.mark.parametrize("start", [0, 5])
+def test_the_mean_of_a_lazy_penalty_over_its_period_is_the_eager_one(name: str, start: int) -> None:
+    row, every = PENALTIES[name], 4
+    direction = images(1, 1)[0]
+    critic = linear(direction / direction.norm() * 5)
+    lazy = PenaltySum([(10.0, row.function, every)])
+    values = [lazy(critic, images(3, 2), images(3, 3), noise(), move).item() for move in range(start, start + every)]
+    assert sum(values) / every == pytest.approx(10 * row.at_linear(5.0), rel=1e-13)
+    assert [move % every for move, value in enumerate(values, start) if value] == [0]
+
+
+def test_each_term_has_its_own_period() -> None:
+    terms = PenaltySum(
+        [(1.0, lambda *_: torch.ones(2), 2), (10.0, lambda *_: torch.ones(2), 3), (100.0, lambda *_: torch.ones(2))]
+    )
+    values = [terms(linear(torch.ones(())), images(2, 0), images(2, 1), noise(), move).item() for move in range(6)]
+    assert values == [132, 100, 102, 130, 102, 100]
+
+
+def test_between_its_moves_a_lazy_penalty_computes_and_draws_nothing() -> None:
+    generator = noise(2)
+    before = generator.get_state()
+
+    def never(x: Tensor) -> Tensor:
+        raise AssertionError("the critic passes over nothing")
+
+    lazy = PenaltySum([(10.0, wgan_gp, 3)])
+    for move in (1, 2, 4, 5):
+        value = lazy(never, images(2, 0), images(2, 1), generator, move)
+        assert value.item() == 0.0 and not value.requires_grad
+    assert torch.equal(generator.get_state(), before)
+    lazy(linear(images(1, 3)[0]), images(2, 0), images(2, 1), generator, 6)
+    assert not torch.equal(generator.get_state(), before)
+
+
+def test_a_game_that_does_not_say_the_move_may_have_no_lazy_penalty() -> None:
+    """Games from outside call it without the number: as heavy as ever if it is eager, refused if it is lazy."""
+    given = (smooth_critic(), images(4, 0), images(4, 1))
+    eager = PenaltySum([(10.0, wgan_gp, 1)])
+    assert torch.equal(eager(*given, noise()), eager(*given, noise(), 3))
+    with pytest.raises(UserError, match=r"every is 16, and the game does not say which move .*D\.moves.* must be 1"):
+        PenaltySum([(10.0, wgan_gp, 16)])(*given, noise())
+
+
+class Generator(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3, math.prod(SHAPE))
+
+    def forward(self, z: Tensor) -> Tensor:
+        return self.layer(z).view(-1, *SHAPE)
+
+
+def played(kind: Callable[..., TwoPlayer], penalty: PenaltySum, accumulate: int, **keys: int) -> TwoPlayer:
+    torch.manual_seed(0)
+    G, D = Player("G", Generator().double(), adam), Player("D", smooth_critic(), adam)
+    return kind(G, D, Normal(dim=3), OBJECTIVES["wasserstein"], penalty, noise(5), accumulate, **keys)
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("n_critic", [0, 1, 3])
+def test_a_lazy_game_is_the_game_with_the_penalty_on_some_moves(n_critic: int, accumulate: int) -> None:
+    """Bit for bit, where by hand the penalty is put in and taken out: moves of D count, not rounds nor parts."""
+    every, rounds = 4, 9
+    batches = [Batch(images(6, seed), None) for seed in range(rounds * max(n_critic, 1))]
+    kind, keys = (Alternating, {"n_critic": n_critic}) if n_critic else (Simultaneous, {})
+    lazy = played(kind, PenaltySum([(3.0, wgan_gp, every)]), accumulate, **keys)
+    for i in range(rounds):
+        lazy.round(*batches[i * lazy.batches_per_round : (i + 1) * lazy.batches_per_round])
+    assert lazy.D.moves == len(batches)
+
+    def by_hand(move: int) -> PenaltySum:
+        return PenaltySum([] if move % every else [(3.0 * every, wgan_gp)])
+
+    plain = played(kind, PenaltySum([]), accumulate, **keys)
+    for move, batch in enumerate(batches):
+        plain.penalty = by_hand(move)
+        if isinstance(plain, Alternating):
+            plain.move_d(batch)
+            if (move + 1) % n_critic == 0:
+                plain.move_g(batch)
+        else:
+            plain.round(batch)
+    for ours, theirs in zip(lazy.players, plain.players, strict=True):
+        assert all(map(torch.equal, ours.parameters, theirs.parameters)), ours.name
+    assert torch.equal(lazy.noise.get_state(), plain.noise.get_state())

@@ -254,4 +254,4 @@ def test_state_goes_round_and_training_goes_on_as_it_was() -> None:
 def test_no_average_unless_asked() -> None:
     player = Player("G", nn.Linear(2, 2), adam)
     player.average(10)
-    assert player.ema is None and set(player.state_dict()) == {"net", "optimizer"}
+    assert player.ema is None and set(player.state_dict()) == {"net", "optimizer", "moves"}

@@ -116,7 +116,7 @@ LEAVES = {
     "report": {"errors"},
     "metrics": {"errors", "schema"},
     "objectives": set(),
-    "penalties": set(),
+    "penalties": {"errors"},
     "priors": {"schema"},
     "players": {"errors", "schema"},
     "schedules": {"errors", "schema", "players"},

@@ -224,7 +224,7 @@ def test_short_forms_of_components(tmp_path: Path) -> None:
     recipe = plan(path).recipe
     assert recipe.game == Component("alternating", {"n_critic": 1})
     assert recipe.data.name == "kmnist" and recipe.data.img_size == 28
-    assert recipe.penalties == (Component("wgan_gp", {"weight": 1.0, "target": 1.0}),)
+    assert recipe.penalties == (Component("wgan_gp", {"weight": 1.0, "every": 1, "target": 1.0}),)
     assert recipe.optimizers["G"].name == "sgd" and recipe.optimizers["D"].name == "adam"
 
 
@@ -280,6 +280,9 @@ def test_layers_are_left_as_they_are() -> None:
         ({"objective": "wasserstien"}, ["objective.name is 'wasserstien'", "did you mean wasserstein?"]),
         ({"networks.G": "mlp_genrator"}, ["networks.G.name", "did you mean mlp_generator?"]),
         ({"optimizers.G": "adamw"}, ["optimizers.G.name is 'adamw'", "did you mean adam?", "module:attribute"]),
+        ({"penalties": [{"name": "wgan_gp", "every": 0}]}, ["penalties[0].every is 0", "at least 1; the nearest is 1"]),
+        ({"penalties": [{"name": "wgan_gp", "every": 2.5}]}, ["penalties[0].every is 2.5", "a whole number"]),
+        ({"penalties": [{"name": "wgan_gp", "evry": 2}]}, ["penalties[0].evry", "did you mean every?"]),
         ({"penalties": ["wgan_pg"]}, ["penalties[0].name is 'wgan_pg'", "did you mean wgan_gp?"]),
         ({"penalties": "wgan_gp"}, ["penalties must be a list"]),
         ({"penalties": [3]}, ["penalties[0] is 3", "keys and values"]),
@@ -459,10 +462,10 @@ def test_read_layer_gives_the_keys_as_they_stand(tmp_path: Path) -> None:
 # ---- penalties by flag, keys that stand twice, lengths -----------------------------------------------------------
 
 
-@pytest.mark.parametrize("key", ["penalties.0.weight", "penalties[0].weight"])
-def test_a_penalty_has_flags(key: str) -> None:
-    [penalty] = plan("wgan_gp", flags={key: 5}).recipe.penalties
-    assert penalty.name == "wgan_gp" and penalty.args == {"weight": 5.0, "target": 1.0}
+@pytest.mark.parametrize("at", ["penalties.0", "penalties[0]"])
+def test_a_penalty_has_flags(at: str) -> None:
+    [penalty] = plan("wgan_gp", flags={f"{at}.weight": 5, f"{at}.every": 16}).recipe.penalties
+    assert penalty.name == "wgan_gp" and penalty.args == {"weight": 5.0, "every": 16, "target": 1.0}
     with pytest.raises(UserError, match="there are 1 penalties"):
         plan("wgan_gp", flags={"penalties.1.weight": 5})
 

@@ -91,6 +91,38 @@ def test_seeds_make_different_runs(pictures: Path, small: Small, tmp_path: Path)
     }
 
 
+@pytest.mark.parametrize("stop", [3, 4])
+def test_inside_a_period_of_a_lazy_penalty(stop: int, pictures: Path, small: Small, tmp_path: Path) -> None:
+    """D moves five times a round: 15 or 20 of its moves are done, and the penalty comes with the 16th and the 24th."""
+    options = {"data": pictures, "overrides": small("wgan_gp", **{"penalties.0.every": 8, "accumulate": 2})}
+    once = train("wgan_gp", steps=7, at=tmp_path / "once", **options)
+    assert checkpoint.read(once)[0]["players"]["D"]["moves"] == 35
+    train("wgan_gp", steps=stop, at=tmp_path / "twice", **options)
+    assert_equal(once, train("wgan_gp", steps=7, at=tmp_path / "twice", resume=True))
+
+
+def test_a_run_from_before_penalties_could_be_lazy_goes_on(pictures: Path, small: Small, tmp_path: Path) -> None:
+    options = {"data": pictures, "overrides": small("wgan_gp")}
+    once = train("wgan_gp", steps=6, at=tmp_path / "once", **options)
+    run = tmp_path / "old"
+    path = train("wgan_gp", steps=3, at=run, **options)
+    shutil.rmtree(run / "checkpoints" / "00000000")
+    tree, info = checkpoint.read(path)
+    for player in tree["players"].values():
+        del player["moves"]
+    for penalty in info["recipe"]["penalties"]:
+        assert penalty.pop("every") == 1
+    checkpoint.write(run / "checkpoints", 3, tree, info=info)
+    recipe = (run / "recipe.yaml").read_text(encoding="utf-8")
+    assert recipe.count("every: 1,") == 1
+    (run / "recipe.yaml").write_text(recipe.replace("every: 1,", "every: 16,"), encoding="utf-8")
+    with pytest.raises(gansmith.UserError, match=r"does not fit .*penalties was .*'every': 1.* and is .*'every': 16"):
+        train("wgan_gp", steps=6, at=run, resume=True)
+    (run / "recipe.yaml").write_text(recipe.replace(" every: 1,", ""), encoding="utf-8")
+    found = compare(once, train("wgan_gp", steps=6, at=run, resume=True))
+    assert found.different == ("players.D.moves", "players.G.moves")
+
+
 # ---- where it stops, and on what data --------------------------------------------------------------------------
 
 

@@ -22,7 +22,7 @@ from gansmith.data import ImageSet, Stream, load_images
 from gansmith.errors import UserError
 from gansmith.games.game import Game
 from gansmith.objectives import OBJECTIVES, Objective
-from gansmith.penalties import PENALTIES, PenaltySum
+from gansmith.penalties import PENALTIES, PenaltySum, Term
 from gansmith.players import OPTIMIZERS, Player
 from gansmith.priors import PRIORS, Prior
 from gansmith.recipe import Component, Data, Engine, Recipe, component_targets, is_run
@@ -278,9 +278,9 @@ def _game(recipe: Recipe, players: Mapping[str, Player], prior: Prior, noise: to
     terms = []
     for component in recipe.penalties:
         args = dict(component.args)
-        weight = args.pop("weight")
+        weight, every = args.pop("weight"), args.pop("every")
         row = PENALTIES.get(component.name)
-        terms.append((weight, partial(row.function if row else find(component.name), **args)))
+        terms.append(Term(weight, partial(row.function if row else find(component.name), **args), every))
     handed = {**players, "prior": prior, "penalty": PenaltySum(terms), "noise": noise, "accumulate": recipe.accumulate}
     if recipe.objective is not None:
         handed["objective"] = _objective(recipe.objective)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from gansmith.errors import UserError
 
 Scores = Callable[[Tensor], Tensor]
 """D as a penalty sees it: images (N, C, H, W) -> one score per sample (N,)."""
@@ -38,14 +41,39 @@ PENALTIES: dict[str, Penalty] = {
 }
 
 
+class Term(NamedTuple):
+    """A penalty of a recipe, with its weight and on which moves it is taken: 0, every, 2 every, ..."""
+
+    weight: float
+    penalty: Callable[..., Tensor]
+    every: int = 1
+
+
+Weighted = tuple[float, Callable[..., Tensor]]
+
+
 class PenaltySum:
-    """The weighted sum of a recipe's penalties: a 0-dim tensor, 0 where there are none."""
+    """The weighted sum of a recipe's penalties: a 0-dim tensor, 0 where there are none.
 
-    def __init__(self, terms: Sequence[tuple[float, Callable[..., Tensor]]]) -> None:
-        self.terms = tuple(terms)
+    A lazy one counts on every k-th move of the player alone, there with k times its weight, so that its mean over k
+    moves is that of an eager one; between, it is not computed and draws nothing. Source: section 3.1 of Karras et al.
+    2020 (arXiv 1912.04958); there it is a step of its own, here a part of the loss, so Adam's rates stay as they are.
+    """
 
-    def __call__(self, score: Scores, x_real: Tensor, x_fake: Tensor, noise: torch.Generator) -> Tensor:
+    def __init__(self, terms: Sequence[Weighted | Term]) -> None:
+        self.terms = tuple(Term(*term) for term in terms)
+
+    def __call__(
+        self, score: Scores, x_real: Tensor, x_fake: Tensor, noise: torch.Generator, move: int | None = None
+    ) -> Tensor:
+        """The sum on a batch; `move`: how often the player has moved. UserError where a lazy penalty is not told."""
         total = x_real.new_zeros(())
-        for weight, penalty in self.terms:
-            total = total + weight * penalty(score, x_real, x_fake, noise).mean()
+        for weight, penalty, every in self.terms:
+            if move is None and every > 1:
+                raise UserError(
+                    f"penalties: every is {every}, and the game does not say which move this is, as in penalty(score,"
+                    " x_real, x_fake, noise, D.moves); it must be 1"
+                )
+            if move is None or move % every == 0:
+                total = total + weight * every * penalty(score, x_real, x_fake, noise).mean()
         return total

@@ -172,7 +172,7 @@ class Player:
         self.reduce: Reduce | None = None
         """Sums over the processes that train together; None where there is one."""
         self.moves = 0
-        """Steps taken since the player was made; not part of what is saved."""
+        """Steps taken."""
         self.ema_halflife_kimg = ema_halflife_kimg
         self.ema = copy.deepcopy(net).requires_grad_(False) if ema_halflife_kimg else None
 
@@ -216,6 +216,7 @@ class Player:
 
     def state_dict(self) -> dict[str, Any]:
         state: dict[str, Any] = {"net": self.net.state_dict(), "optimizer": self.optimizer.state_dict()}
+        state["moves"] = self.moves
         if self.ema is not None:
             state["ema"] = self.ema.state_dict()
         return state
@@ -223,6 +224,7 @@ class Player:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.net.load_state_dict(state["net"])
         self.optimizer.load_state_dict(state["optimizer"])
+        self.moves = state.get("moves", 0)  # older checkpoints have none, and no penalty that counts them
         for parameter, own in self.optimizer.state.items():
             for key, value in own.items():
                 if torch.is_tensor(value) and value.shape == parameter.shape:

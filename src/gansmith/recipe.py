@@ -127,9 +127,13 @@ TABLES: dict[str, Mapping[str, tuple[str, ...]]] = {
     "optimizers": _OPTIMIZERS,
     "schedules": schema.table("gansmith.schedules", "SCHEDULES"),
 }
-# The same for every row of a table: a penalty's weight, whose weights a network starts from, what a schedule sets.
+# The same for every row of a table: a penalty's weight and how many moves there are to one with it, whose weights a
+# network starts from, what a schedule sets.
 EXTRA: dict[str, dict[str, schema.Parameter]] = {
-    "penalties": {"weight": schema.Parameter("NonNegativeFloat", 1.0)},
+    "penalties": {
+        "weight": schema.Parameter("NonNegativeFloat", 1.0),
+        "every": schema.Parameter("PositiveInt", 1),
+    },
     "networks": {"weights": schema.Parameter("str | None", None)},
     "schedules": {"of": schema.Parameter("str", "lr")},
 }
@@ -539,6 +543,11 @@ def to_dict(recipe: Recipe) -> dict[str, Any]:
         return [plain(v) for v in value] if isinstance(value, (tuple, list)) else value
 
     return dict(plain(recipe))
+
+
+def completed(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """A recipe as plain data, with the defaults of what the gansmith that wrote it did not know yet."""
+    return to_dict(resolve(Layer("an older recipe", tree)).recipe)
 
 
 def flatten(tree: Mapping[str, Any], at: str = "") -> Iterator[tuple[str, Any]]:

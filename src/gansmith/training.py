@@ -25,7 +25,7 @@ from gansmith.data import data_names
 from gansmith.errors import Diverged, NonFinite, RankLost, UserError
 from gansmith.launch import Launch, launch
 from gansmith.players import Player
-from gansmith.recipe import Recipe, Resolved, check_resumable, difference, is_run, plan, to_dict, to_yaml
+from gansmith.recipe import Recipe, Resolved, check_resumable, completed, difference, is_run, plan, to_dict, to_yaml
 from gansmith.record import Record
 from gansmith.report.live import Live
 from gansmith.report.log import RunLog
@@ -396,7 +396,7 @@ def _newest(run: Path, recipe: Recipe, say: Callable[[str], None]) -> tuple[Path
     """The newest good checkpoint: its path, its tree, and its info."""
     path = checkpoint.newest_good(run / "checkpoints", say)
     tree, info = checkpoint.read(path)
-    if changed := difference(info["recipe"], to_dict(recipe)):
+    if changed := difference(completed(info["recipe"]), to_dict(recipe)):
         raise UserError(f"{path} does not fit {run / 'recipe.yaml'}: {changed}; start a new run with that recipe")
     return path, tree, info
 

@@ -80,7 +80,7 @@ class Simultaneous(TwoPlayer):
         fake = self.G.net(self.latent(n))  # (N, C, H, W), with its graph
         c = Critique(scores(self.D.net(x_real), n), scores(self.D.net(fake), n))
         loss_d = per_sample(self.objective.d, c).mean()
-        loss_d = loss_d + self.penalty(score(self.D.net), x_real, fake.detach(), self.noise)
+        loss_d = loss_d + self.penalty(score(self.D.net), x_real, fake.detach(), self.noise, self.D.moves)
         loss_g = per_sample(self.objective.g, c).mean()
         of_d.add(loss_d, share, self.judged(c), retain_graph=True)  # d loss_d / d theta_D, nothing else
         of_g.add(loss_g, share)  # d loss_g / d theta_G, nothing else
@@ -122,7 +122,8 @@ class Alternating(TwoPlayer):
                 x_fake = self.G.lend(self.latent(n))
             c = Critique(scores(self.D.net(x_real), n), scores(self.D.net(x_fake), n))
             loss = per_sample(self.objective.d, c).mean()
-            of_d.add(loss + self.penalty(score(self.D.net), x_real, x_fake, self.noise), share, self.judged(c))
+            loss = loss + self.penalty(score(self.D.net), x_real, x_fake, self.noise, self.D.moves)
+            of_d.add(loss, share, self.judged(c))
         (grads,) = of_d.take()
         self.D.step(grads)
         return of_d, grads
