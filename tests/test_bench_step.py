@@ -16,7 +16,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from gansmith import players, profiling
 from gansmith.cli import main
 from gansmith.errors import UserError
+from gansmith.penalties import PenaltySum
 from gansmith.profiling import (
+    LAZY,
     OTHER,
     Bench,
     Clock,
@@ -30,7 +32,9 @@ from gansmith.profiling import (
     own_products,
     profile,
     report,
+    with_lazy_penalties,
 )
+from gansmith.recipe import plan
 
 SMALL: dict[str, Any] = {"networks.G.widths": [16], "networks.D.widths": [16], "batch_size": 8}
 CPU = torch.device("cpu")
@@ -280,11 +284,94 @@ def test_the_engine_is_tried_as_far_as_recipe_and_device_allow(
 
 def test_the_operands_of_a_lower_precision_are_multiplied_in_it(make: Make) -> None:
     bench = make(**{"engine.precision": "bfloat16"})
-    recorder = profiling.record_round("gan", {}, bench, Path("unused"))
+    [recorder] = profiling.record_rounds("gan", {}, bench, Path("unused"))
     assert {x.dtype for _, args, _ in recorder.products for x in args if isinstance(x, torch.Tensor)} == {
         torch.bfloat16
     }
     assert recorder.flops == 950_370_304
+
+
+# ---- lazy penalties ----------------------------------------------------------------------------------------------
+
+
+def test_blocks_are_whole_periods_and_a_part_is_the_mean_over_them(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A penalty that takes a second, on every 6th of D's moves, four of which make a round: 2 in 3 rounds."""
+    bench = make("wgan_gp", **SMALL, **{"penalties.0.every": 6, "game.n_critic": 4})
+    _, block = bench.warm_up(least=2, seconds=0.1)
+    assert block % 6 == 0 and block >= 6
+    time = _Time()
+    monkeypatch.setattr(profiling, "time", time)
+
+    def slow(score: Any, x_real: torch.Tensor, *rest: Any) -> torch.Tensor:
+        time.now += 1
+        return torch.zeros(len(x_real))
+
+    bench.experiment.game.penalty = PenaltySum([(1.0, slow, 6)])  # type: ignore[attr-defined]
+    for shift in (0, 1):
+        bench.play(shift)
+        clock = Clock(bench.wait)
+        with instrumented(bench.experiment, bench.record, clock):
+            clock.start()
+            bench.play(block)
+            clock.switch()
+        assert clock.seconds["penalty"] / block == pytest.approx(2 / 3)
+
+
+def test_two_periods_and_a_length_make_whole_blocks() -> None:
+    assert [profiling.whole(rounds, 1) for rounds in (0.2, 3.4, 3.6)] == [1, 3, 4]
+    assert [profiling.whole(rounds, 16) for rounds in (0.2, 17, 30)] == [16, 16, 32]
+
+
+def test_operations_of_a_lazy_recipe_are_the_mean_over_its_period(make: Make) -> None:
+    """Of 16 rounds with 5 moves each, 5 have a penalty in one of them; an eager round has 5."""
+
+    def recorded(**flags: Any) -> list[Recorder]:
+        return profiling.record_rounds("wgan_gp", {}, make("wgan_gp", **SMALL, **flags), Path("unused"))
+
+    [none], [eager] = recorded(penalties=[]), recorded()
+    kinds = recorded(**{"penalties.0.every": 16})
+    assert sorted((kind.flops - none.flops, kind.rounds) for kind in kinds) == [
+        (0, 11),
+        ((eager.flops - none.flops) / 5, 5),
+    ]
+    mean = profiling._mean(kinds, [kind.flops for kind in kinds])
+    assert mean == none.flops + (eager.flops - none.flops) / 16
+
+
+def test_eager_penalties_become_lazy_and_lazy_ones_stay() -> None:
+    assert with_lazy_penalties(plan("gan").recipe) is None
+    assert with_lazy_penalties(plan("wgan_gp", flags={"penalties.0.every": 4}).recipe) is None
+    two = [{"name": "wgan_gp", "weight": 5.0, "every": 4, "target": 0.0}, {"name": "wgan_gp", "weight": 2.0}]
+    assert with_lazy_penalties(plan("wgan_gp", flags={"penalties": two}).recipe) == [
+        two[0],
+        {**two[1], "every": LAZY, "target": 1.0},
+    ]
+
+
+def test_what_lazy_penalties_buy_is_measured(
+    make: Make, tmp_path: Path, found: Profile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Any] = []
+
+    def instead(what: str, flags: Any, key: str, value: Any, *rest: Any) -> Switch:
+        if key.startswith("engine"):
+            return Switch(key, value, None, 0.0, "not asked")
+        seen.append((flags, value))
+        return measure_switch(what, flags, key, value, *rest)
+
+    monkeypatch.setattr(profiling, "measure_switch", instead)
+    flags = {**SMALL, "penalties.0.weight": 5}
+    bench = make("wgan_gp", **flags)
+    blocks: list[int] = []
+    monkeypatch.setattr(
+        Bench, "play", lambda bench, rounds, play=Bench.play: blocks.append(rounds) or play(bench, rounds)
+    )
+    *_, lazy = profiling._switches("wgan_gp", flags, bench, 0.0, 2, 0.0, tmp_path, lambda text: None)
+    assert seen == [(SMALL, [{"name": "wgan_gp", "weight": 5.0, "every": 16, "target": 1.0}])]
+    assert blocks[-10:] == [16] * 10  # whole periods of the lazy one, though 2 rounds would do for the other
+    assert (lazy.key, lazy.value) == ("penalties every", 16) and "another training" in lazy.note
+    assert lazy.speedup is not None and lazy.speedup.median > 1.1, lazy
+    assert "  penalties every 16  " in report(replace(found, switches=[lazy]))
 
 
 # ---- the command -----------------------------------------------------------------------------------------------

@@ -450,7 +450,7 @@ def bench() -> None:
 @bench.command("step", context_settings=_FREE_WORDS, short_help="Where the time of a round goes.")
 @click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="[RECIPE] [--KEY VALUE]...")
 @click.option("--data", metavar="NAME|FOLDER", help="a data set by name, or a folder of pictures  [the recipe's]")
-@click.option("--no-switches", is_flag=True, help="leave out other settings of engine; compiling takes a minute")
+@click.option("--no-switches", is_flag=True, help="leave out other settings; compiling takes a minute")
 @click.option("--json", "as_json", is_flag=True, help="print the result as JSON")
 @click.option("--device", default="auto", metavar="DEVICE", help="auto, cpu, cuda or mps  [auto]")
 def bench_step(words: tuple[str, ...], data: str | None, no_switches: bool, as_json: bool, device: str) -> None:

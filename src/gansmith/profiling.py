@@ -6,6 +6,7 @@ wrapped, so that games and players hold no timers.
 
 from __future__ import annotations
 
+import math
 import statistics
 import tempfile
 import time
@@ -13,7 +14,8 @@ import types
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
@@ -26,7 +28,7 @@ from torch.utils.flop_counter import flop_registry
 from gansmith import players
 from gansmith.build import Experiment, build, choose_device
 from gansmith.errors import UserError
-from gansmith.recipe import is_run, plan
+from gansmith.recipe import Recipe, is_run, plan, to_dict
 from gansmith.record import Record
 from gansmith.report.live import Live
 from gansmith.report.log import RunLog
@@ -36,7 +38,9 @@ from gansmith.training import Stop, alone, play
 Say = Callable[[str], None]
 OTHER = "other"
 BLOCK_SECONDS = 0.25
-"""Rounds are timed in blocks of about this length."""
+"""Rounds are timed in blocks of about this length, or of a period of lazy penalties where that is longer."""
+LAZY = 16
+"""Moves of D to one with penalties, as a switch: the paper's (Karras et al. 2020, arXiv 1912.04958, section 3.1)."""
 
 
 # ---- spans -----------------------------------------------------------------------------------------------------
@@ -184,6 +188,8 @@ class Bench:
         rare = {"sample_interval": 10**9, "checkpoint.interval": 10**9, "evaluation.every": 0}
         self.recipe = plan(what, flags={**flags, **rare}).recipe
         self.device = device
+        # So many rounds in a row hold equally many of each penalty wherever they start, however often D moves in one.
+        self.period = math.lcm(*(penalty.args["every"] for penalty in self.recipe.penalties))
         self.notes: list[str] = []
         """What building said of the engine: who is not compiled, and why."""
         self.experiment = build(self.recipe, device, say=self._note, progress=False)
@@ -208,7 +214,7 @@ class Bench:
             return time.perf_counter() - began
 
     def warm_up(self, least: int = 10, seconds: float = 1.0) -> tuple[float, int]:
-        """Seconds of the first round, and how many rounds make a block."""
+        """Seconds of the first round, and how many rounds make a block: whole periods."""
         first = self.play(1)
         began, rounds = time.perf_counter(), 0
         while rounds < least or time.perf_counter() - began < seconds:
@@ -216,11 +222,16 @@ class Bench:
             rounds += 1
             if time.perf_counter() - began > 5 * seconds:  # rounds of seconds are warm after a few
                 break
-        return first, max(1, round(BLOCK_SECONDS * rounds / (time.perf_counter() - began)))
+        return first, whole(BLOCK_SECONDS * rounds / (time.perf_counter() - began), self.period)
 
     def close(self) -> None:
         self.log.close()
         self.experiment.stream.close()
+
+
+def whole(rounds: float, period: int) -> int:
+    """About so many rounds that they are whole periods, at least one."""
+    return max(1, round(rounds / period)) * period
 
 
 @contextmanager
@@ -254,6 +265,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self.rounds = 1
+        """How many rounds of a period this stands for."""
         self.products: list[tuple[Any, tuple[Any, ...], dict[str, Any]]] = []
         self.flops = 0
         """Of the products: 2 m n k for an (m, k) by (k, n)."""
@@ -357,7 +370,7 @@ class Profile:
     round: Spread
     """ms of an undisturbed round."""
     flops: int
-    """Of the products of one round."""
+    """Of the products of one round; as all that follows the mean over a period, where penalties are lazy."""
     product_count: int
     own_products: Spread
     """ms of the round's own products, one after the other."""
@@ -398,8 +411,8 @@ def profile(
 ) -> Profile:
     """Measure the rounds of a recipe on this device, for about `seconds`, compilers apart.
 
-    switches: measure what other settings of its section `engine` would change, too. UserError for a run, and for what
-    cannot be built.
+    switches: measure what other settings of its section `engine` and lazy penalties would change, too. UserError for a
+    run, and for what cannot be built.
     """
     if is_run(what):
         raise UserError(f"{what} is a run; this measures a recipe: gansmith bench step {Path(what) / 'recipe.yaml'}")
@@ -413,11 +426,13 @@ def profile(
         bench = Bench(what, flags, where, Path(folder, "bench"))
         try:
             first, block = bench.warm_up()
-            recorder = record_round(what, flags, bench, Path(folder, "recorded"))
+            kinds = record_rounds(what, flags, bench, Path(folder, "recorded"))
             say(f"rounds, {block} at a time, their parts and products, and what the device can do at most, in turns")
-            turns = _in_turns(bench, block, recorder, 6 * share)
-            flops, touched, count = recorder.flops, recorder.bytes, len(recorder.products)
-            del recorder  # the operands take memory
+            turns = _in_turns(bench, block, kinds, 6 * share)
+            flops = _mean(kinds, [kind.flops for kind in kinds])
+            touched = _mean(kinds, [kind.bytes for kind in kinds])
+            count = _mean(kinds, [len(kind.products) for kind in kinds])
+            del kinds  # the operands take memory
             tried = _switches(what, flags, bench, first, block, share, Path(folder), say) if switches else []
             images = bench.experiment.state.images / bench.experiment.state.round
         finally:
@@ -443,11 +458,11 @@ def profile(
         parts=ms,
         round_by_parts=Spread(sum(middle.values()), min(totals), max(totals)),
         round=Spread.of(turns.round),
-        flops=flops,
-        product_count=count,
+        flops=round(flops),
+        product_count=round(count),
         own_products=Spread.of(turns.own),
         product_speed={name: Spread.of(speeds) for name, speeds in turns.products.items()},
-        bytes=touched,
+        bytes=round(touched),
         copy_speed=Spread.of(turns.copies),
         switches=tried,
         hardware={key: value for key, value in hardware.items() if key != "command"},
@@ -471,12 +486,14 @@ class _Turns:
     """per second"""
 
 
-def _in_turns(bench: Bench, block: int, recorder: Recorder, seconds: float) -> _Turns:
+def _in_turns(bench: Bench, block: int, kinds: Sequence[Recorder], seconds: float) -> _Turns:
     device = bench.device
-    kinds = {torch.float32, *(x.dtype for _, args, _ in recorder.products for x in args if _floating(x))}
-    large = {str(kind).removeprefix("torch."): large_product(device, kind) for kind in kinds}
+    dtypes = {x.dtype for kind in kinds for _, args, _ in kind.products for x in args if _floating(x)}
+    large = {str(dtype).removeprefix("torch."): large_product(device, dtype) for dtype in {torch.float32, *dtypes}}
     copy, moved = large_copy(device)
-    for warm in (copy, *(product for product, _ in large.values()), lambda: own_products(recorder)):
+    own = [partial(own_products, kind) for kind in kinds]
+    warming: list[Callable[[], Any]] = [copy, *(product for product, _ in large.values()), *own]
+    for warm in warming:
         seconds_of(warm, device, 2)
     turns, clock = _Turns([], [], [], {name: [] for name in large}, []), Clock(bench.wait)
     began = time.perf_counter()
@@ -487,24 +504,38 @@ def _in_turns(bench: Bench, block: int, recorder: Recorder, seconds: float) -> _
             bench.play(block)
             clock.switch()
         turns.parts.append({name: 1e3 * s / block for name, s in clock.seconds.items()})
-        turns.own.append(1e3 * seconds_of(lambda: own_products(recorder), device, block))
+        repeats = [kind.rounds * block // bench.period for kind in kinds]
+        turns.own.append(1e3 * _mean(kinds, [seconds_of(o, device, n) for o, n in zip(own, repeats, strict=True)]))
         for name, (product, operations) in large.items():
             turns.products[name].append(operations / seconds_of(product, device))
         turns.copies.append(moved / seconds_of(copy, device))
     return turns
 
 
-def record_round(what: str | Path, flags: Mapping[str, Any], bench: Bench, folder: Path) -> Recorder:
-    """The operations of one round; of a compiled recipe those of the same without the compiler, which hides them."""
+def record_rounds(what: str | Path, flags: Mapping[str, Any], bench: Bench, folder: Path) -> list[Recorder]:
+    """The operations of the rounds of a period, one recorder for those with equally many: usually a single round.
+
+    Of a compiled recipe those of the same without the compiler, which hides them.
+    """
     compiled = bench.recipe.engine.compile
     plain = Bench(what, {**flags, "engine.compile": False}, bench.device, folder) if compiled else bench
+    kinds: dict[int, Recorder] = {}
     try:
-        with Recorder() as recorder:
-            plain.play(1)
+        for _ in range(bench.period):
+            with Recorder() as recorder:
+                plain.play(1)
+            if (known := kinds.setdefault(recorder.flops, recorder)) is not recorder:
+                known.rounds += 1
     finally:
         if compiled:
             plain.close()
-    return recorder
+    return list(kinds.values())
+
+
+def _mean(kinds: Sequence[Recorder], values: Sequence[float]) -> float:
+    """The mean over the rounds of a period of a value for each kind."""
+    total = sum(kind.rounds for kind in kinds)
+    return sum(kind.rounds * value for kind, value in zip(kinds, values, strict=True)) / total
 
 
 # ---- switches --------------------------------------------------------------------------------------------------
@@ -543,7 +574,21 @@ def _switches(
             continue
         say(f"{key} {value}, in turns with {getattr(engine, name)}")
         found.append(measure_switch(what, flags, key, value, bench, first, block, seconds, folder / f"{name}-{value}"))
+    if (lazy := with_lazy_penalties(bench.recipe)) is not None:
+        say(f"penalties on every {LAZY}th move of D, in turns with every one")
+        rest = {key: flag for key, flag in flags.items() if not key.startswith("penalties")}  # all are in `lazy`
+        one = measure_switch(what, rest, "penalties", lazy, bench, first, block, seconds, folder / "lazy")
+        note = "; ".join(filter(None, [one.note, "fewer and larger penalties: another training"]))
+        found.append(replace(one, key="penalties every", value=LAZY, note=one.note if one.speedup is None else note))
     return found
+
+
+def with_lazy_penalties(recipe: Recipe) -> list[dict[str, Any]] | None:
+    """The recipe's penalties, those that are taken on every move on every LAZY-th instead; None where none is."""
+    penalties = to_dict(recipe)["penalties"]
+    if all(penalty["every"] > 1 for penalty in penalties):
+        return None
+    return [{**penalty, "every": LAZY if penalty["every"] == 1 else penalty["every"]} for penalty in penalties]
 
 
 def measure_switch(
@@ -564,6 +609,7 @@ def measure_switch(
         return Switch(key, value, None, 0.0, str(error))
     try:
         first_other, _ = other.warm_up()
+        block = whole(block, math.lcm(bench.period, other.period))
         ratios: list[float] = []
         began = time.perf_counter()
         while len(ratios) < 5 or time.perf_counter() - began < seconds:
