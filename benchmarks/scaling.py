@@ -48,11 +48,11 @@ def worker(recipe_name: str, kind: str, rounds: int, device: str) -> None:
     from gansmith import plan
     from gansmith.build import build
     from gansmith.data import ImageSet
-    from gansmith.distributed import World, joined
+    from gansmith.distributed import Processes, joined
     from gansmith.launch import launch
 
     here = launch()
-    entered: AbstractContextManager[World | None] = joined(device) if here.size > 1 else nullcontext(None)
+    entered: AbstractContextManager[Processes | None] = joined(device) if here.size > 1 else nullcontext(None)
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     with entered as world:
         where = world.device if world is not None else torch.device(device)

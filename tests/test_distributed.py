@@ -33,8 +33,8 @@ import gansmith
 from gansmith import checkpoint, plan
 from gansmith.build import build
 from gansmith.data import ImageSet, Stream
-from gansmith.distributed import SyncBatchNorm, World, joined, synchronise
-from gansmith.errors import UserError
+from gansmith.distributed import Processes, SyncBatchNorm, joined, synchronise
+from gansmith.errors import RankLost, UserError
 from gansmith.exactness import compare
 from gansmith.games.began import Began
 from gansmith.games.critique import score
@@ -191,7 +191,7 @@ class AutoEncoder(nn.Module):
 CASES = ("simultaneous", "alternating", "lazy", "began", "infogan")
 
 
-def play(case: str, accumulate: int, batchnorm: bool, world: World | None) -> dict[str, Tensor]:
+def play(case: str, accumulate: int, batchnorm: bool, world: Processes | None) -> dict[str, Tensor]:
     """Some rounds in float64, an epoch's short batch among them: weights, buffers and metrics at their end."""
     torch.manual_seed(3)
     prior = CutCodes(dim=3, categories=3, continuous=2) if case == "infogan" else CutNormal(dim=4)
@@ -275,6 +275,43 @@ def test_batchnorm_over_all_processes_trains_like_one(case: str, both: Both) -> 
     assert distance(whole, first) < 1e-10
     assert distance(first, second) == 0
     assert distance(whole, play(case, 2, True, None)) > 1e-4  # the statistics of each part: another training
+
+
+def left_out(case: int) -> list[Tensor | None]:
+    """Gradients of a loss that goes through other layers on each rank, as in layer dropping."""
+    layers = [nn.Linear(1, 1, bias=False).double() for _ in range(4)]
+    with joined("cpu") as world:
+        player = Player("D", nn.ModuleList(layers), adam)
+        player.reduce = world.reduce
+        used = ((0, 1, 2), (1, 2)) if case == 0 else ((0,), (2, 1))
+        loss = torch.stack([10.0**i * layers[i].weight.sum() for i in used[world.rank]]).sum()
+        return list(player.gradients(loss, 0.25 + 0.5 * world.rank).tensors)
+
+
+@pytest.mark.parametrize(("case", "expected"), [(0, (0.25, 10.0, 100.0, None)), (1, (0.25, 7.5, 75.0, None))])
+def test_a_parameter_that_one_process_leaves_out_gets_the_others_gradient(
+    case: int, expected: Sequence[float | None], both: Both
+) -> None:
+    for tensors in both(left_out, case):
+        assert [None if g is None else g.item() for g in tensors] == list(expected)
+
+
+def test_only_what_a_connection_raises_reads_as_a_lost_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(error: Exception) -> Callable[..., None]:
+        def all_reduce(tensor: Tensor) -> None:
+            raise error
+
+        return all_reduce
+
+    for error, seen in (
+        (RuntimeError("[/x/gloo/transport/tcp/pair.cc:561] Connection closed by peer"), RankLost),
+        (torch.distributed.DistBackendError("NCCL error: remote process exited"), RankLost),
+        (RuntimeError("not enough memory: you tried to allocate 8 bytes"), RuntimeError),
+    ):
+        monkeypatch.setattr("torch.distributed.all_reduce", fail(error))
+        with pytest.raises(seen) as caught:
+            Processes(0, 2, torch.device("cpu")).sum([torch.ones(1)])
+        assert type(caught.value) is seen
 
 
 # ---- BatchNorm -------------------------------------------------------------------------------------------------
@@ -418,7 +455,7 @@ def test_shares_that_are_too_small_are_refused_with_the_nearest_size(
 ) -> None:
     with pytest.raises(UserError) as caught:
         recipe = plan("gan", flags={**small("gan", **{"data.name": str(pictures)}), **flags}).recipe
-        world = World(0, ranks, torch.device("cpu")) if ranks > 1 else None
+        world = Processes(0, ranks, torch.device("cpu")) if ranks > 1 else None
         build(recipe, torch.device("cpu"), say=lambda text: None, progress=False, world=world)
     assert says in str(caught.value).replace(f"{pictures.name} has", "pictures has")
 

@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,9 +29,7 @@ from gansmith.recipe import Component, Data, Engine, Recipe, component_targets, 
 from gansmith.report.log import Meters
 from gansmith.schedules import SCHEDULES, Schedules
 from gansmith.state import State
-
-if TYPE_CHECKING:
-    from gansmith.distributed import World
+from gansmith.world import World
 
 
 @dataclass
@@ -87,6 +85,7 @@ def build(
     To `resume`, no other run is asked for first weights: those of the checkpoint follow. `world`: the processes that
     train together, each with its share of every batch and its own random streams; rank 0 has those of a single one.
     """
+    world = world or World(device)
     _check_engine(recipe.engine, device)
     prior = build_prior(recipe)
     # A network of an impossible size is told before a large set is read, unless it starts from the mean of that set.
@@ -102,24 +101,23 @@ def build(
     if recipe.engine.channels_last:
         for network in networks.values():
             network.to(memory_format=torch.channels_last)
-    if world is not None and recipe.sync_batchnorm:
+    if world.size > 1 and recipe.sync_batchnorm:
         from gansmith.distributed import synchronise
 
         for network in networks.values():
             synchronise(network)
     players = {name: _player(recipe, name, network) for name, network in networks.items()}
     noise = torch.Generator(device).manual_seed(derive_seed(recipe.seed, 1))
-    if world is not None:
-        for player in players.values():
-            player.reduce = world.sum
-        if world.rank > 0:
-            own_streams(noise, recipe.seed, world.rank)
+    for player in players.values():
+        player.reduce = world.reduce
+    if world.rank > 0:
+        own_streams(noise, recipe.seed, world.rank)
     game = _game(recipe, players, prior, noise)
     schedules = _schedules(recipe, game)
     if recipe.engine.compile:
         _compile(recipe, game, say)
     data = data or load()
-    _check_parts(data, recipe, networks, 1 if world is None else world.size)
+    _check_parts(data, recipe, networks, world.size)
     stream = Stream(
         data,
         batch_size=recipe.batch_size,
@@ -128,8 +126,8 @@ def build(
         memory=recipe.data.memory,
         n_cpu=recipe.data.n_cpu,
         values=recipe.data.values,
-        rank=0 if world is None else world.rank,
-        ranks=1 if world is None else world.size,
+        rank=world.rank,
+        ranks=world.size,
     )
     meters = Meters()
     state = State(game, noise, {"data": stream, "meters": meters})

@@ -6,11 +6,10 @@ Needed where there are at least two; a single process never imports this.
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -21,6 +20,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from gansmith.errors import RankLost, UserError
 from gansmith.launch import Launch, launch
+from gansmith.world import T, World
 
 # The others wait while rank 0 prepares a data set or evaluates; a rank that dies is noticed by its connection.
 PATIENCE = timedelta(hours=2)
@@ -28,22 +28,15 @@ PATIENCE = timedelta(hours=2)
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-@dataclass
-class Wish:
-    """By which signal this process was asked to stop, and how many were asked, by signal, at the latest sum."""
+class Processes(World):
+    """Two processes or more, of which this is number `rank`."""
 
-    asked: int | None = None
-    counts: Tensor | None = None
-
-
-@dataclass(frozen=True)
-class World:
-    """The processes that train together, as one of them sees them."""
-
-    rank: int
-    size: int
-    device: torch.device
-    wish: Wish = field(default_factory=Wish)
+    def __init__(self, rank: int, size: int, device: torch.device) -> None:
+        super().__init__(device)
+        self.rank, self.size = rank, size
+        self.reduce = self.sum
+        self.wishes: Tensor | None = None
+        """How many processes were asked to stop, by signal, at the latest sum."""
 
     def sum(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         """The sum of each tensor over all ranks, by one all-reduce of all of them in one flat buffer.
@@ -52,42 +45,47 @@ class World:
         """
         first = tensors[0]
         wishes = first.new_zeros(len(SIGNALS))
-        if self.wish.asked is not None:
-            wishes[SIGNALS.index(signal.Signals(self.wish.asked))] = 1
+        if self.asked is not None:
+            wishes[SIGNALS.index(signal.Signals(self.asked))] = 1
         flat = torch.cat([*(t.reshape(-1).to(first.device) for t in tensors), wishes])
         all_reduce(flat)
-        *parts, self.wish.counts = torch.split(flat, [*(t.numel() for t in tensors), len(SIGNALS)])
+        *parts, self.wishes = torch.split(flat, [*(t.numel() for t in tensors), len(SIGNALS)])
         return [part.view_as(t).to(t.dtype) for part, t in zip(parts, tensors, strict=True)]
 
     def stop(self) -> int | None:
-        """The signal by which any rank was asked to stop before the latest sum: the same answer on all ranks."""
-        counts = [] if self.wish.counts is None else self.wish.counts.tolist()
+        counts = [] if self.wishes is None else self.wishes.tolist()
         return next((int(s) for s, n in zip(SIGNALS, counts, strict=False) if n > 0), None)
 
+    def on_first(self, make: Callable[[], T]) -> T:
+        with self.together():
+            box: list[Any] = [make() if self.rank == 0 else None]
+        with _connection():
+            dist.broadcast_object_list(box, src=0)
+        return cast(T, box[0])
+
+    def in_turn(self, make: Callable[[], T]) -> T:
+        for first in (True, False):
+            with self.together():
+                if first == (self.rank == 0):
+                    made = make()
+        return made
+
     def gather(self, thing: Any) -> list[Any]:
-        """What each rank brings, by rank, on all ranks."""
         found: list[Any] = [None] * self.size
         with _connection():
             dist.all_gather_object(found, thing)
         return found
 
-    def from_first(self, thing: Any) -> Any:
-        """What rank 0 brings, on all ranks."""
-        box = [thing]
-        with _connection():
-            dist.broadcast_object_list(box, src=0)
-        return box[0]
-
     @torch.no_grad()
     def equalise(self, network: nn.Module) -> None:
-        """Give all ranks the weights and buffers of rank 0: the same seed may round otherwise on another machine."""
+        """The same seed may round otherwise on another machine."""
         for tensor in [*network.parameters(), *network.buffers()]:
             with _connection():
                 dist.broadcast(tensor.data, src=0)
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """A block that all ranks finish, or none: a UserError of one is one of all, with its rank unless that is 0."""
+        """The error names its rank unless that is 0."""
         error = None
         try:
             yield
@@ -99,7 +97,7 @@ class World:
 
 
 @contextmanager
-def joined(device: str) -> Iterator[World]:
+def joined(device: str) -> Iterator[Processes]:
     """Join the other processes of torchrun: nccl between CUDA devices, each process its own, else gloo."""
     if not dist.is_available():
         raise UserError(
@@ -117,7 +115,7 @@ def joined(device: str) -> Iterator[World]:
         store = PrefixStore(f"gansmith restart {here.restarts}", store)
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=PATIENCE)
     try:
-        yield World(here.rank, here.size, own)
+        yield Processes(here.rank, here.size, own)
     finally:
         dist.destroy_process_group()
 
@@ -148,6 +146,9 @@ def _connection() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
+        # gloo raises plain RuntimeErrors, and what is no fault of a connection (memory, a bug) must not read like one.
+        if not isinstance(error, dist.DistError) and "gloo" not in str(error):
+            raise
         raise RankLost(f"the connection to the other processes broke ({str(error).splitlines()[0]})") from None
 
 

@@ -119,11 +119,17 @@ class MeanGradients:
         return tuple(result)
 
     def _reduce(self, reduce: Reduce) -> None:
-        """Everything in one sum over all processes, after which they hold the same."""
-        given = [g for g in self.tensors if g is not None]
-        summed = iter(reduce([*given, self.loss, torch.full_like(self.loss, self.share), *self.means.values()]))
-        self.tensors = tuple(None if g is None else next(summed) for g in self.tensors)
-        self.loss, total = next(summed), float(next(summed))
+        """Everything in one sum over all processes, after which they hold the same.
+
+        A parameter may be left out by the loss of one process and not by another's, as where a network drops layers.
+        """
+        given = [g is not None for g in self.tensors]
+        filled = [torch.zeros_like(p) if g is None else g for p, g in zip(self.parameters, self.tensors, strict=True)]
+        counts = self.loss.new_tensor([self.share, *given])
+        summed = iter(reduce([*filled, self.loss, counts, *self.means.values()]))
+        sums = [next(summed) for _ in filled]
+        self.loss, (total, *givers) = next(summed), next(summed).tolist()
+        self.tensors = tuple(g if n > 0 else None for g, n in zip(sums, givers, strict=True))
         self.means = dict(zip(self.means, summed, strict=True))
         if abs(total - 1) > 1e-3:
             raise UserError(WRONG_SHARES.format(total=total))

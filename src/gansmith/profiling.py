@@ -33,7 +33,7 @@ from gansmith.record import Record
 from gansmith.report.live import Live
 from gansmith.report.log import RunLog
 from gansmith.run import environment
-from gansmith.training import Stop, alone, play
+from gansmith.training import alone, play
 
 Say = Callable[[str], None]
 OTHER = "other"
@@ -209,7 +209,7 @@ class Bench:
         with _tf32(self.recipe.engine.precision == "tf32"):
             self.wait()
             began = time.perf_counter()
-            play(self.experiment, self.record, self.live, self.experiment.state.round + rounds, Stop())
+            play(self.experiment, self.record, self.live, self.experiment.state.round + rounds)
             self.wait()
             return time.perf_counter() - began
 

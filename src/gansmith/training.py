@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -23,16 +23,14 @@ from gansmith import run as runs
 from gansmith.build import Experiment, build, choose_device, derive_seed, own_streams
 from gansmith.data import data_names
 from gansmith.errors import Diverged, NonFinite, RankLost, UserError
-from gansmith.launch import Launch, launch
+from gansmith.launch import launch
 from gansmith.players import Player
 from gansmith.recipe import Recipe, Resolved, check_resumable, completed, difference, is_run, plan, to_dict, to_yaml
 from gansmith.record import Record
 from gansmith.report.live import Live
 from gansmith.report.log import RunLog
 from gansmith.state import State
-
-if TYPE_CHECKING:
-    from gansmith.distributed import World
+from gansmith.world import World
 
 Enough = Callable[[Record], bool]
 """Whether a training may end, seen from its record: the state is `record.experiment.state`, scores `record.scores`."""
@@ -77,18 +75,21 @@ def train(
             raise UserError(f"--out {out}: the run {what} goes on in its own folder; leave --out away")
         check_resumable(Path(what), flags)
     resolved = _with_full_paths(plan(what, flags=flags))
-    tf32 = resolved.recipe.engine.precision == "tf32"
-    here = launch()
-    if here.size > 1:
+    with _world(device) as world, alone(world.device, tf32=resolved.recipe.engine.precision == "tf32"):
+        if enough is not None and world.size > 1:
+            raise UserError("what ends a training by its record is asked in one process: leave torchrun away")
+        return _begin(world, what, out, resolved, resuming, quiet or world.rank > 0, enough)
+
+
+@contextmanager
+def _world(device: str) -> Iterator[World]:
+    if launch().size == 1:
+        yield World(choose_device(device))
+    else:
         from gansmith.distributed import joined
 
-        if enough is not None:
-            raise UserError("what ends a training by its record is asked in one process: leave torchrun away")
-        with joined(device) as world, alone(world.device, tf32=tf32):
-            return _begin(what, out, resolved, resuming, world.device, quiet or here.rank > 0, here, world)
-    where = choose_device(device)
-    with alone(where, tf32=tf32):
-        return _begin(what, out, resolved, resuming, where, quiet, here, enough=enough)
+        with joined(device) as world:
+            yield world
 
 
 _one_training = threading.Lock()
@@ -119,62 +120,60 @@ def alone(device: torch.device, *, tf32: bool) -> Iterator[None]:
 
 
 def _begin(
+    world: World,
     what: str | Path,
     out: str | Path | None,
     resolved: Resolved,
     resuming: bool,
-    device: torch.device,
     quiet: bool,
-    here: Launch,
-    world: World | None = None,
-    enough: Enough | None = None,
+    enough: Enough | None,
 ) -> Path:
     """Find or make the run, build the experiment, play it. Of several processes only rank 0 touches the run."""
     recipe, say = resolved.recipe, _say(quiet)
     folder = Path(out) if out is not None else None
-    run: Path | None = Path(what) if resuming else None
-    first, together = here.rank == 0, contextlib.nullcontext if world is None else world.together
     with contextlib.ExitStack() as held:
-        with together():
-            if first and run is None and here.restarts:
-                run = _started_before(folder, recipe, here.restarts, say)
-            if first and run is not None:
-                held.enter_context(runs.locked(run, wait=RESTART_PATIENCE if here.restarts else 0))
-            elif first:
-                runs.check_free(folder)
+        run = world.on_first(lambda: _found(what, folder, recipe, resuming, say, held))
         # A run that ended before its first checkpoint begins anew.
-        saved = run is not None and (resuming or bool(checkpoint.everything(run / "checkpoints")))
-        saved = saved if world is None else world.from_first(saved)
-        for turn in (True, False) if world is not None else (True,):  # what one prepares the others find
-            with together():
-                if first == turn:
-                    experiment = build(recipe, device, say=say, progress=not quiet, resume=saved, world=world)
-        with together():
-            read = _newest(run, recipe, say) if first and saved and run is not None else None
-        if saved:
-            read = read if world is None else world.from_first(read)
-            assert read is not None
-            path, tree, info = read
-            with together():
-                _load(path, tree, info, recipe, experiment, device, say, world)
-        if world is not None:
-            digest = experiment.stream.data.digest
-            first_digest = world.from_first(digest)
-            with together():
-                if digest != first_digest:
-                    raise UserError(
-                        f"the images here are not those of rank 0: digest {digest[:12]}, {first_digest[:12]}"
-                    )
-            for player in experiment.game.players:
-                world.equalise(player.net)
-        with together():
-            if first and run is None:
-                state = experiment.state
-                made = runs.created(folder, resolved.label, recipe.data.name, lambda: state.round == 0)
-                run = held.enter_context(made)
-        run = run if world is None else world.from_first(run)
-        assert run is not None
-        return _session(run, resolved, device, quiet, experiment, world, enough)
+        saved = run if resuming or world.on_first(lambda: run is not None and _has_checkpoint(run)) else None
+        experiment = world.in_turn(
+            lambda: build(recipe, world.device, say=say, progress=not quiet, resume=saved is not None, world=world)
+        )
+        if saved is not None:
+            path, tree, info = world.on_first(lambda: _newest(saved, recipe, say))
+            with world.together():
+                _load(path, tree, info, recipe, experiment, say, world)
+        digest = experiment.stream.data.digest
+        first_digest = world.on_first(lambda: digest)
+        with world.together():
+            if digest != first_digest:
+                raise UserError(f"the images here are not those of rank 0: digest {digest[:12]}, {first_digest[:12]}")
+        for player in experiment.game.players:
+            world.equalise(player.net)
+        made = runs.created(folder, resolved.label, recipe.data.name, lambda: experiment.state.round == 0)
+        run = world.on_first(lambda: run or held.enter_context(made))
+        return _session(world, run, resolved, quiet, experiment, enough)
+
+
+def _found(
+    what: str | Path,
+    folder: Path | None,
+    recipe: Recipe,
+    resuming: bool,
+    say: Callable[[str], None],
+    held: contextlib.ExitStack,
+) -> Path | None:
+    """The run to go on with, locked; None where a new one is to be made."""
+    restarts = launch().restarts
+    run = Path(what) if resuming else _started_before(folder, recipe, restarts, say) if restarts else None
+    if run is None:
+        runs.check_free(folder)
+    else:
+        held.enter_context(runs.locked(run, wait=RESTART_PATIENCE if restarts else 0))
+    return run
+
+
+def _has_checkpoint(run: Path) -> bool:
+    return bool(checkpoint.everything(run / "checkpoints"))
 
 
 RESTART_PATIENCE = 60.0
@@ -197,13 +196,7 @@ def _started_before(folder: Path | None, recipe: Recipe, restarts: int, say: Cal
 
 
 def _session(
-    run: Path,
-    resolved: Resolved,
-    device: torch.device,
-    quiet: bool,
-    experiment: Experiment,
-    world: World | None = None,
-    enough: Enough | None = None,
+    world: World, run: Path, resolved: Resolved, quiet: bool, experiment: Experiment, enough: Enough | None
 ) -> Path:
     """Play the run to its end."""
     recipe = resolved.recipe
@@ -224,37 +217,33 @@ def _session(
         quiet=quiet,
     )
     record, log = None, None
-    first, together = world is None or world.rank == 0, contextlib.nullcontext if world is None else world.together
-    agree = None if world is None else partial(_agree, world, state, recipe)
     try:
-        with together():
-            if first:
+        with world.together():
+            if world.rank == 0:
                 text = to_yaml(recipe, f"gansmith run {run.name}; trains again from this file alone")
                 runs.write_text(run / "recipe.yaml", text)
-                runs.note_session(run, device=device, at_round=state.round)
+                runs.note_session(run, device=world.device, at_round=state.round)
                 # A session that ended between two lines left one of its own; that at the interval comes again, whole.
                 at_line = state.round - state.round % recipe.log_interval
                 log = RunLog(run, at_round=at_line, scores_until=state.round)
-                record = Record(run, recipe, experiment, log, device)
-        with _stop_signals(world) as stop, live:
-            if world is not None:
-                state.gather_streams(world.gather)
-            with together():
+                record = Record(run, recipe, experiment, log, world.device)
+        with _stop_signals(world), live:
+            state.gather_streams(world.gather)
+            with world.together():
                 if record is not None and log is not None:
-                    live.say(_banner(run, resolved, experiment, device, total, log.tensorboard))
+                    live.say(_banner(run, resolved, experiment, world.device, total, log.tensorboard))
                     if state.round == 0:
                         record.evaluate()  # what cannot be measured shows now
                         record.pictures()
                         record.checkpoint()  # so that a run that is killed early can go on, too
-            play(experiment, record, live, total, stop, agree, enough)
-            if world is not None:
-                state.gather_streams(world.gather)
+            stopped_by = play(experiment, record, live, total, partial(_agree, world, state, recipe), enough)
+            state.gather_streams(world.gather)
             if record is not None:
                 record.checkpoint()
                 record.write_metrics()
                 live.done(state.round, state.images, record.losses())
     except NonFinite as error:
-        raise Diverged(_diverged(run, experiment, record, error, world)) from None
+        raise Diverged(_diverged(world, run, experiment, record, error)) from None
     except RankLost as error:
         raise RankLost(f"{error}; {run} goes on from its newest checkpoint") from None
     finally:
@@ -263,8 +252,8 @@ def _session(
         stream.close()
     if record is not None:
         record.summary(finished=state.round >= total)
-    if stop.signum is not None and state.round < total:
-        raise Stopped(run, stop.signum)
+    if stopped_by is not None and state.round < total:
+        raise Stopped(run, stopped_by)
     return run
 
 
@@ -273,16 +262,17 @@ def play(
     record: Record | None,
     live: Live,
     total: int,
-    stop: Stop,
-    agree: Callable[[], int | None] | None = None,
+    agree: Callable[[], int | None] = lambda: None,
     enough: Enough | None = None,
-) -> None:
+) -> int | None:
     """THE loop: batches in, one round of the game, counters on; then whatever is due.
 
-    `agree`: where several processes train together, by which signal all of them stop. One of them has the record.
+    `agree`: by which signal, if any, this process and all that train with it stop. It is returned where it ended the
+    loop. One of them has the record.
     """
     game, state, stream = experiment.game, experiment.state, experiment.stream
-    while state.round < total and stop.signum is None and not (enough and record and enough(record)):
+    stop = agree()
+    while state.round < total and stop is None and not (enough and record and enough(record)):
         began = time.perf_counter()
         state.begin_round()
         experiment.schedules.apply(stream.position, int(stream.epoch))
@@ -294,8 +284,7 @@ def play(
             player.average(shown)
         state.round += 1
         state.images += shown
-        if agree is not None:
-            stop.signum = agree()
+        stop = agree()
         state.seconds += (played := time.perf_counter()) - began
         if record is None:
             continue
@@ -304,15 +293,10 @@ def play(
         state.seconds += time.perf_counter() - played - evaluating
         if live.due():
             live.show(state.round, state.images, record.losses(), waited=stream.waited)
+    return stop
 
 
 # ---- stopping --------------------------------------------------------------------------------------------------
-
-
-class Stop:
-    """Whether, and by which signal, the loop was asked to end after this round."""
-
-    signum: int | None = None
 
 
 def _agree(world: World, state: State, recipe: Recipe) -> int | None:
@@ -324,38 +308,33 @@ def _agree(world: World, state: State, recipe: Recipe) -> int | None:
 
 
 @contextmanager
-def _stop_signals(world: World | None = None) -> Iterator[Stop]:
-    """Turn the first SIGINT or SIGTERM into a wish to stop; a second SIGINT interrupts at once.
+def _stop_signals(world: World) -> Iterator[None]:
+    """Turn the first SIGINT or SIGTERM into a wish to stop; a second SIGINT interrupts a process alone at once.
 
     Several processes agree on the round; there torchrun passes signals on, and ends who takes more than 30 seconds.
     """
-    stop = Stop()
 
     def ask(signum: int, frame: FrameType | None) -> None:
-        if world is not None:
-            world.wish.asked = signum
-            return
-        if stop.signum is not None and signum == signal.SIGINT:
+        if world.size == 1 and world.asked is not None and signum == signal.SIGINT:
             raise KeyboardInterrupt
-        stop.signum = signum
+        world.asked = signum
 
     if threading.current_thread() is not threading.main_thread():  # only there can signals be taken
-        yield stop
+        yield
         return
     before = {signum: signal.signal(signum, ask) for signum in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield stop
+        yield
     finally:
         for signum, handler in before.items():
             signal.signal(signum, handler)
 
 
-def _diverged(run: Path, experiment: Experiment, record: Record | None, error: NonFinite, world: World | None) -> str:
+def _diverged(world: World, run: Path, experiment: Experiment, record: Record | None, error: NonFinite) -> str:
     """Save the state from before the round that failed, and say who, when, and what to try."""
     state = experiment.state
     moved = state.take_back()
-    if world is not None:
-        state.gather_streams(world.gather)
+    state.gather_streams(world.gather)
     if record is None:  # rank 0 says it
         return str(error)
     tensors: dict[str, torch.Tensor] = {}
@@ -407,12 +386,11 @@ def _load(
     info: dict[str, Any],
     recipe: Recipe,
     experiment: Experiment,
-    device: torch.device,
     say: Callable[[str], None],
-    world: World | None,
+    world: World,
 ) -> None:
     """Take the checkpoint's state, and of several processes each its own random streams."""
-    rank, size = (0, 1) if world is None else (world.rank, world.size)
+    rank, size, device = world.rank, world.size, world.device
     others, state = tree.get("ranks", []), experiment.state
     elsewhere, regrouped = info["device"] != device.type, 1 + len(others) != size
     engine = to_dict(recipe)["engine"]

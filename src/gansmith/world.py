@@ -1,0 +1,51 @@
+"""The processes that train one model, as one of them sees them: here the world of one, in distributed.py of more."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+
+from gansmith.players import Reduce
+
+T = TypeVar("T")
+
+
+class World:
+    """One process by itself: whatever all must do together is done when it has done it."""
+
+    rank = 0
+    size = 1
+    reduce: Reduce | None = None
+    """The sum of each tensor over all processes; None where there is one."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.asked: int | None = None
+        """The signal by which this process was asked to stop."""
+
+    def stop(self) -> int | None:
+        """The signal by which all stop after the round that was played: the same answer in all processes."""
+        return self.asked
+
+    def on_first(self, make: Callable[[], T]) -> T:
+        """What `make` gives on rank 0, on all ranks."""
+        return make()
+
+    def in_turn(self, make: Callable[[], T]) -> T:
+        """What `make` gives here, on rank 0 before the others begin, so that they find what it prepares."""
+        return make()
+
+    def together(self) -> AbstractContextManager[None]:
+        """A block that all ranks finish, or none: a UserError of one is one of all."""
+        return nullcontext()
+
+    def gather(self, thing: Any) -> list[Any]:
+        """What each rank brings, by rank, on all ranks."""
+        return [thing]
+
+    def equalise(self, network: nn.Module) -> None:
+        """Give all ranks the weights and buffers of rank 0."""
