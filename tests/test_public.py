@@ -106,7 +106,7 @@ FLOORS: list[set[str]] = [
     {"games", "schedules"},
     {"players", "objectives", "penalties", "priors"},
     {"networks", "data", "report", "metrics", "checkpoint", "receipts", "distributed"},
-    {"schema", "launch"},
+    {"schema", "launch", "world"},
     {"errors", "_version"},
 ]
 # What imports nothing of gansmith but these.
@@ -122,7 +122,8 @@ LEAVES = {
     "schedules": {"errors", "schema", "players"},
     "checkpoint": {"errors", "_version"},
     "receipts": {"errors", "_version"},
-    "distributed": {"errors", "launch"},
+    "distributed": {"errors", "launch", "world"},
+    "world": set(),
     "launch": {"errors"},
     "schema": {"errors"},
     "errors": set(),

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar
 
 import torch
-from torch import nn
-
-from gansmith.players import Reduce
+from torch import Tensor, nn
 
 T = TypeVar("T")
 
@@ -19,7 +17,7 @@ class World:
 
     rank = 0
     size = 1
-    reduce: Reduce | None = None
+    reduce: Callable[[Sequence[Tensor]], list[Tensor]] | None = None
     """The sum of each tensor over all processes; None where there is one."""
 
     def __init__(self, device: torch.device) -> None:
