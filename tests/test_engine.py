@@ -38,7 +38,7 @@ def played(e: Experiment, rounds: int) -> list[dict[str, float]]:
     found = []
     for _ in range(rounds):
         batches = [next(e.stream) for _ in range(e.game.batches_per_round)]
-        with e.autocast():
+        with e.engine():
             metrics = e.game.round(*batches)
         assert {value.dtype for value in metrics.values()} <= {torch.float32, torch.float64}, "a loss in less than that"
         found.append({key: value.item() for key, value in metrics.items()})
@@ -149,6 +149,37 @@ def test_a_penalty_leaves_the_discriminator_eager_and_says_so(pictures: Path, sm
     flags = small("wgan_gp", **{"engine.compile": True}) | {"data.name": str(pictures)}
     build(plan("wgan_gp", flags=flags).recipe, CPU, say=said.append, progress=False)
     assert any("engine.compile: D is not compiled, for penalties" in line for line in said)
+
+
+@compiler
+@pytest.mark.filterwarnings("default")
+def test_what_the_compiler_must_know_holds_in_a_round_and_not_after_it(pictures: Path, small: Small) -> None:
+    import torch._functorch.config as functorch
+    import torch._inductor.config as inductor
+
+    before = functorch.donated_buffer, inductor.fallback_random
+    assert before == (True, False)
+    e = experiment("gan", pictures, small, compile=True, precision="bfloat16")
+    for _ in range(2):  # it compiles again when shapes change
+        assert (functorch.donated_buffer, inductor.fallback_random) == before
+        with pytest.raises(ZeroDivisionError), e.engine():
+            assert not functorch.donated_buffer
+            assert torch.is_autocast_enabled("cpu")
+            raise ZeroDivisionError
+    assert (functorch.donated_buffer, inductor.fallback_random) == before
+
+
+@compiler
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")
+def test_a_compiled_training_leaves_torch_s_settings_as_they_were(pictures: Path, small: Small, tmp_path: Path) -> None:
+    import torch._functorch.config as functorch
+    import torch._inductor.config as inductor
+
+    before = functorch.get_config_copy(), inductor.get_config_copy()
+    flags = small("gan2014_mnist", **{"engine.compile": True})
+    train("gan2014_mnist", data=pictures, out=tmp_path / "run", steps=9, device="cpu", overrides=flags, quiet=True)
+    assert (functorch.get_config_copy(), inductor.get_config_copy()) == before
 
 
 # ---- resume ----------------------------------------------------------------------------------------------------

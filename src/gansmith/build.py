@@ -6,8 +6,8 @@ import importlib
 import inspect
 import os
 import shutil
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -45,8 +45,8 @@ class Experiment:
     generator: Player
     prior: Prior
     schedules: Schedules
-    autocast: Callable[[], AbstractContextManager[Any]]
-    """What a round is played in: lower precision, or nothing."""
+    engine: Callable[[], AbstractContextManager[Any]]
+    """What a round is played in: lower precision, what torch.compile has to know, or nothing."""
 
 
 def choose_device(name: str) -> torch.device:
@@ -116,8 +116,6 @@ def build(
             own_streams(noise, recipe.seed, world.rank)
     game = _game(recipe, players, prior, noise)
     schedules = _schedules(recipe, game)
-    if recipe.engine.compile:
-        _compile(recipe, game, say)
     data = data or load()
     _check_parts(data, recipe, networks, 1 if world is None else world.size)
     stream = Stream(
@@ -135,7 +133,10 @@ def build(
     state = State(game, noise, {"data": stream, "meters": meters})
     generator = next((p for p in game.players if p.name.startswith("G")), game.players[0])
     autocast = _autocast(recipe.engine.precision, device)
-    return Experiment(game, stream, state, meters, generator, prior, schedules, autocast)
+    experiment = Experiment(game, stream, state, meters, generator, prior, schedules, autocast)
+    if recipe.engine.compile:
+        _compile(recipe, experiment, say)
+    return experiment
 
 
 def own_streams(noise: torch.Generator, seed: int, rank: int, round: int = 0) -> None:
@@ -206,23 +207,40 @@ def _autocast(precision: str, device: torch.device) -> Callable[[], AbstractCont
     return lambda: torch.autocast(device.type, dtype=torch.bfloat16, cache_enabled=False)
 
 
-def _compile(recipe: Recipe, game: Game, say: Callable[[str], None]) -> None:
-    """Let torch.compile have each player's network whose gradients it gives as eager mode does, and name the others."""
-    import torch._functorch.config as functorch
-    import torch._inductor.config as inductor
+def _compile(recipe: Recipe, experiment: Experiment, say: Callable[[str], None]) -> None:
+    """Let torch.compile have each player's network whose gradients it gives as eager mode does, and name the others.
 
-    functorch.donated_buffer = False  # two losses may share a graph; the first pass must not use up its tensors
-    inductor.fallback_random = True  # dropout draws what it draws in eager mode
+    It compiles in the first round that is played, and again where shapes change; what it must know then is set for the
+    length of each round.
+    """
+    import torch._functorch.config as functorch
+
+    within = experiment.engine
+
+    @contextmanager
+    def engine() -> Iterator[None]:
+        # Two losses may share a graph; the first pass must not use up its tensors.
+        with functorch.patch(donated_buffer=False), within():
+            yield
+
+    experiment.engine = engine
+    eager = _eager(recipe, experiment.game)
+    for player in experiment.game.players:
+        if player.name in eager:
+            say(f"engine.compile: {player.name} is not compiled, for {eager[player.name]}")
+        else:
+            # Dropout draws what it draws in eager mode.
+            player.net.compile(dynamic=False, options={"fallback_random": True})
+
+
+def _eager(recipe: Recipe, game: Game) -> dict[str, str]:
+    """The players that torch.compile must leave alone, each with the reason."""
     eager = dict(game.eager)
     if recipe.penalties:
         eager["D"] = "penalties take gradients of gradients, which it lacks"
     if recipe.sync_batchnorm:
         eager |= dict.fromkeys((p.name for p in game.players), "its BatchNorm speaks with other processes")
-    for player in game.players:
-        if player.name in eager:
-            say(f"engine.compile: {player.name} is not compiled, for {eager[player.name]}")
-        else:
-            player.net.compile(dynamic=False)
+    return eager
 
 
 def _asks_for_data(recipe: Recipe) -> bool:

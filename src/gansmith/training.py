@@ -287,7 +287,7 @@ def play(
         state.begin_round()
         experiment.schedules.apply(stream.position, int(stream.epoch))
         batches = [next(stream) for _ in range(game.batches_per_round)]
-        with experiment.autocast():
+        with experiment.engine():
             metrics = game.round(*batches)
         shown = sum(batch.size for batch in batches)
         for player in game.players:
