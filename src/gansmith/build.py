@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import inspect
 import os
 import shutil
@@ -134,8 +134,8 @@ def build(
     generator = next((p for p in game.players if p.name.startswith("G")), game.players[0])
     autocast = _autocast(recipe.engine.precision, device)
     experiment = Experiment(game, stream, state, meters, generator, prior, schedules, autocast)
-    if recipe.engine.compile:
-        _compile(recipe, experiment, say)
+    if recipe.engine.compile is True:
+        compile_networks(recipe, experiment, say)
     return experiment
 
 
@@ -195,9 +195,25 @@ def _check_engine(engine: Engine, device: torch.device) -> None:
         raise UserError(
             f"engine.precision is tf32, which only CUDA has; on {device.type} it must be float32 or bfloat16"
         )
-    compilers = [name for name in (os.environ.get("CXX"), "g++", "clang++") if name and shutil.which(name)]
-    if engine.compile and device.type == "cpu" and not compilers:
-        raise UserError("engine.compile is true and there is no C++ compiler (g++ or clang++) here; it must be false")
+    if engine.compile is True and (lacks := _no_compiler(device)):
+        raise UserError(f"engine.compile is true and {lacks}; it must be false")
+
+
+def _no_compiler(device: torch.device) -> str:
+    """What torch.compile needs on this device and does not find, or ""."""
+
+    def found(*names: str | None) -> bool:
+        return any(name and shutil.which(name) for name in names)
+
+    if device.type == "cpu" and not found(os.environ.get("CXX"), "g++", "clang++"):
+        return "there is no C++ compiler (g++ or clang++) here"
+    if device.type == "cuda" and importlib.util.find_spec("triton") is None:
+        return "Triton is not installed here"
+    if device.type == "cuda" and not found(os.environ.get("CC"), "gcc", "clang"):
+        return "there is no C compiler (gcc or clang) here, which Triton needs"
+    if device.type == "cuda" and torch.cuda.get_device_capability(device) < (7, 0):
+        return "Triton needs a card of compute capability 7.0 or more"
+    return ""
 
 
 def _autocast(precision: str, device: torch.device) -> Callable[[], AbstractContextManager[Any]]:
@@ -207,7 +223,7 @@ def _autocast(precision: str, device: torch.device) -> Callable[[], AbstractCont
     return lambda: torch.autocast(device.type, dtype=torch.bfloat16, cache_enabled=False)
 
 
-def _compile(recipe: Recipe, experiment: Experiment, say: Callable[[str], None]) -> None:
+def compile_networks(recipe: Recipe, experiment: Experiment, say: Callable[[str], None]) -> None:
     """Let torch.compile have each player's network whose gradients it gives as eager mode does, and name the others.
 
     It compiles in the first round that is played, and again where shapes change; what it must know then is set for the
@@ -241,6 +257,46 @@ def _eager(recipe: Recipe, game: Game) -> dict[str, str]:
     if recipe.sync_batchnorm:
         eager |= dict.fromkeys((p.name for p in game.players), "its BatchNorm speaks with other processes")
     return eager
+
+
+COMPILE_ROUNDS = 20_000
+"""From here on engine.compile auto compiles on CUDA: a minute for it is 3 ms of each round. Never measured there."""
+
+
+def decide_compile(device: str, total: int, played: int, lacks: str) -> tuple[bool, str]:
+    """What engine.compile auto means on a type of device, for a run of `total` rounds of which `played` are behind it.
+
+    Also one line that says so, "" where nobody would expect a compiler: on other devices than CUDA, where it slows or
+    was not tried, and in short runs. `lacks`: what it needs and has not, or "".
+    """
+    if device != "cuda" or total < COMPILE_ROUNDS or played >= total:
+        return False, ""
+    if lacks:
+        return False, f"engine.compile auto: off, for {lacks}"
+    left = total - played
+    on = left >= COMPILE_ROUNDS
+    state, override = ("on", "--no-compile") if on else ("off", "--compile")
+    changed = f"; other rounding if those before were {'not ' * on}compiled" if played else ""
+    return on, (
+        f"engine.compile auto: {state} with {left:,} rounds to go, for it may pay from {COMPILE_ROUNDS:,} on"
+        f" ({override} overrides){changed}"
+    )
+
+
+def resolve_compile(
+    recipe: Recipe, experiment: Experiment, device: torch.device, total: int, say: Callable[[str], None]
+) -> None:
+    """Compile, or do not, where the recipe leaves it to the device and to the rounds that are left until `total`."""
+    if recipe.engine.compile != "auto":
+        return
+    lacks = _no_compiler(device)
+    if not lacks and {p.name for p in experiment.game.players} <= _eager(recipe, experiment.game).keys():
+        lacks = "none of the networks can be compiled"
+    on, line = decide_compile(device.type, total, experiment.state.round, lacks)
+    if line:
+        say(line)
+    if on:
+        compile_networks(recipe, experiment, say)
 
 
 def _asks_for_data(recipe: Recipe) -> bool:
