@@ -1,10 +1,11 @@
 """One epoch of the post's GAN, from the first batch to the last: the post's script against `gansmith train gan`.
 
     python benchmarks/epoch.py --repeats 5
+    python benchmarks/epoch.py --repeats 5 --device cuda
 
-Interleaved, each a process of its own as a user starts it: `benchmarks/post_loop.py` (which needs torchvision), the
-recipe gan by the command line, and the floor: the matrix products of the recipe's update (0.934 GFLOP a round), one
-after the other, with nothing around them. Prints medians and ranges.
+Interleaved, each a process of its own as a user starts it: `benchmarks/post_loop.py`, the recipe gan by the command
+line, and the floor: the matrix products of the recipe's update (0.934 GFLOP a round), one after the other, with nothing
+around them. Prints medians, ranges, and what they were measured on. TF32 is off in all three.
 """
 
 import argparse
@@ -16,28 +17,31 @@ import tempfile
 import time
 from pathlib import Path
 
-ROUNDS = 938
+EPOCH = 938
 BATCH = 64
 G, D = (100, 128, 256, 512, 1024, 784), (784, 512, 256, 1)
 
 
-def post(device: str) -> float:
-    command = [sys.executable, str(Path(__file__).with_name("post_loop.py")), "--n_epochs", "1", "--device", device]
+def post(device: str, steps: int) -> float:
+    command = [sys.executable, str(Path(__file__).with_name("post_loop.py")), "--steps", str(steps), "--device", device]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     return float(done.stdout.splitlines()[-1].split()[0])
 
 
-def ours(device: str) -> float:
-    """The clock of the run's log: rounds, lines of the log, pictures and checkpoints, not the start of the process."""
+def ours(device: str, steps: int) -> float:
+    """The clock of the run's log: rounds, lines of the log, pictures and checkpoints, not the start of the process.
+
+    On CUDA the last player's step may lack, for the loop waits in each move, at the check that gradients are finite.
+    """
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder, "run")
-        command = [sys.executable, "-m", "gansmith", "train", "gan", "--n_epochs", "1", "--quiet"]
+        command = [sys.executable, "-m", "gansmith", "train", "gan", "--steps", str(steps), "--quiet"]
         command += ["--device", device, "--out", str(run)]
         subprocess.run(command, check=True)
         return float(json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])["seconds"])
 
 
-def floor(device: str) -> float:
+def floor(device: str, steps: int) -> float:
     """Each layer's products: output, weight gradient, input gradient; D on real and on fake images, G once."""
     import torch
 
@@ -65,7 +69,7 @@ def floor(device: str) -> float:
         round()
     wait()
     began = time.perf_counter()
-    for _ in range(ROUNDS):
+    for _ in range(steps):
         round()
     wait()
     return time.perf_counter() - began
@@ -74,21 +78,54 @@ def floor(device: str) -> float:
 CASES = {"the post's script": post, "gansmith train gan": ours, "matrix products alone": floor}
 
 
+def driver() -> str:
+    try:
+        ask = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+        return subprocess.run(ask, check=True, capture_output=True, text=True).stdout.split()[0]
+    except (OSError, subprocess.CalledProcessError, IndexError):
+        return "that nvidia-smi does not tell"
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw, usage=argparse.SUPPRESS)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--steps", type=int, default=EPOCH, help="rounds; %(default)s are an epoch")
+    parser.add_argument("--device", default="cpu", help="cpu, or cuda (cuda:0, ...)")
     options = parser.parse_args()
+    for name in ("repeats", "steps"):
+        if getattr(options, name) < 1:
+            parser.error(f"--{name} is {getattr(options, name)}; it must be at least 1")
+    from gansmith.build import choose_device
+    from gansmith.errors import UserError
+    from gansmith.run import environment
+
+    try:
+        device = choose_device(options.device)
+    except UserError as error:
+        parser.error(str(error))
+    if device.type not in ("cpu", "cuda"):  # elsewhere nothing here waits for the device
+        parser.error(f"--device is {device}; it must be cpu or cuda")
     found: dict[str, list[float]] = {name: [] for name in CASES}
     for _ in range(options.repeats):
         for name, measure in CASES.items():
-            found[name].append(measure(options.device))
+            found[name].append(measure(str(device), options.steps))
     base = found["the post's script"]
-    print(f"{'':30s} {'seconds per epoch':>26s}   {'times the post':>14s}")
+    what = "an epoch" if options.steps == EPOCH else f"{options.steps} rounds"
+    print(f"{'':30s} {f'seconds for {what}':>30s}   {'times the post':>14s}")
     for name, seconds in found.items():
         ratio = statistics.median(b / s for b, s in zip(base, seconds, strict=True))
-        spread = f"({min(seconds):.2f} to {max(seconds):.2f})"
-        print(f"{name:30s} {statistics.median(seconds):8.2f} {spread:>17s}   {ratio:14.2f}")
+        spread = f"({min(seconds):.3f} to {max(seconds):.3f})"
+        print(f"{name:30s} {statistics.median(seconds):9.3f} {spread:>20s}   {ratio:14.2f}")
+    on = environment(device)
+    shown = [
+        f"{key} {on[key]}" for key in ("device", "device_name", "cores", "threads", "torch", "torchvision", "python")
+    ]
+    if device.type == "cuda":
+        import torch
+
+        shown += [f"CUDA {torch.version.cuda}", f"driver {driver()}"]
+    print("on " + ", ".join(shown))
 
 
 if __name__ == "__main__":

@@ -3,8 +3,8 @@
 G first, then D on the same, detached fakes; Sigmoid and BCELoss; plain Adam; a DataLoader that makes a PIL picture of
 each digit and resizes, converts and normalises it in the main process; a printed line with two `.item()` per batch; a
 grid of 25 images every 400 batches; D runs on the fakes twice, and G's backward pass takes D's gradients too. Nothing
-of gansmith but the digits and, for --out, the grid. Needs torchvision. tests/test_oracle.py proves that the update is
-the recipe's.
+of gansmith but the digits, the check of the device and, for --out, the grid. tests/test_oracle.py proves that the
+update is the recipe's.
 
     python benchmarks/post_loop.py --n_epochs 12 --out post.png
 """
@@ -20,7 +20,9 @@ from torch import Tensor, nn
 from torchvision import transforms
 from torchvision.utils import save_image
 
+from gansmith.build import choose_device
 from gansmith.data import load_images
+from gansmith.errors import UserError
 from gansmith.report.pictures import grid, save_png, to_uint8
 
 
@@ -50,14 +52,26 @@ def generator_block(before: int, after: int, normalize: bool = True) -> list[nn.
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw, usage=argparse.SUPPRESS)
     parser.add_argument("--n_epochs", type=int, default=12)
+    parser.add_argument("--steps", type=int, help="batches, in place of --n_epochs")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path, help="96 samples of the last G, in training mode, as a PNG")
     options = parser.parse_args()
+    for name in ("n_epochs", "steps"):
+        if (given := getattr(options, name)) is not None and given < 1:
+            parser.error(f"--{name} is {given}; it must be at least 1")
+    try:
+        device = choose_device(options.device)
+    except UserError as error:
+        parser.error(str(error))
     torch.manual_seed(options.seed)
-    device = torch.device(options.device)
+
+    def wait() -> None:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
 
     generator = nn.Sequential(
         *generator_block(100, 128, normalize=False),
@@ -77,9 +91,12 @@ def main() -> None:
     optimizer_d = torch.optim.Adam(discriminator.parameters(), lr=0.0002, betas=(0.5, 0.999))
     loader = torch.utils.data.DataLoader(Digits(), batch_size=64, shuffle=True)
 
+    total = options.steps or options.n_epochs * len(loader)
+    n_epochs = -(-total // len(loader))
+    wait()
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        for epoch in range(options.n_epochs):
+        for epoch in range(n_epochs):
             for i, (images, _) in enumerate(loader):
                 valid = torch.ones(len(images), 1, device=device)
                 fake = torch.zeros(len(images), 1, device=device)
@@ -99,12 +116,15 @@ def main() -> None:
                 optimizer_d.step()
 
                 print(
-                    f"epoch {epoch + 1}/{options.n_epochs}  batch {i + 1}/{len(loader)}"
+                    f"epoch {epoch + 1}/{n_epochs}  batch {i + 1}/{len(loader)}"
                     f"  D {loss_d.item():.4f}  G {loss_g.item():.4f}"
                 )
                 done = epoch * len(loader) + i
                 if done % 400 == 0:
                     save_image(generated.detach()[:25], Path(folder, f"{done}.png"), nrow=5, normalize=True)
+                if done + 1 == total:
+                    break
+    wait()
     print(f"{time.perf_counter() - began:.3f} seconds from the first batch to the last")
 
     if options.out is not None:

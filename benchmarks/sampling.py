@@ -38,10 +38,17 @@ def products(n: int, rows: int) -> Callable[[], None]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw, usage=argparse.SUPPRESS)
     parser.add_argument("--n", type=int, default=20_000)
     parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--starts", type=int, default=5)
     options = parser.parse_args()
+    for name in ("repeats", "starts"):
+        if getattr(options, name) < 1:
+            parser.error(f"--{name} is {getattr(options, name)}; it must be at least 1")
+    if options.n < 1024:
+        parser.error(f"--n is {options.n}; it must be at least 1024")
     n = options.n // 1024 * 1024
     recipe = plan("gan").recipe
     prior = build_prior(recipe)
@@ -66,7 +73,7 @@ def main() -> None:
         print(f"{name:20s} {speed:10,.0f} images/s   {ratio:5.2f} of the time of Sampler.pixels")
 
     starts = []
-    for _ in range(5):
+    for _ in range(options.starts):
         with tempfile.TemporaryDirectory() as folder:
             began = time.perf_counter()
             command = [

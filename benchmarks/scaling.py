@@ -118,14 +118,26 @@ def measure(case: Case, recipe: str, rounds: int, device: str) -> Measured:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw, usage=argparse.SUPPRESS)
     parser.add_argument("--recipe", default="gan")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=200)
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--worker", choices=("weak", "strong"), help=argparse.SUPPRESS)
     options = parser.parse_args()
+    for name in ("repeats", "rounds"):
+        if getattr(options, name) < 1:
+            parser.error(f"--{name} is {getattr(options, name)}; it must be at least 1")
     import torch
+
+    from gansmith import plan
+    from gansmith.errors import UserError
+
+    try:
+        plan(options.recipe)
+    except UserError as error:
+        parser.error(str(error))
 
     devices = torch.cuda.device_count() if options.device != "cpu" else 0
     device = "cuda" if devices else "cpu"
@@ -133,7 +145,7 @@ def main() -> None:
         worker(options.recipe, options.worker, options.rounds, device)
         return
     if options.device == "cuda" and not devices:
-        parser.error("PyTorch finds no CUDA device here")
+        parser.error("--device cuda: PyTorch finds none here (there is: cpu)")
     if devices:
         cases = [Case(n, 1, kind) for kind in ("weak", "strong") for n in (1, 2, 4, 8) if n <= devices]
     else:

@@ -40,10 +40,18 @@ def speed(spin: str | None, steps: int) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw, usage=argparse.SUPPRESS)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument(
+        "--steps", type=int, default=400, help="rounds of a training; beside other work a fifth of that"
+    )
+    parser.add_argument("--busy", type=int, default=os.cpu_count() or 1, help="other processes  [as many as cores]")
     options = parser.parse_args()
-    for busy, steps in ((0, 400), (os.cpu_count() or 1, 80)):
+    for name in ("repeats", "steps", "busy"):
+        if getattr(options, name) < 1:
+            parser.error(f"--{name} is {getattr(options, name)}; it must be at least 1")
+    for busy, steps in ((0, options.steps), (options.busy, -(-options.steps // 5))):
         burners = [multiprocessing.Process(target=burn, daemon=True) for _ in range(busy)]
         for burner in burners:
             burner.start()

@@ -248,6 +248,16 @@ def test_every_other_value_of_a_switch_is_tried_and_what_is_no_switch_is_not() -
     ]
 
 
+@pytest.mark.parametrize(("value", "other"), [("auto", True), (False, True), (True, False)])
+def test_compile_is_a_switch_from_auto_too(
+    make: Make, value: Any, other: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gansmith.build.compile_networks", lambda *args: None)
+    monkeypatch.setattr("gansmith.build._no_compiler", lambda device: "")
+    bench = make(**SMALL, **{"engine.compile": value})
+    assert [x for name, x in alternatives(bench.recipe.engine) if name == "compile"] == [other]
+
+
 def test_a_setting_is_compared_in_turns_and_one_that_cannot_be_is_told(make: Make, tmp_path: Path) -> None:
     bench = make(**SMALL)
     first, _ = bench.warm_up(least=3, seconds=0.1)
@@ -390,7 +400,9 @@ def test_the_command_prints_the_page(monkeypatch: pytest.MonkeyPatch, found: Pro
     assert (asked["what"], asked["overrides"], asked["device"]) == ("wgan_gp", {"batch_size": 32}, "cpu")
     assert asked["switches"]
     done = CliRunner().invoke(main, ["bench", "step", "--json", "--no-switches"])
-    assert not asked["switches"]
+    assert not asked["switches"] and asked["overrides"] == {}
+    assert CliRunner().invoke(main, ["bench", "step", "--compile"]).exit_code == 0
+    assert asked["overrides"] == {"compile": True}
     assert json.loads(done.stdout)["recipe"] == "gan"
 
 

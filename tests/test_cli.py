@@ -139,6 +139,27 @@ def test_help_shows_the_post_s_options_with_its_defaults(cli: Gansmith) -> None:
         assert shown == ("" if name == "steps" else str(defaults[places.get(name, name)])), name
 
 
+@pytest.mark.parametrize(
+    ("words", "value", "origin"),
+    [
+        (["--compile"], "True", "flag"),
+        (["--no-compile"], "False", "flag"),
+        (["--compile", "--no-compile"], "False", "flag"),
+        (["--engine.compile", "true"], "True", "flag"),
+        (["--engine.compile", "auto"], "auto", "flag"),
+        ([], "auto", "default"),
+    ],
+)
+def test_compile_is_short_for_engine_compile(cli: Gansmith, words: list[str], value: str, origin: str) -> None:
+    code, out, err = cli("train", *words, "gan", "--dry-run")
+    assert code == 0 and re.search(rf"^engine\.compile +{value} +# {origin}$", out, re.M), out + err
+
+
+def test_compile_takes_no_value(cli: Gansmith) -> None:
+    code, _, err = cli("train", "gan", "--compile=true", "--dry-run")
+    assert code == 2 and "--compile" in err and err.count("\n") == 1
+
+
 def test_resume_by_the_folder(cli: Gansmith, tiny: list[str], tmp_path: Path) -> None:
     assert cli("train", *tiny, "--steps", 2, "--out", "run", "--quiet")[0] == 0
     code, out, err = cli("train", "run", "--steps", 4, "--device", "cpu")

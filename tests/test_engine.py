@@ -1,6 +1,7 @@
 """The engine's switches change how it is computed, not what: each is held to plain eager float32."""
 
-import shutil
+import dataclasses
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from gansmith.build import Experiment, _autocast, build, derive_seed
+from gansmith.build import (
+    COMPILE_ROUNDS,
+    Experiment,
+    _autocast,
+    _no_compiler,
+    build,
+    decide_compile,
+    derive_seed,
+    resolve_compile,
+)
 from gansmith.errors import UserError
 from gansmith.exactness import verify
 from gansmith.games.two_player import Alternating
@@ -17,12 +27,13 @@ from gansmith.objectives import OBJECTIVES
 from gansmith.penalties import PenaltySum
 from gansmith.players import Player, sgd
 from gansmith.priors import Normal
-from gansmith.recipe import plan, recipe_names
+from gansmith.recipe import Engine, plan, recipe_names, to_yaml
+from gansmith.record import Record
 from gansmith.training import train
 
 Small = Callable[..., dict[str, Any]]
 CPU = torch.device("cpu")
-compiler = pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="no C++ compiler")
+compiler = pytest.mark.skipif(bool(_no_compiler(torch.device("cpu"))), reason="no C++ compiler, or no Python.h")
 
 
 def experiment(name: str, pictures: Path, small: Small, **engine: Any) -> Experiment:
@@ -38,7 +49,7 @@ def played(e: Experiment, rounds: int) -> list[dict[str, float]]:
     found = []
     for _ in range(rounds):
         batches = [next(e.stream) for _ in range(e.game.batches_per_round)]
-        with e.autocast():
+        with e.engine():
             metrics = e.game.round(*batches)
         assert {value.dtype for value in metrics.values()} <= {torch.float32, torch.float64}, "a loss in less than that"
         found.append({key: value.item() for key, value in metrics.items()})
@@ -151,6 +162,130 @@ def test_a_penalty_leaves_the_discriminator_eager_and_says_so(pictures: Path, sm
     assert any("engine.compile: D is not compiled, for penalties" in line for line in said)
 
 
+@compiler
+@pytest.mark.filterwarnings("default")
+def test_what_the_compiler_must_know_holds_in_a_round_and_not_after_it(pictures: Path, small: Small) -> None:
+    import torch._functorch.config as functorch
+    import torch._inductor.config as inductor
+
+    before = functorch.donated_buffer, inductor.fallback_random
+    assert before == (True, False)
+    e = experiment("gan", pictures, small, compile=True, precision="bfloat16")
+    for _ in range(2):  # it compiles again when shapes change
+        assert (functorch.donated_buffer, inductor.fallback_random) == before
+        with pytest.raises(ZeroDivisionError), e.engine():
+            assert not functorch.donated_buffer
+            assert torch.is_autocast_enabled("cpu")
+            raise ZeroDivisionError
+    assert (functorch.donated_buffer, inductor.fallback_random) == before
+
+
+@compiler
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")
+def test_a_compiled_training_leaves_torch_s_settings_as_they_were(pictures: Path, small: Small, tmp_path: Path) -> None:
+    import torch._functorch.config as functorch
+    import torch._inductor.config as inductor
+
+    before = functorch.get_config_copy(), inductor.get_config_copy()
+    flags = small("gan2014_mnist", **{"engine.compile": True})
+    train("gan2014_mnist", data=pictures, out=tmp_path / "run", steps=9, device="cpu", overrides=flags, quiet=True)
+    assert (functorch.get_config_copy(), inductor.get_config_copy()) == before
+
+
+# ---- compile: auto ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("device", "total", "played", "lacks", "on", "said"),
+    [
+        ("cpu", 10**9, 0, "", False, None),
+        ("cpu", 10**9, 0, "there is no compiler", False, None),
+        ("mps", 10**9, 0, "", False, None),
+        ("cuda", COMPILE_ROUNDS - 1, 0, "", False, None),
+        ("cuda", COMPILE_ROUNDS - 1, 0, "there is no compiler", False, None),
+        ("cuda", COMPILE_ROUNDS, 0, "", True, "on with 20,000 rounds to go.*--no-compile overrides"),
+        ("cuda", COMPILE_ROUNDS + 500, 500, "", True, "on with 20,000.* other rounding if those before were not comp"),
+        (
+            "cuda",
+            COMPILE_ROUNDS,
+            1,
+            "",
+            False,
+            "off with 19,999 .*--compile overrides.* other rounding .* were compiled",
+        ),
+        ("cuda", COMPILE_ROUNDS, 0, "there is no compiler", False, "off, for there is no compiler$"),
+        ("cuda", COMPILE_ROUNDS, COMPILE_ROUNDS, "", False, None),
+    ],
+)
+def test_auto_goes_by_the_device_and_the_rounds_to_go(
+    device: str, total: int, played: int, lacks: str, on: bool, said: str | None
+) -> None:
+    decided, line = decide_compile(device, total, played, lacks)
+    assert decided is on and "\n" not in line
+    assert line == "" if said is None else re.match(f"engine.compile auto: {said}", line), line
+
+
+def test_the_key_s_help_states_the_rule() -> None:
+    (field,) = (f for f in dataclasses.fields(Engine) if f.name == "compile")
+    assert f"{COMPILE_ROUNDS:,} rounds" in field.metadata["help"] and "never measured" in field.metadata["help"]
+
+
+def test_auto_is_resolved_at_each_start_from_what_is_left_and_says_nothing_on_a_cpu(
+    pictures: Path, small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[tuple[Any, ...]] = []
+    seen: list[bool] = []
+
+    def note(device: str, total: int, played: int, lacks: str) -> tuple[bool, str]:
+        asked.append((device, total, played))
+        return decide_compile(device, total, played, lacks)
+
+    def stop(record: Record) -> bool:
+        seen.extend(player.net._compiled_call_impl is not None for player in record.experiment.game.players)
+        return record.experiment.state.round >= 3
+
+    monkeypatch.setattr("gansmith.build.decide_compile", note)
+    train("gan", data=pictures, out=tmp_path / "run", steps=50_000, device="cpu", overrides=small("gan"), enough=stop)
+    train(tmp_path / "run", steps=5, device="cpu")
+    assert asked == [("cpu", 50_000, 0), ("cpu", 5, 3)]
+    assert seen and not any(seen)
+    train(tmp_path / "run", steps=6, device="cpu", overrides={"engine.compile": False})
+    assert len(asked) == 2  # what is said is not asked
+    assert "compile" not in "".join(capsys.readouterr())
+
+
+@compiler
+@pytest.mark.filterwarnings("default")
+def test_auto_that_decides_to_compile_compiles_and_says_so(
+    pictures: Path, small: Small, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gansmith.build.decide_compile", lambda *args: (True, "engine.compile auto: on"))
+    for name, compiled in (("gan", [True, True]), ("wgan_gp", [True, False])):
+        e, said = experiment(name, pictures, small), list[str]()
+        assert not any(player.net._compiled_call_impl for player in e.game.players)
+        resolve_compile(plan(name).recipe, e, CPU, 50_000, said.append)
+        assert [player.net._compiled_call_impl is not None for player in e.game.players] == compiled
+        assert said[0] == "engine.compile auto: on" and len(said) == 1 + compiled.count(False)
+
+
+def test_what_a_compiler_lacks_on_cuda_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda = torch.device("cuda")
+    monkeypatch.setattr("gansmith.build.sysconfig.get_path", lambda name: "nowhere")
+    assert "Python's headers" in _no_compiler(cuda)
+    monkeypatch.setattr("gansmith.build.Path.exists", lambda path: True)
+    monkeypatch.setattr("gansmith.build.importlib.util.find_spec", lambda name: None)
+    assert "Triton is not installed" in _no_compiler(cuda)
+    monkeypatch.setattr("gansmith.build.importlib.util.find_spec", lambda name: object())
+    monkeypatch.setattr("gansmith.build.shutil.which", lambda name: None)
+    assert "no C compiler" in _no_compiler(cuda)
+    monkeypatch.setattr("gansmith.build.shutil.which", lambda name: name)
+    monkeypatch.setattr("torch.cuda.get_device_capability", lambda device: (6, 1))
+    assert "compute capability 7.0" in _no_compiler(cuda)
+    monkeypatch.setattr("torch.cuda.get_device_capability", lambda device: (7, 0))
+    assert _no_compiler(cuda) == ""
+
+
 # ---- resume ----------------------------------------------------------------------------------------------------
 
 
@@ -189,6 +324,23 @@ def test_compile_is_refused_without_a_compiler(pictures: Path, small: Small, mon
     monkeypatch.setattr("gansmith.build.shutil.which", lambda name: None)
     with pytest.raises(UserError, match=r"engine.compile is true and there is no C\+\+ compiler"):
         experiment("gan", pictures, small, compile=True)
+
+
+@pytest.mark.parametrize(("text", "value"), [("auto", "auto"), ("true", True), ("false", False)])
+def test_compile_is_auto_true_or_false_and_a_saved_recipe_keeps_it(text: str, value: Any, tmp_path: Path) -> None:
+    assert plan("gan").recipe.engine.compile == "auto"
+    path = tmp_path / "own.yaml"
+    path.write_text(f"engine: {{compile: {text}}}\n", encoding="utf-8")
+    recipe = plan(path).recipe
+    assert recipe.engine.compile is value or recipe.engine.compile == value == "auto"
+    path.write_text(to_yaml(recipe), encoding="utf-8")
+    assert plan(path).recipe == recipe and type(plan(path).recipe.engine.compile) is type(value)
+
+
+@pytest.mark.parametrize("value", [1, 0, 1.0, "yes please", None, "True "])
+def test_compile_is_nothing_else(value: Any) -> None:
+    with pytest.raises(UserError, match=r"engine\.compile is .*it must be one of auto, true, false"):
+        plan("gan", flags={"engine.compile": value})
 
 
 def test_an_unknown_precision_is_named_with_the_right_ones() -> None:

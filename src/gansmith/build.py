@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import inspect
 import os
 import shutil
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+import sysconfig
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -43,8 +44,8 @@ class Experiment:
     generator: Player
     prior: Prior
     schedules: Schedules
-    autocast: Callable[[], AbstractContextManager[Any]]
-    """What a round is played in: lower precision, or nothing."""
+    engine: Callable[[], AbstractContextManager[Any]]
+    """What a round is played in: lower precision, what torch.compile has to know, or nothing."""
 
 
 def choose_device(name: str) -> torch.device:
@@ -114,8 +115,6 @@ def build(
         own_streams(noise, recipe.seed, world.rank)
     game = _game(recipe, players, prior, noise)
     schedules = _schedules(recipe, game)
-    if recipe.engine.compile:
-        _compile(recipe, game, say)
     data = data or load()
     _check_parts(data, recipe, networks, world.size)
     stream = Stream(
@@ -133,7 +132,10 @@ def build(
     state = State(game, noise, {"data": stream, "meters": meters})
     generator = next((p for p in game.players if p.name.startswith("G")), game.players[0])
     autocast = _autocast(recipe.engine.precision, device)
-    return Experiment(game, stream, state, meters, generator, prior, schedules, autocast)
+    experiment = Experiment(game, stream, state, meters, generator, prior, schedules, autocast)
+    if recipe.engine.compile is True:
+        compile_networks(recipe, experiment, say)
+    return experiment
 
 
 def own_streams(noise: torch.Generator, seed: int, rank: int, round: int = 0) -> None:
@@ -192,9 +194,27 @@ def _check_engine(engine: Engine, device: torch.device) -> None:
         raise UserError(
             f"engine.precision is tf32, which only CUDA has; on {device.type} it must be float32 or bfloat16"
         )
-    compilers = [name for name in (os.environ.get("CXX"), "g++", "clang++") if name and shutil.which(name)]
-    if engine.compile and device.type == "cpu" and not compilers:
-        raise UserError("engine.compile is true and there is no C++ compiler (g++ or clang++) here; it must be false")
+    if engine.compile is True and (lacks := _no_compiler(device)):
+        raise UserError(f"engine.compile is true and {lacks}; it must be false")
+
+
+def _no_compiler(device: torch.device) -> str:
+    """What torch.compile needs on this device and does not find, or ""."""
+
+    def found(*names: str | None) -> bool:
+        return any(name and shutil.which(name) for name in names)
+
+    if device.type == "cpu" and not found(os.environ.get("CXX"), "g++", "clang++"):
+        return "there is no C++ compiler (g++ or clang++) here"
+    if not Path(sysconfig.get_path("include"), "Python.h").exists():
+        return "Python's headers (python3-dev) are not installed here"
+    if device.type == "cuda" and importlib.util.find_spec("triton") is None:
+        return "Triton is not installed here"
+    if device.type == "cuda" and not found(os.environ.get("CC"), "gcc", "clang"):
+        return "there is no C compiler (gcc or clang) here, which Triton needs"
+    if device.type == "cuda" and torch.cuda.get_device_capability(device) < (7, 0):
+        return "Triton needs a card of compute capability 7.0 or more"
+    return ""
 
 
 def _autocast(precision: str, device: torch.device) -> Callable[[], AbstractContextManager[Any]]:
@@ -204,23 +224,80 @@ def _autocast(precision: str, device: torch.device) -> Callable[[], AbstractCont
     return lambda: torch.autocast(device.type, dtype=torch.bfloat16, cache_enabled=False)
 
 
-def _compile(recipe: Recipe, game: Game, say: Callable[[str], None]) -> None:
-    """Let torch.compile have each player's network whose gradients it gives as eager mode does, and name the others."""
-    import torch._functorch.config as functorch
-    import torch._inductor.config as inductor
+def compile_networks(recipe: Recipe, experiment: Experiment, say: Callable[[str], None]) -> None:
+    """Let torch.compile have each player's network whose gradients it gives as eager mode does, and name the others.
 
-    functorch.donated_buffer = False  # two losses may share a graph; the first pass must not use up its tensors
-    inductor.fallback_random = True  # dropout draws what it draws in eager mode
+    It compiles in the first round that is played, and again where shapes change; what it must know then is set for the
+    length of each round.
+    """
+    import torch._functorch.config as functorch
+
+    within = experiment.engine
+
+    @contextmanager
+    def engine() -> Iterator[None]:
+        # Two losses may share a graph; the first pass must not use up its tensors.
+        with functorch.patch(donated_buffer=False), within():
+            yield
+
+    experiment.engine = engine
+    eager = _eager(recipe, experiment.game)
+    for player in experiment.game.players:
+        if player.name in eager:
+            say(f"engine.compile: {player.name} is not compiled, for {eager[player.name]}")
+        else:
+            # Dropout draws what it draws in eager mode.
+            player.net.compile(dynamic=False, options={"fallback_random": True})
+
+
+def _eager(recipe: Recipe, game: Game) -> dict[str, str]:
+    """The players that torch.compile must leave alone, each with the reason."""
     eager = dict(game.eager)
     if recipe.penalties:
         eager["D"] = "penalties take gradients of gradients, which it lacks"
     if recipe.sync_batchnorm:
         eager |= dict.fromkeys((p.name for p in game.players), "its BatchNorm speaks with other processes")
-    for player in game.players:
-        if player.name in eager:
-            say(f"engine.compile: {player.name} is not compiled, for {eager[player.name]}")
-        else:
-            player.net.compile(dynamic=False)
+    return eager
+
+
+COMPILE_ROUNDS = 20_000
+"""From here on engine.compile auto compiles on CUDA: a minute for it is 3 ms of each round. Never measured there."""
+
+
+def decide_compile(device: str, total: int, played: int, lacks: str) -> tuple[bool, str]:
+    """What engine.compile auto means on a type of device, for a run of `total` rounds of which `played` are behind it.
+
+    Also one line that says so, "" where nobody would expect a compiler: on other devices than CUDA, where it slows or
+    was not tried, and in short runs. `lacks`: what it needs and has not, or "".
+    """
+    if device != "cuda" or total < COMPILE_ROUNDS or played >= total:
+        return False, ""
+    if lacks:
+        return False, f"engine.compile auto: off, for {lacks}"
+    left = total - played
+    on = left >= COMPILE_ROUNDS
+    state, override = ("on", "--no-compile") if on else ("off", "--compile")
+    changed = f"; other rounding if those before were {'not ' * on}compiled" if played else ""
+    return on, (
+        f"engine.compile auto: {state} with {left:,} rounds to go, for it may pay from {COMPILE_ROUNDS:,} on"
+        f" ({override} overrides){changed}"
+    )
+
+
+def resolve_compile(
+    recipe: Recipe, experiment: Experiment, device: torch.device, total: int, say: Callable[[str], None]
+) -> None:
+    """Compile, or do not, where the recipe leaves it to the device and to the rounds that are left until `total`."""
+    if recipe.engine.compile != "auto":
+        return
+    lacks = _no_compiler(device)
+    if not lacks and {p.name for p in experiment.game.players} <= _eager(recipe, experiment.game).keys():
+        lacks = "none of the networks can be compiled"
+    on, line = decide_compile(device.type, total, experiment.state.round, lacks)
+    if line:
+        say(line)
+    if on:
+        compile_networks(recipe, experiment, say)
 
 
 def _asks_for_data(recipe: Recipe) -> bool:

@@ -114,6 +114,11 @@ def _recipe_options(names: tuple[str, ...]) -> Callable[[Any], Any]:
 
 
 _FREE_WORDS = {"ignore_unknown_options": True}
+_COMPILE = click.option(
+    "--compile/--no-compile",
+    default=None,
+    help="networks through torch.compile, or not  [auto: on CUDA for 20,000 rounds or more]",
+)
 
 
 @main.command(context_settings=_FREE_WORDS, short_help="Train a recipe, or go on with a run.")
@@ -121,11 +126,12 @@ _FREE_WORDS = {"ignore_unknown_options": True}
 @click.option("--data", metavar="NAME|FOLDER", help="a data set by name, or a folder of pictures  [mnist]")
 @click.option("--out", metavar="RUN", help="folder of the new run  [runs/RECIPE-DATA-NNN]")
 @_recipe_options(tuple(OPTIONS))
+@_COMPILE
 @click.option("--device", default="auto", metavar="DEVICE", help="auto, cpu, cuda or mps  [auto]")
 @click.option("--dry-run", is_flag=True, help="print the resolved recipe, and where each value comes from")
 @click.option("--quiet", is_flag=True, help="print nothing but errors")
 def train(
-    words: tuple[str, ...], out: str | None, device: str, dry_run: bool, quiet: bool, **options: str | None
+    words: tuple[str, ...], out: str | None, device: str, dry_run: bool, quiet: bool, **options: str | bool | None
 ) -> None:
     """Train WHAT: a recipe by name (gansmith recipes ls), a YAML file, or a run's folder, which goes on with it.
 
@@ -452,15 +458,18 @@ def bench() -> None:
 @click.option("--data", metavar="NAME|FOLDER", help="a data set by name, or a folder of pictures  [the recipe's]")
 @click.option("--no-switches", is_flag=True, help="leave out other settings; compiling takes a minute")
 @click.option("--json", "as_json", is_flag=True, help="print the result as JSON")
+@_COMPILE
 @click.option("--device", default="auto", metavar="DEVICE", help="auto, cpu, cuda or mps  [auto]")
-def bench_step(words: tuple[str, ...], data: str | None, no_switches: bool, as_json: bool, device: str) -> None:
+def bench_step(
+    words: tuple[str, ...], data: str | None, no_switches: bool, as_json: bool, compile: bool | None, device: str
+) -> None:
     """Time the parts of RECIPE's rounds, what this device could do at most, and what other settings of engine bring.
 
     Any key of a recipe is a flag: --batch_size 256. Nothing is kept.
     """
     import json
 
-    what, flags = _words("gan", words, {"data": data})
+    what, flags = _words("gan", words, {"data": data, "compile": compile})
     from gansmith.recipe import plan
 
     plan(what, flags=flags)  # before torch is imported: a wrong key is answered at once
@@ -480,6 +489,7 @@ def bench_step(words: tuple[str, ...], data: str | None, no_switches: bool, as_j
 @click.option("--max-minutes", default=10.0, type=float, metavar="M", help="of training, for each seed  [10]")
 @click.option("--out", metavar="FOLDER", help="runs, table, curves  [runs/time-to-quality-RECIPE]")
 @click.option("--json", "as_json", is_flag=True, help="print the result as JSON")
+@_COMPILE
 @click.option("--device", default="auto", metavar="DEVICE", help="auto, cpu, cuda or mps  [auto]")
 @click.option("--quiet", is_flag=True, help="print nothing but the table and errors")
 def bench_time_to_quality(
@@ -490,6 +500,7 @@ def bench_time_to_quality(
     max_minutes: float,
     out: str | None,
     as_json: bool,
+    compile: bool | None,
     device: str,
     quiet: bool,
 ) -> None:
@@ -501,7 +512,7 @@ def bench_time_to_quality(
     """
     import json
 
-    what, flags = _words("gan", words, {"data": data})
+    what, flags = _words("gan", words, {"data": data, "compile": compile})
     from gansmith.recipe import plan
 
     plan(what, flags=flags)  # before torch is imported: a wrong key is answered at once
@@ -536,10 +547,11 @@ def bench_time_to_quality(
     metavar="N",
     help="rounds before and after the resume  [20]",
 )
+@_COMPILE
 @click.option("--device", default="auto", metavar="DEVICE", help="auto, cpu, cuda or mps  [auto]")
-def verify(words: tuple[str, ...], data: str | None, steps: int, device: str) -> None:
+def verify(words: tuple[str, ...], data: str | None, steps: int, compile: bool | None, device: str) -> None:
     """Check on this machine that training 2N rounds equals N, a resume, and N more, bit for bit."""
-    what, flags = _words("gan", words, {"data": data})
+    what, flags = _words("gan", words, {"data": data, "compile": compile})
     from gansmith.recipe import is_run, plan
 
     if is_run(what):
@@ -611,9 +623,11 @@ def recipes_cp(name: str, path: str | None) -> None:
 # ---- what the verbs share --------------------------------------------------------------------------------------
 
 
-def _words(default: str, words: tuple[str, ...], options: Mapping[str, str | None]) -> tuple[str, dict[str, Any]]:
+def _words(
+    default: str, words: tuple[str, ...], options: Mapping[str, str | bool | None]
+) -> tuple[str, dict[str, Any]]:
     """(WHAT, flags) of a command line: WHAT may stand anywhere, `--a.b 1`, `--a.b=1` and `a.b=1` are flags."""
-    flags = {key: value for key, value in options.items() if value is not None}
+    flags = {key: str(value) for key, value in options.items() if value is not None}
     if "data" in flags:
         flags["data.name"] = flags.pop("data")
     rest, found = list(words), []
@@ -652,7 +666,9 @@ def _words(default: str, words: tuple[str, ...], options: Mapping[str, str | Non
 def _suggest(flag: str) -> str:
     from gansmith.schema import did_you_mean
 
-    return did_you_mean(flag, [f"--{name}" for name in (*OPTIONS, "data", "out", "device", "dry-run", "quiet")])
+    return did_you_mean(
+        flag, [f"--{name}" for name in (*OPTIONS, "compile", "no-compile", "data", "out", "device", "dry-run", "quiet")]
+    )
 
 
 def _grid(text: str) -> tuple[int, int]:

@@ -186,7 +186,10 @@ class Bench:
 
     def __init__(self, what: str | Path, flags: Mapping[str, Any], device: torch.device, folder: Path) -> None:
         rare = {"sample_interval": 10**9, "checkpoint.interval": 10**9, "evaluation.every": 0}
-        self.recipe = plan(what, flags={**flags, **rare}).recipe
+        recipe = plan(what, flags={**flags, **rare}).recipe
+        # Some seconds of rounds are few: auto does not compile here.
+        engine = replace(recipe.engine, compile=recipe.engine.compile is True)
+        self.recipe = replace(recipe, engine=engine)
         self.device = device
         # So many rounds in a row hold equally many of each penalty wherever they start, however often D moves in one.
         self.period = math.lcm(*(penalty.args["every"] for penalty in self.recipe.penalties))
@@ -542,7 +545,10 @@ def _mean(kinds: Sequence[Recorder], values: Sequence[float]) -> float:
 
 
 def alternatives(section: Any) -> list[tuple[str, Any]]:
-    """(field, value) for every other value of each yes-or-no field and each choice of a section of the recipe."""
+    """(field, value) for every other value of each yes-or-no field and each choice of a section of the recipe.
+
+    "auto" is not one: it chooses among the others by the length of a run.
+    """
     hints = typing.get_type_hints(type(section))
     found: list[tuple[str, Any]] = []
     for f in fields(section):
@@ -550,7 +556,7 @@ def alternatives(section: Any) -> list[tuple[str, Any]]:
         choices: Sequence[Any] = (False, True) if kind is bool else typing.get_args(kind)
         if isinstance(kind, types.UnionType):  # a choice or null
             choices = ()
-        found += [(f.name, value) for value in choices if value != here]
+        found += [(f.name, value) for value in choices if value not in (here, "auto")]
     return found
 
 

@@ -108,13 +108,14 @@ def _convert(value: Any, node: ast.expr, key: str) -> Any:
 
 def _choice(value: Any, choices: tuple[Any, ...], key: str) -> Any:
     for choice in choices:
-        if value == choice and not isinstance(value, bool):
+        if value == choice and isinstance(value, bool) == isinstance(choice, bool):  # in Python, True is 1
             return choice
+    names = [str(c).lower() if isinstance(c, bool) else str(c) for c in choices]
     if isinstance(value, int) and all(isinstance(c, int) for c in choices):
         near = f"; the nearest is {min(choices, key=lambda c: abs(c - value))}"
     else:
-        near = did_you_mean(str(value), [str(c) for c in choices])
-    raise UserError(f"{key} is {value!r}; it must be one of {', '.join(map(str, choices))}{near}")
+        near = did_you_mean(str(value), names)
+    raise UserError(f"{key} is {value!r}; it must be one of {', '.join(names)}{near}")
 
 
 def _scalar(value: Any, kind: str, limits: Range | None, key: str) -> Any:

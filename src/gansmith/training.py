@@ -20,7 +20,7 @@ import torch
 
 from gansmith import checkpoint
 from gansmith import run as runs
-from gansmith.build import Experiment, build, choose_device, derive_seed, own_streams
+from gansmith.build import Experiment, build, choose_device, derive_seed, own_streams, resolve_compile
 from gansmith.data import data_names
 from gansmith.errors import Diverged, NonFinite, RankLost, UserError
 from gansmith.launch import launch
@@ -208,6 +208,7 @@ def _session(
             f"{run} is finished: {state.round} rounds, {stream.epoch:.4g} epochs; to train it further give a"
             f" greater length, such as --n_epochs {math.ceil(2 * stream.epoch)} (--steps, if given, comes before it)"
         )
+    resolve_compile(recipe, experiment, world.device, total, _say(quiet))
     live = Live(
         start=state.round,
         total=total,
@@ -277,7 +278,7 @@ def play(
         state.begin_round()
         experiment.schedules.apply(stream.position, int(stream.epoch))
         batches = [next(stream) for _ in range(game.batches_per_round)]
-        with experiment.autocast():
+        with experiment.engine():
             metrics = game.round(*batches)
         shown = sum(batch.size for batch in batches)
         for player in game.players:
@@ -394,11 +395,12 @@ def _load(
     others, state = tree.get("ranks", []), experiment.state
     elsewhere, regrouped = info["device"] != device.type, 1 + len(others) != size
     engine = to_dict(recipe)["engine"]
-    if (before := info["recipe"].get("engine", engine)) != engine:
-        changed = ", ".join(
-            f"{key} was {before[key]} and is {engine[key]}" for key in engine if before[key] != engine[key]
-        )
-        say(f"engine: {changed}; the training goes on with other rounding")
+    before = info["recipe"].get("engine", engine)
+    alike = {"auto", False} if device.type != "cuda" else None  # of compile: what does not compile here either way
+    changed = [k for k in engine if before[k] != engine[k] and {before[k], engine[k]} != alike]
+    if changed:
+        shown = ", ".join(f"{key} was {before[key]} and is {engine[key]}" for key in changed)
+        say(f"engine: {shown}; the training goes on with other rounding")
     if elsewhere:
         say(f"{path} was trained on {info['device']}, this is {device.type}: the noise goes on from a new seed")
     if regrouped:
