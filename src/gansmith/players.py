@@ -106,17 +106,19 @@ class MeanGradients:
             self._reduce(reduce)
         elif abs(self.share - 1) > 1e-6:
             raise UserError(WRONG_SHARES.format(total=self.share))
-        if not torch.isfinite(self.loss):
-            raise NonFinite(" and ".join(p.name for p in self.players), "the loss")
-        result, start = [], 0
+        owned, start = [], 0
         for player in self.players:
-            own = self.tensors[start : start + len(player.parameters)]
-            start += len(own)
-            norm = torch.nn.utils.get_total_norm([g for g in own if g is not None])
-            if not torch.isfinite(norm):
+            owned.append(self.tensors[start : start + len(player.parameters)])
+            start += len(player.parameters)
+        norms = [_norm(own, like=self.loss) for own in owned]
+        # All checked at once: the host waits for the device one time.
+        loss_finite, *norms_finite = torch.isfinite(torch.stack([self.loss, *norms])).tolist()
+        if not loss_finite:
+            raise NonFinite(" and ".join(p.name for p in self.players), "the loss")
+        for player, finite in zip(self.players, norms_finite, strict=True):
+            if not finite:
                 raise NonFinite(player.name, "the gradient")
-            result.append(Gradients(own, norm))
-        return tuple(result)
+        return tuple(Gradients(own, norm) for own, norm in zip(owned, norms, strict=True))
 
     def _reduce(self, reduce: Reduce) -> None:
         """Everything in one sum over all processes, after which they hold the same.
@@ -133,6 +135,12 @@ class MeanGradients:
         self.means = dict(zip(self.means, summed, strict=True))
         if abs(total - 1) > 1e-3:
             raise UserError(WRONG_SHARES.format(total=total))
+
+
+def _norm(tensors: Iterable[Tensor | None], like: Tensor) -> Tensor:
+    """The norm of all of them together, 0-dim; 0 where there is none."""
+    given = [g for g in tensors if g is not None]
+    return torch.nn.utils.get_total_norm(given) if given else like.new_zeros(())
 
 
 WRONG_SHARES = (
