@@ -5,14 +5,13 @@ Interrupted, it goes on where it was: each training is a run of its own, and wha
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gansmith import checkpoint
+from gansmith import checkpoint, strict_json
 from gansmith.build import load_split
 from gansmith.errors import Diverged, UserError
 from gansmith.evaluation import evaluate
@@ -212,7 +211,7 @@ def write(what: Reproduction, found: Mapping[tuple[str, int], Row], out: Path) -
     check_comparable([row.receipt for row in rows])
     out.mkdir(parents=True, exist_ok=True)
     _write_text(out / "table.md", table(what, rows))
-    _write_text(out / "table.json", json.dumps([_plain(row) for row in rows], indent=1) + "\n")
+    _write_text(out / "table.json", strict_json.dumps([_plain(row) for row in rows], indent=1) + "\n")
     plot_scores({f"{row.variant}, seed {row.seed}": row.run / "metrics.jsonl" for row in rows}, out / "curves.png")
 
 
