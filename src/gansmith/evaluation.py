@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from gansmith.build import choose_device, load_split
+from gansmith.data.load import SHUFFLED
 from gansmith.errors import UserError
 from gansmith.inference import Sampler, load
 from gansmith.measures import INCEPTION_NAMES, METRICS, Images, Measured, Reference, SplitName, to_pixels
@@ -190,6 +191,8 @@ class Evaluator:
             protocol["contrast"] = "normalised"
         if row.compares:
             protocol |= {split: self.to.described(split) for split in [self.to.split, *row.also]}
+        if data.name not in SHUFFLED and (row.equal or row.ceiling):
+            protocol["order of real images"] = "drawn once, seed 0"  # the first of them are taken, here or for `real`
         if row.equal:
             protocol["of these"] = f"the first {min(self.count(name), len(self.to.real))}"
         if row.features and self.extractor is not None:

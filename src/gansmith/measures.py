@@ -18,6 +18,8 @@ from torch import Tensor
 
 from gansmith.build import load_split
 from gansmith.data import ImageSet
+from gansmith.data.imageset import Labels
+from gansmith.data.load import SHUFFLED, mixed
 from gansmith.data.values import VALUES
 from gansmith.errors import UserError
 from gansmith.metrics.digits import Outputs
@@ -104,7 +106,11 @@ class Reference:
         self._digests: dict[tuple[str, int], str] = {}
 
     def of(self, split: str, *, fold: int = 1, first: int | None = None) -> Images:
-        """A split, read once; `first` images of it or, where there are fewer, all."""
+        """A split, read once; `first` images of it or, where there are fewer, all.
+
+        In the published order where that is mixed, so that the first images are those that others took; else in one
+        that is drawn once: the first of a folder sorted by class would be of one class.
+        """
         key = (split, fold, first)
         if key not in self._splits:
             try:
@@ -113,7 +119,8 @@ class Reference:
                 hint = "; compare with other images: reference validation (see data.validation) or train"
                 raise UserError(f"{error}{hint if split == self.split == 'test' else ''}") from None
             self._digests[split, fold] = found.digest
-            pixels = to_pixels(found, self.data.values, first)
+            places = np.arange(len(found)) if self.data.name in SHUFFLED else mixed(len(found))
+            pixels = to_pixels(found, self.data.values, places[:first])
             self._splits[key] = Images(pixels, self.extractor, self.device)
         return self._splits[key]
 
@@ -137,11 +144,11 @@ class Reference:
         return ", ".join(parts)
 
 
-def to_pixels(data: ImageSet, values: str, first: int | None = None) -> Tensor:
-    """All images, or the first, in [0, 1]; those of normalised contrast as pictures show them, for it cannot return."""
+def to_pixels(data: ImageSet, values: str, places: Labels | None = None) -> Tensor:
+    """All images, or those of some places, in [0, 1]; of normalised contrast as pictures show it: it cannot return."""
     to_network, to_unit = VALUES[values]
-    images = data.images[:first]
-    parts = [np.array(images[i : i + 1000]) for i in range(0, len(images), 1000)]  # copies: the map is read-only
+    places = np.arange(len(data)) if places is None else places
+    parts = [data.images[places[i : i + 1000]] for i in range(0, len(places), 1000)]
     if values == "gcn":
         return torch.cat([to_unit(to_network(torch.from_numpy(part).float())) for part in parts])
     return torch.cat([torch.from_numpy(part).float().div_(255) for part in parts])
