@@ -15,9 +15,10 @@ from PIL import Image
 from torch import Tensor
 
 import gansmith
-from gansmith import checkpoint
+from gansmith import checkpoint, measures
 from gansmith.build import build_network, build_prior, derive_seed, load_split
 from gansmith.data import load_images
+from gansmith.data.imageset import ImageSet, Labels
 from gansmith.data.load import mixed
 from gansmith.errors import UserError
 from gansmith.evaluation import Evaluator, evaluate, shared_metrics
@@ -181,7 +182,7 @@ def test_of_a_folder_sorted_by_class_the_real_images_are_of_all_classes(sorted_f
 
 def test_of_a_set_with_a_published_order_the_first_images_are_those_of_the_set(sorted_folder: Data) -> None:
     reference = Reference(MNIST, "test", None, torch.device("cpu"), quiet)
-    assert torch.equal(reference.of("train", first=20).pixels, mnist("train")[:20])
+    assert torch.equal(reference.of("train").first(20).pixels, mnist("train")[:20])
     assert torch.equal(reference.of("test").first(20).pixels, mnist("test")[:20])
     receipt = scores(from_split("train"), "pr", n=100)["precision"]
     assert "order of real images" not in receipt.protocol and receipt.protocol["of these"] == "the first 100"
@@ -189,6 +190,24 @@ def test_of_a_set_with_a_published_order_the_first_images_are_those_of_the_set(s
 
 def test_the_order_that_is_drawn_is_the_same_everywhere() -> None:
     assert mixed(8).tolist() == [7, 0, 3, 6, 4, 2, 1, 5] and sorted(mixed(1000)) == list(range(1000))
+
+
+def test_the_training_images_are_never_all_in_memory_as_numbers(few: Data, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing of what is computed changes with the size of the parts in which they are looked at."""
+    read: list[int] = []
+
+    def watched(data: ImageSet, values: str, places: Labels | None = None) -> Tensor:
+        read.append(len(data) if places is None else len(places))
+        return to_pixels(data, values, places)
+
+    monkeypatch.setattr(measures, "to_pixels", watched)
+    names, options = ("memorised", "memorised_pixels", "fd"), {"n": 80, "data": few, "features": "mnist"}
+    whole = scores(from_split("validation"), *names, **options)
+    assert max(read) == 1100
+    read.clear()
+    monkeypatch.setattr(measures, "NUMBERS", 28 * 28 * 100)
+    parts = scores(from_split("validation"), *names, **options)
+    assert parts == whole and max(read) == 400  # the test images, which are compared with one another
 
 
 def test_the_spread_is_that_of_the_seeds(few: Data) -> None:

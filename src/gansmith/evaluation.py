@@ -149,7 +149,7 @@ class Evaluator:
         if name not in self._real:
             n = self.count(name)
             self._next(f"{name} of real images")
-            train = self.to.of("train", first=n)
+            train = self.to.of("train").first(n)
             if len(train) < n:
                 self.say(f"{name} of real images is left out: there are {len(train)} training images, not {n}")
                 return None
@@ -357,10 +357,11 @@ def _pictures(folder: Path, data: Data, n: int, say: Say) -> Tensor:
                     f" {data.img_size}x{data.img_size} {mode}: a resized sample would be scored for the resizing"
                 )
     named = dataclasses.replace(data, name=str(folder.resolve()), validation=0, values="unit")
-    pictures = to_pixels(load_split(named, "train", say=say), "unit")
-    if len(pictures) > n:
-        say(f"{n} of the {len(pictures)} pictures in {folder}")
-    return pictures[torch.randperm(len(pictures), generator=torch.Generator().manual_seed(0))[:n]]
+    found = load_split(named, "train", say=say)
+    if len(found) > n:
+        say(f"{n} of the {len(found)} pictures in {folder}")
+    order = torch.randperm(len(found), generator=torch.Generator().manual_seed(0))
+    return to_pixels(found, "unit", order[:n].numpy())
 
 
 def _checked(pixels: Tensor, data: Data, n: int) -> Tensor:
