@@ -448,6 +448,23 @@ def test_a_pickle_in_place_of_the_tensors_is_not_run(protocol: int, write: Calla
 # ---- choosing and keeping --------------------------------------------------------------------------------------
 
 
+def test_one_that_a_training_beside_prunes_meanwhile_makes_place_for_its_successor(
+    write: Callable[..., Path], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(1)
+    said: list[str] = []
+    real = checkpoint.verify
+
+    def verify(path: Path) -> dict[str, Any]:
+        if path.name == "00000001":  # the training goes on between the look and the reading
+            write(2)
+            shutil.rmtree(path)
+        return real(path)
+
+    monkeypatch.setattr(checkpoint, "verify", verify)
+    assert checkpoint.newest_good(folder, said.append).name == "00000002" and not said
+
+
 def test_the_newest_good_one_is_taken_and_the_broken_ones_are_said(write: Callable[..., Path], folder: Path) -> None:
     for round in (1, 2, 3, 4):
         write(round)

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 import gansmith
-from gansmith import checkpoint, measures
+from gansmith import checkpoint, evaluation, measures
 from gansmith.build import build_network, build_prior, derive_seed, load_split
 from gansmith.data import load_images
 from gansmith.data.imageset import ImageSet, Labels
@@ -461,6 +461,55 @@ def test_fewer_draws_of_a_seed_are_the_first_of_more() -> None:
 def test_seeds_are_different_and_at_least_one(seeds: tuple[int, ...]) -> None:
     with pytest.raises(UserError, match="seeds are"):
         evaluate(from_split("train"), metrics=["fd"], n=100, seeds=seeds, data=MNIST, say=quiet)
+
+
+def test_a_checkpoint_that_is_pruned_while_it_is_opened_makes_place_for_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = train(tmp_path / "run", 2)
+    real, gone = checkpoint.newest_good, tmp_path / "run" / "checkpoints" / "00000001"
+    for round in (None, "best"):
+        paths = [gone]
+        monkeypatch.setattr(
+            checkpoint, "newest_good", lambda f, say, paths=paths: paths.pop() if paths else real(f, say)
+        )
+        found = load(run, round=round, device="cpu", say=quiet)  # type: ignore[arg-type]
+        assert found.round == int(real(run / ("best" if round else "checkpoints"), quiet).name) and not paths
+
+
+def test_what_is_no_picture_is_said_and_left_out_or_refused_if_there_is_much_of_it(few: Data, tmp_path: Path) -> None:
+    for i, image in enumerate((mnist("validation")[:120, 0] * 255).round().byte().numpy()):
+        Image.fromarray(image).save(tmp_path / f"{i:04}.png")
+    (tmp_path / "notes.png").write_text("not a picture")
+    said: list[str] = []
+    options: dict[str, Any] = {"metrics": ["memorised_pixels"], "n": 120, "data": few}
+    [receipt] = evaluate(tmp_path, say=said.append, **options)
+    assert len(receipt.values) == 1 and any("left out notes.png" in text for text in said)
+    (tmp_path / "more.png").write_text("nor this")
+    with pytest.raises(UserError, match=r"2 of 122 pictures .* are broken"):
+        evaluate(tmp_path, say=quiet, **options)
+
+
+def test_a_disk_that_is_full_by_the_end_does_not_take_the_scores_along(
+    few: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(receipts: Any, path: Path) -> None:
+        if receipts:  # at the beginning there was room
+            raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr(evaluation, "append", full)
+    said: list[str] = []
+    [receipt] = evaluate(
+        from_split("validation"),
+        metrics=["memorised_pixels"],
+        n=50,
+        data=few,
+        seeds=(0,),
+        out=tmp_path,
+        say=said.append,
+    )
+    assert receipt.measure == "memorised_pixels"
+    assert f"not all is kept: {tmp_path / 'receipts.jsonl'}: No space left on device" in said[-1]
 
 
 def test_where_receipts_cannot_be_written_that_is_told_before_the_work(few: Data, tmp_path: Path) -> None:

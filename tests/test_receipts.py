@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -101,6 +102,22 @@ def test_what_is_no_number_is_written_as_json_that_all_programs_read_and_comes_b
     for name in ("new", "old"):
         [back] = read(tmp_path / name)
         assert repr(back) == repr(odd) and back.value == math.inf
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no limit on the size of files")
+def test_on_a_full_disk_no_half_line_is_left(tmp_path: Path) -> None:
+    import resource
+
+    path = tmp_path / "receipts.jsonl"
+    append([ONE], path)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 100, before[1]))
+    try:
+        with pytest.raises(OSError, match=r"receipts\.jsonl"):
+            append([ONE, ONE], path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert read(path) == [ONE]
 
 
 @pytest.mark.parametrize("text", ["no json\n", '{"metric": "fd"}\n', "[1, 2]\n"])

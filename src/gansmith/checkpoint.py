@@ -214,6 +214,8 @@ def newest_good(folder: Path, say: Any) -> Path:
     for path, reason in newest(folder):
         if reason is None:
             return path
+        if not path.exists():  # pruned by a training that goes on beside, which has written a newer one
+            return newest_good(folder, say)
         say(f"skipped the broken checkpoint {path}: {reason}")
         skipped.append(path)
     what = f"all {len(skipped)} checkpoints are broken" if skipped else "there is no checkpoint"

@@ -345,6 +345,9 @@ def evaluate(
             raise UserError(f"there is no metric {name!r}{did_you_mean(name, known)} (metrics: {', '.join(known)})")
     chosen, number_of_round = _seeds(seeds or "0-2"), _round(round)
     runs = [is_run(Path(one)) for one in what]
+    for one in what:
+        if not Path(one).is_dir():
+            raise UserError(f"{one} is neither a run nor a folder of pictures")
     if not all(runs) and (seeds or round or raw):
         raise UserError("--seeds, --round and --raw are for a run; a folder of pictures is one set of samples as it is")
     if any(runs) and data is not None:

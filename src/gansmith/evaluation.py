@@ -250,13 +250,20 @@ def evaluate(
         subject["seeds"] = list(seeds)
     receipts = evaluator(sets, subject)
     if out is not None:
-        append(receipts, out / "receipts.jsonl")
-        at = f"-{subject['round']:06d}" if "round" in subject else ""
-        for name, pairs in evaluator.pictures.items():
-            path = out / f"nearest{at}-{name}.png"
-            save_images(pairs.reshape(-1, *pairs.shape[2:]), path, columns=10)
-            say(f"samples, each followed by the training image that is nearest to it, the nearest pair first: {path}")
+        try:
+            _keep(receipts, evaluator.pictures, out, say)
+        except OSError as error:  # a full disk must not take the scores along
+            say(f"not all is kept: {error.filename or out}: {error.strerror}; the scores themselves are complete")
     return receipts
+
+
+def _keep(receipts: Sequence[Receipt], pictures: Mapping[str, NDArray[np.uint8]], out: Path, say: Say) -> None:
+    append(receipts, out / "receipts.jsonl")
+    at = f"-{receipts[0].subject['round']:06d}" if "round" in receipts[0].subject else ""
+    for name, pairs in pictures.items():
+        path = out / f"nearest{at}-{name}.png"
+        save_images(pairs.reshape(-1, *pairs.shape[2:]), path, columns=10)
+        say(f"samples, each followed by the training image that is nearest to it, the nearest pair first: {path}")
 
 
 def _opened(
@@ -350,12 +357,16 @@ def _pictures(folder: Path, data: Data, n: int, say: Say) -> Tensor:
     """n pictures of a folder, drawn without order: files of one class often stand together."""
     size, mode = (data.img_size, data.img_size), MODES.get(data.channels)
     for path in sorted(p for p in folder.rglob("*") if p.suffix.lower() in Image.registered_extensions()):
-        with Image.open(path) as picture:
-            if picture.size != size or picture.mode != mode:
-                raise UserError(
-                    f"{path} is {picture.width}x{picture.height} {picture.mode}, and the real images are"
-                    f" {data.img_size}x{data.img_size} {mode}: a resized sample would be scored for the resizing"
-                )
+        try:
+            with Image.open(path) as picture:
+                (width, height), kind = picture.size, picture.mode
+        except Exception:  # on what is no picture Pillow raises almost anything; load_split says so, or refuses it
+            continue
+        if (width, height) != size or kind != mode:
+            raise UserError(
+                f"{path} is {width}x{height} {kind}, and the real images are {data.img_size}x{data.img_size} {mode}:"
+                " a resized sample would be scored for the resizing"
+            )
     named = dataclasses.replace(data, name=str(folder.resolve()), validation=0, values="unit")
     found = load_split(named, "train", say=say)
     if len(found) > n:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,9 +97,17 @@ def check_comparable(receipts: Sequence[Receipt]) -> None:
 
 
 def append(receipts: Sequence[Receipt], path: Path) -> None:
-    """Add receipts to a file of JSON lines."""
-    with path.open("a", encoding="utf-8") as file:
-        file.writelines(strict_json.dumps(receipt.as_dict()) + "\n" for receipt in receipts)
+    """Add receipts to a file of JSON lines, all of them or, where the disk is full, none: OSError."""
+    lines = "".join(strict_json.dumps(receipt.as_dict()) + "\n" for receipt in receipts).encode()
+    with path.open("ab", buffering=0) as file:
+        before = file.tell()
+        try:
+            written = file.write(lines)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(path)) from None
+        if written < len(lines):  # half a line would spoil the file
+            file.truncate(before)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
 
 def read(path: Path) -> list[Receipt]:
