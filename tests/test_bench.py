@@ -5,6 +5,7 @@ import math
 import signal
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -240,6 +241,13 @@ def test_the_table_says_who_did_not_reach_it_and_json_has_no_nan() -> None:
         **{"reached": 0, "of": 1, "seconds_mean_of_reached": None},
         **{"seconds_deviation_of_reached": None, "seconds_median_of_all": None},
     }
+
+
+def test_values_that_are_no_numbers_are_texts_in_its_json() -> None:
+    result = replace(result_of(1.5), max_minutes=math.inf)
+    result = replace(result, rows=[replace(result.rows[0], values={"fd_mnist_10k": math.nan})])
+    found = json.loads(json.dumps(result.as_dict(), allow_nan=False))
+    assert found["max_minutes"] == "inf" and found["rows"][0]["values"] == {"fd_mnist_10k": "nan"}
 
 
 def test_the_command_prints_what_it_writes_and_ends_well_without_success(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """A checkpoint is whole or not there, damage is noticed, and reading one runs no code."""
 
+import hashlib
 import json
 import os
 import pickle
@@ -149,6 +150,25 @@ def test_what_json_cannot_hold_is_refused_by_its_place(thing: Any, folder: Path)
     with pytest.raises(TypeError, match=r"game.0.odd: a checkpoint cannot hold"):
         checkpoint.write(folder, 1, {"game": [{"odd": thing}]}, info={})
     assert list(folder.iterdir()) == []
+
+
+def test_its_json_has_no_nan_and_older_ones_that_have_are_read(write: Callable[..., Path], folder: Path) -> None:
+    path = checkpoint.write(folder, 1, TREE, info={"score": {"value": -float("inf")}})
+
+    def refuse(name: str) -> None:
+        raise AssertionError(f"{name} is no JSON")
+
+    text = (path / "state.json").read_text()
+    json.loads(text, parse_constant=refuse)
+    tree, info = checkpoint.read(path)
+    assert same(tree, TREE) and float(info["score"]["value"]) == -float("inf")
+    body = json.loads(text.replace('{"float": "nan"}', "NaN").replace('"-inf"', "-Infinity"))
+    del body["digest"]
+    digest = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+    (path / "state.json").write_text(json.dumps({"digest": digest, **body}))
+    assert "NaN" in (path / "state.json").read_text()
+    tree, info = checkpoint.read(path)
+    assert same(tree, TREE) and info["score"]["value"] == -float("inf")
 
 
 # ---- whole, or not there ---------------------------------------------------------------------------------------
@@ -426,6 +446,23 @@ def test_a_pickle_in_place_of_the_tensors_is_not_run(protocol: int, write: Calla
 
 
 # ---- choosing and keeping --------------------------------------------------------------------------------------
+
+
+def test_one_that_a_training_beside_prunes_meanwhile_makes_place_for_its_successor(
+    write: Callable[..., Path], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(1)
+    said: list[str] = []
+    real = checkpoint.verify
+
+    def verify(path: Path) -> dict[str, Any]:
+        if path.name == "00000001":  # the training goes on between the look and the reading
+            write(2)
+            shutil.rmtree(path)
+        return real(path)
+
+    monkeypatch.setattr(checkpoint, "verify", verify)
+    assert checkpoint.newest_good(folder, said.append).name == "00000002" and not said
 
 
 def test_the_newest_good_one_is_taken_and_the_broken_ones_are_said(write: Callable[..., Path], folder: Path) -> None:

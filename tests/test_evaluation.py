@@ -15,13 +15,15 @@ from PIL import Image
 from torch import Tensor
 
 import gansmith
-from gansmith import checkpoint
+from gansmith import checkpoint, evaluation, measures
 from gansmith.build import build_network, build_prior, derive_seed, load_split
 from gansmith.data import load_images
+from gansmith.data.imageset import ImageSet, Labels
+from gansmith.data.load import mixed
 from gansmith.errors import UserError
 from gansmith.evaluation import Evaluator, evaluate, shared_metrics
 from gansmith.inference import Sampler, load
-from gansmith.measures import METRICS, to_pixels
+from gansmith.measures import METRICS, Reference, to_pixels
 from gansmith.metrics.parzen import parzen
 from gansmith.receipts import Receipt, check_comparable, read
 from gansmith.recipe import Data, plan
@@ -142,6 +144,70 @@ def test_other_images_are_another_protocol(few: Data) -> None:
     check_comparable([a["fd"], b["fd"]])
     with pytest.raises(UserError, match=r"train is 1100 images \w+ and 1200 images"):
         check_comparable([a["memorised_pixels"], b["memorised_pixels"]])
+
+
+@pytest.fixture(scope="module")
+def sorted_folder(tmp_path_factory: pytest.TempPathFactory) -> Data:
+    """Zeros and ones in a folder each: 500 of each to train on, of both 200 held back, 200 of each to test with."""
+    folder = tmp_path_factory.mktemp("sorted")
+    for split, per_class in (("train", 500), ("test", 200)):
+        images = load_images("mnist", img_size=28, channels=1, split=split)
+        assert images.labels is not None
+        for digit in (0, 1):
+            (folder / split / f"class-{digit}").mkdir(parents=True)
+            for i, image in enumerate(images.images[images.labels == digit][:per_class, 0]):
+                Image.fromarray(image).save(folder / split / f"class-{digit}" / f"{i:03}.png")
+    return Data(name=str(folder), values="unit", validation=200)
+
+
+def test_of_a_folder_sorted_by_class_the_real_images_are_of_all_classes(sorted_folder: Data) -> None:
+    train = of(sorted_folder, "train")(800, 0)
+    fair = train[torch.randperm(800, generator=torch.Generator().manual_seed(0))]
+    found = scores(lambda n, s: fair[:n], "pr", "score", "parzen_ll", n=150, data=sorted_folder, features="mnist")
+    assert found["precision"].value > 0.75 and found["recall"].value > 0.75  # with zeros alone to compare with: 0.5
+    real = found["score"].real
+    assert real is not None and 1.8 < real <= 2 and real == pytest.approx(found["score"].value, abs=0.15)
+    assert found["precision"].real is not None and found["precision"].real > 0.75
+    again = scores(lambda n, s: fair[:n], "pr", n=150, data=sorted_folder, features="mnist")["precision"]
+    assert again == found["precision"]
+    for name in ("precision", "score", "parzen_ll"):
+        before = {k: v for k, v in found[name].protocol.items() if k != "order of real images"}
+        with pytest.raises(UserError, match="order of real images is drawn once, seed 0 and None"):
+            check_comparable([found[name], replace(found[name], protocol=before)])
+    for split in ("train", "validation", "test"):
+        real_images = Reference(sorted_folder, "test", None, torch.device("cpu"), quiet).of(split)
+        narrow = real_images.first(60).pixels.mean((1, 2, 3)) < 0.11  # a one has less ink than a zero
+        assert 15 < narrow.sum() < 45, split
+
+
+def test_of_a_set_with_a_published_order_the_first_images_are_those_of_the_set(sorted_folder: Data) -> None:
+    reference = Reference(MNIST, "test", None, torch.device("cpu"), quiet)
+    assert torch.equal(reference.of("train").first(20).pixels, mnist("train")[:20])
+    assert torch.equal(reference.of("test").first(20).pixels, mnist("test")[:20])
+    receipt = scores(from_split("train"), "pr", n=100)["precision"]
+    assert "order of real images" not in receipt.protocol and receipt.protocol["of these"] == "the first 100"
+
+
+def test_the_order_that_is_drawn_is_the_same_everywhere() -> None:
+    assert mixed(8).tolist() == [7, 0, 3, 6, 4, 2, 1, 5] and sorted(mixed(1000)) == list(range(1000))
+
+
+def test_the_training_images_are_never_all_in_memory_as_numbers(few: Data, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing of what is computed changes with the size of the parts in which they are looked at."""
+    read: list[int] = []
+
+    def watched(data: ImageSet, values: str, places: Labels | None = None) -> Tensor:
+        read.append(len(data) if places is None else len(places))
+        return to_pixels(data, values, places)
+
+    monkeypatch.setattr(measures, "to_pixels", watched)
+    names, options = ("memorised", "memorised_pixels", "fd"), {"n": 80, "data": few, "features": "mnist"}
+    whole = scores(from_split("validation"), *names, **options)
+    assert max(read) == 1100
+    read.clear()
+    monkeypatch.setattr(measures, "NUMBERS", 28 * 28 * 100)
+    parts = scores(from_split("validation"), *names, **options)
+    assert parts == whole and max(read) == 400  # the test images, which are compared with one another
 
 
 def test_the_spread_is_that_of_the_seeds(few: Data) -> None:
@@ -395,6 +461,55 @@ def test_fewer_draws_of_a_seed_are_the_first_of_more() -> None:
 def test_seeds_are_different_and_at_least_one(seeds: tuple[int, ...]) -> None:
     with pytest.raises(UserError, match="seeds are"):
         evaluate(from_split("train"), metrics=["fd"], n=100, seeds=seeds, data=MNIST, say=quiet)
+
+
+def test_a_checkpoint_that_is_pruned_while_it_is_opened_makes_place_for_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = train(tmp_path / "run", 2)
+    real, gone = checkpoint.newest_good, tmp_path / "run" / "checkpoints" / "00000001"
+    for round in (None, "best"):
+        paths = [gone]
+        monkeypatch.setattr(
+            checkpoint, "newest_good", lambda f, say, paths=paths: paths.pop() if paths else real(f, say)
+        )
+        found = load(run, round=round, device="cpu", say=quiet)  # type: ignore[arg-type]
+        assert found.round == int(real(run / ("best" if round else "checkpoints"), quiet).name) and not paths
+
+
+def test_what_is_no_picture_is_said_and_left_out_or_refused_if_there_is_much_of_it(few: Data, tmp_path: Path) -> None:
+    for i, image in enumerate((mnist("validation")[:120, 0] * 255).round().byte().numpy()):
+        Image.fromarray(image).save(tmp_path / f"{i:04}.png")
+    (tmp_path / "notes.png").write_text("not a picture")
+    said: list[str] = []
+    options: dict[str, Any] = {"metrics": ["memorised_pixels"], "n": 120, "data": few}
+    [receipt] = evaluate(tmp_path, say=said.append, **options)
+    assert len(receipt.values) == 1 and any("left out notes.png" in text for text in said)
+    (tmp_path / "more.png").write_text("nor this")
+    with pytest.raises(UserError, match=r"2 of 122 pictures .* are broken"):
+        evaluate(tmp_path, say=quiet, **options)
+
+
+def test_a_disk_that_is_full_by_the_end_does_not_take_the_scores_along(
+    few: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(receipts: Any, path: Path) -> None:
+        if receipts:  # at the beginning there was room
+            raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr(evaluation, "append", full)
+    said: list[str] = []
+    [receipt] = evaluate(
+        from_split("validation"),
+        metrics=["memorised_pixels"],
+        n=50,
+        data=few,
+        seeds=(0,),
+        out=tmp_path,
+        say=said.append,
+    )
+    assert receipt.measure == "memorised_pixels"
+    assert f"not all is kept: {tmp_path / 'receipts.jsonl'}: No space left on device" in said[-1]
 
 
 def test_where_receipts_cannot_be_written_that_is_told_before_the_work(few: Data, tmp_path: Path) -> None:

@@ -241,6 +241,18 @@ def test_against_torch_fidelity() -> None:
 # ---- memorisation -----------------------------------------------------------------------------------------------
 
 
+def test_the_nearest_of_parts_are_the_nearest_of_the_whole() -> None:
+    x, to = normal(40, 3, 0), normal(300, 3, 1)
+    to[250] = to[20]  # of equally near ones the first
+    x[0] = to[20]
+    whole = nearest(x, to)
+    for rows in (1, 7, 150, 300, 1000):
+        distances, indices = neighbours.nearest_of_parts(x, torch.split(to, rows))
+        assert torch.equal(distances, whole[0][:, 0]) and torch.equal(indices, whole[1][:, 0])
+    with pytest.raises(UserError, match="there are none"):
+        neighbours.nearest_of_parts(x, [])
+
+
 def memorisation(samples: Tensor, train: Tensor, heldout: Tensor, *, quantile: float = 0.01) -> Memorisation:
     return neighbours.memorisation(samples, train, threshold(train, heldout, quantile=quantile))
 
@@ -319,5 +331,5 @@ def test_sets_that_do_not_fit_are_refused() -> None:
         precision_recall(x, x[:, :7])
     with pytest.raises(UserError, match=r"fake: shape \(0, 8\); it must be \(N, d\)"):
         density_coverage(x, x[:0])
-    with pytest.raises(UserError, match="train: not all numbers are finite"):
-        memorisation(x, x / 0, x)
+    with pytest.raises(UserError, match="vectors to search: not all numbers are finite"):
+        memorisation(x, x / 0, x, quantile=0.1)

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits as bce
+from torch.nn.utils.parametrizations import spectral_norm
 
+from gansmith.build import build
+from gansmith.networks.mlp import Discriminator
 from gansmith.objectives import OBJECTIVES, Objective
+from gansmith.recipe import plan, recipe_names
 
 GRID = (-30.0, -7.5, -1.0, -0.25, 0.0, 0.5, 2.0, 9.0, 30.0)
 
@@ -248,3 +254,42 @@ def test_value_is_minus_log_4_where_the_generator_is_perfect() -> None:
     loss_d, loss_g = expected_losses(OBJECTIVES["minimax"], torch.zeros(4, dtype=torch.float64), P, P)
     torch.testing.assert_close(-2 * loss_d, torch.tensor(-math.log(4), dtype=torch.float64))
     torch.testing.assert_close(loss_g, torch.tensor(-math.log(2), dtype=torch.float64))
+
+
+class SpectrallyNormalised(Discriminator):
+    """A critic that bounds its weights by a parametrization of torch's."""
+
+    def __init__(self, shape: tuple[int, int, int]) -> None:
+        super().__init__(shape, widths=(4,))
+        for module in list(self.modules()):
+            if isinstance(module, nn.Linear):
+                spectral_norm(module)
+
+
+WASSERSTEIN = {"objective": "wasserstein"}
+
+
+@pytest.mark.parametrize(
+    ("recipe", "flags", "warned"),
+    [
+        ("gan", WASSERSTEIN, True),
+        ("wgan_gp", {"penalties.0.weight": 0}, True),
+        ("gan2014_mnist", WASSERSTEIN, False),  # whose weights are bounded
+        ("gan", {**WASSERSTEIN, "networks.D": {"name": "test_objectives:SpectrallyNormalised"}}, False),
+        ("gan", {**WASSERSTEIN, "penalties": [{"name": "wgan_gp", "weight": 10}]}, False),
+        *((name, {}, False) for name in recipe_names()),
+    ],
+)
+def test_a_wasserstein_critic_that_nothing_bounds_is_warned_of(
+    recipe: str, flags: dict[str, Any], warned: bool, pictures: Path, small: Callable[..., dict[str, Any]]
+) -> None:
+    said: list[str] = []
+    own = {} if recipe == "figure1" else {"data.name": str(pictures), "data.root": None}
+    flags = {
+        key: v for key, v in (small(recipe) | own).items() if not key.startswith("networks.D") or not flags
+    } | flags
+    build(plan(recipe, flags=flags).recipe, torch.device("cpu"), say=said.append, progress=False)
+    found = [text for text in said if "Lipschitz" in text]
+    assert len(found) == warned
+    if warned:
+        assert found[0].startswith("warning: ") and "penalties: [{name: wgan_gp" in found[0] and "\n" not in found[0]

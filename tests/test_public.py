@@ -107,26 +107,27 @@ FLOORS: list[set[str]] = [
     {"players", "objectives", "penalties", "priors"},
     {"networks", "data", "report", "metrics", "checkpoint", "receipts", "distributed"},
     {"schema", "launch", "world"},
-    {"errors", "_version"},
+    {"errors", "_version", "strict_json"},
 ]
 # What imports nothing of gansmith but these.
 LEAVES = {
     "networks": {"schema"},
     "data": {"errors"},
-    "report": {"errors"},
+    "report": {"errors", "strict_json"},
     "metrics": {"errors", "schema"},
     "objectives": set(),
     "penalties": {"errors"},
     "priors": {"schema"},
     "players": {"errors", "schema"},
     "schedules": {"errors", "schema", "players"},
-    "checkpoint": {"errors", "_version"},
-    "receipts": {"errors", "_version"},
+    "checkpoint": {"errors", "_version", "strict_json"},
+    "receipts": {"errors", "_version", "strict_json"},
     "distributed": {"errors", "launch", "world"},
     "world": set(),
     "launch": {"errors"},
     "schema": {"errors"},
     "errors": set(),
+    "strict_json": set(),
     "_version": set(),
 }
 

@@ -1,7 +1,9 @@
 """Receipts: what is compared, and what is refused."""
 
+import dataclasses
 import json
 import math
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -83,6 +85,39 @@ def test_receipts_come_back_from_the_file_and_later_ones_are_added(tmp_path: Pat
     append([replace(ONE, values=[7.0]), ONE], path)
     assert read(path) == [ONE, replace(ONE, values=[7.0]), ONE]
     assert [json.loads(line)["value"] for line in path.read_text().splitlines()] == [3.0, 7.0, 3.0]
+
+
+def refuse(name: str) -> float:
+    raise AssertionError(f"{name} is no JSON")
+
+
+def test_what_is_no_number_is_written_as_json_that_all_programs_read_and_comes_back(tmp_path: Path) -> None:
+    odd = replace(ONE, values=[math.inf, 1.0], real=-math.inf, details={"a": [math.nan], "b": {"c": 2}})
+    odd = replace(odd, subject={"what": "nan", "round": 5})  # a name, no number
+    append([odd], tmp_path / "new")
+    written = json.loads((tmp_path / "new").read_text(), parse_constant=refuse)
+    assert written["values"] == ["inf", 1.0] and written["real"] == "-inf" and written["spread"] == "nan"
+    (tmp_path / "old").write_text(json.dumps(dataclasses.asdict(odd)) + "\n")  # as versions before wrote it
+    assert "NaN" in (tmp_path / "old").read_text()
+    for name in ("new", "old"):
+        [back] = read(tmp_path / name)
+        assert repr(back) == repr(odd) and back.value == math.inf
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no limit on the size of files")
+def test_on_a_full_disk_no_half_line_is_left(tmp_path: Path) -> None:
+    import resource
+
+    path = tmp_path / "receipts.jsonl"
+    append([ONE], path)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 100, before[1]))
+    try:
+        with pytest.raises(OSError, match=r"receipts\.jsonl"):
+            append([ONE, ONE], path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert read(path) == [ONE]
 
 
 @pytest.mark.parametrize("text", ["no json\n", '{"metric": "fd"}\n', "[1, 2]\n"])

@@ -152,4 +152,25 @@ def test_a_training_that_diverges_is_scored_as_far_as_it_came_and_the_others_go_
     )
     assert [row.diverged for row in rows] == [True, False]
     assert any("not finite" in text for text in said)
-    assert "0 (diverged)" in (tmp_path / "table.md").read_text()
+    assert "0 (diverged); 1 of 1 diverged |" in (tmp_path / "table.md").read_text()
+
+
+def test_a_seed_that_diverged_stays_so_in_later_calls_and_is_not_trained_again(
+    tiny: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before its first line of metrics, too: all that is there then is the score of round 0."""
+    changes = {**SMALL, "lr": 1e30, "schedules": [], "log_interval": 1000, "evaluation.every": 1000}
+    broken = Variant("far too fast", "gan2014_mnist", changes)
+    monkeypatch.setitem(REPRODUCTIONS, "tiny", replace(TINY, variants={"broken": broken, **TINY.variants}))
+    said: list[str] = []
+    options: dict[str, Any] = {"n_epochs": 1, "out": tmp_path, "quiet": True, "say": said.append}
+    first = reproduce("tiny", only=["broken"], seeds=(0, 1), **options)
+    with monkeypatch.context() as never:
+        never.setattr(reproduction, "train", lambda *args, **options: pytest.fail("trained again"))
+        again = reproduce("tiny", only=["broken"], seeds=(0, 1), **options)
+    assert again == first and [row.diverged for row in first] == [True, True] and first[0].best_epoch == 0
+    assert any("broken-0 diverged before" in text for text in said)
+    reproduce("tiny", only=["paper"], seeds=(0,), **options)
+    text = (tmp_path / "table.md").read_text()
+    assert "| 0 (diverged), 1 (diverged); 2 of 2 diverged |" in text and "| 0 |" in text
+    assert [row["diverged"] for row in json.loads((tmp_path / "table.json").read_text())] == [True, True, False]

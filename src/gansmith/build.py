@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from gansmith import checkpoint, schema
 from gansmith.data import ImageSet, Stream, load_images
@@ -114,6 +115,12 @@ def build(
     if world.rank > 0:
         own_streams(noise, recipe.seed, world.rank)
     game = _game(recipe, players, prior, noise)
+    if recipe.objective is not None and _objective(recipe.objective).lipschitz and not _bounded(recipe, networks):
+        say(
+            f"warning: objective.name is {recipe.objective.name} and nothing keeps D Lipschitz: its scores may grow"
+            " without bound, and its loss is no distance; it needs penalties: [{name: wgan_gp, weight: 10}], or a"
+            " network that bounds its weights (constrain)"
+        )
     schedules = _schedules(recipe, game)
     data = data or load()
     _check_parts(data, recipe, networks, world.size)
@@ -361,6 +368,14 @@ def _game(recipe: Recipe, players: Mapping[str, Player], prior: Prior, noise: to
         handed["objective"] = _objective(recipe.objective)
     cls = find(component_targets("game", recipe.game.name)[0])
     return _construct(cls, handed, recipe.game.args, "game")
+
+
+def _bounded(recipe: Recipe, networks: Mapping[str, nn.Module]) -> bool:
+    """Whether a penalty, a limit on weights, or a parametrization such as torch's spectral norm bounds the critic."""
+    critics = [net for name, net in networks.items() if name.startswith("D")]
+    return any(p.args["weight"] > 0 for p in recipe.penalties) or all(
+        hasattr(net, "constrain") or any(map(is_parametrized, net.modules())) for net in critics
+    )
 
 
 def _schedules(recipe: Recipe, game: Game) -> Schedules:

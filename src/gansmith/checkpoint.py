@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import math
 import os
 import shutil
 import sys
@@ -22,6 +23,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from gansmith import strict_json
 from gansmith._version import __version__
 from gansmith.errors import UserError
 
@@ -48,6 +50,8 @@ def pack(tree: Any, tensors: dict[str, Tensor], at: str = "") -> Any:
         return {"map": items}  # pairs, because an optimizer's keys are whole numbers
     if isinstance(tree, (list, tuple)):
         return {"list": [pack(value, tensors, f"{at}.{i}") for i, value in enumerate(tree)]}
+    if isinstance(tree, float) and not math.isfinite(tree):
+        return {"float": str(tree)}
     if tree is None or isinstance(tree, (bool, int, float, str)):
         return tree
     raise TypeError(f"{at}: a checkpoint cannot hold a {type(tree).__name__}")
@@ -59,6 +63,8 @@ def unpack(node: Any, tensors: Mapping[str, Tensor]) -> Any:
         return node
     if "tensor" in node:
         return tensors[node["tensor"]]
+    if "float" in node:
+        return float(node["float"])
     if "map" in node:
         return {key: unpack(value, tensors) for key, value in node["map"]}
     return [unpack(value, tensors) for value in node["list"]]
@@ -86,7 +92,8 @@ def write(folder: Path, round: int, tree: Mapping[str, Any], *, info: Mapping[st
             "sha256": {TENSORS: file_digest(temporary / TENSORS)},
             "state": packed,
         }
-        text = json.dumps({"digest": _digest(body), **body}, allow_nan=True)
+        body = strict_json.plain(body)
+        text = json.dumps({"digest": _digest(body), **body}, allow_nan=False)
         (temporary / STATE).write_text(text, encoding="utf-8")
         for path in (temporary / TENSORS, temporary / STATE, temporary):
             _sync(path)
@@ -133,6 +140,7 @@ def file_digest(path: Path) -> str:
 
 
 def _digest(body: Mapping[str, Any]) -> str:
+    # allow_nan: checkpoints of older versions may hold a bare NaN.
     return hashlib.sha256(json.dumps(body, sort_keys=True, allow_nan=True).encode()).hexdigest()
 
 
@@ -206,6 +214,8 @@ def newest_good(folder: Path, say: Any) -> Path:
     for path, reason in newest(folder):
         if reason is None:
             return path
+        if not path.exists():  # pruned by a training that goes on beside, which has written a newer one
+            return newest_good(folder, say)
         say(f"skipped the broken checkpoint {path}: {reason}")
         skipped.append(path)
     what = f"all {len(skipped)} checkpoints are broken" if skipped else "there is no checkpoint"

@@ -341,8 +341,6 @@ def evaluate(
     Beside each score stands what real images reach. Several runs are printed side by side, if they are comparable.
     Receipts are kept in receipts.jsonl of each run. docs/metrics.md says what the scores are.
     """
-    import json
-
     from gansmith.recipe import is_run
     from gansmith.schema import did_you_mean, table
 
@@ -353,11 +351,15 @@ def evaluate(
             raise UserError(f"there is no metric {name!r}{did_you_mean(name, known)} (metrics: {', '.join(known)})")
     chosen, number_of_round = _seeds(seeds or "0-2"), _round(round)
     runs = [is_run(Path(one)) for one in what]
+    for one in what:
+        if not Path(one).is_dir():
+            raise UserError(f"{one} is neither a run nor a folder of pictures")
     if not all(runs) and (seeds or round or raw):
         raise UserError("--seeds, --round and --raw are for a run; a folder of pictures is one set of samples as it is")
     if any(runs) and data is not None:
         raise UserError("--data is for a folder of pictures; a run is compared with its own data")
     real = _real_images(data, img_size, channels)
+    from gansmith import strict_json
     from gansmith.evaluation import evaluate as run_evaluate
     from gansmith.evaluation import shared_metrics
     from gansmith.receipts import check_comparable
@@ -383,7 +385,7 @@ def evaluate(
         for one, run in zip(what, runs, strict=True)
     ]
     if as_json:
-        click.echo(json.dumps([receipt.as_dict() for column in columns for receipt in column], indent=1))
+        click.echo(strict_json.dumps([receipt.as_dict() for column in columns for receipt in column], indent=1))
         return
     try:
         for row in zip(*columns, strict=True):
@@ -467,16 +469,15 @@ def bench_step(
 
     Any key of a recipe is a flag: --batch_size 256. Nothing is kept.
     """
-    import json
-
     what, flags = _words("gan", words, {"data": data, "compile": compile})
     from gansmith.recipe import plan
 
     plan(what, flags=flags)  # before torch is imported: a wrong key is answered at once
+    from gansmith import strict_json
     from gansmith.profiling import profile, report
 
     result = profile(what, overrides=flags, device=device, switches=not no_switches, say=_note)
-    click.echo(json.dumps(result.as_dict(), indent=1) if as_json else report(result), nl=as_json)
+    click.echo(strict_json.dumps(result.as_dict(), indent=1) if as_json else report(result), nl=as_json)
 
 
 @bench.command("time-to-quality", context_settings=_FREE_WORDS, short_help="Train until a score is reached.")
@@ -510,12 +511,11 @@ def bench_time_to_quality(
     --evaluation.every rounds [an epoch] on --data.validation images with --evaluation.n samples, and their time does
     not count. Stopped, the same command goes on where it was.
     """
-    import json
-
     what, flags = _words("gan", words, {"data": data, "compile": compile})
     from gansmith.recipe import plan
 
     plan(what, flags=flags)  # before torch is imported: a wrong key is answered at once
+    from gansmith import strict_json
     from gansmith.time_to_quality import table, time_to_quality
     from gansmith.training import Stopped
 
@@ -534,7 +534,7 @@ def bench_time_to_quality(
     except Stopped as stop:
         click.echo("stopped and saved; the same command goes on where it was", err=True)
         sys.exit(128 + stop.signum)
-    click.echo(json.dumps(result.as_dict(), indent=1) if as_json else table(result), nl=as_json)
+    click.echo(strict_json.dumps(result.as_dict(), indent=1) if as_json else table(result), nl=as_json)
 
 
 @main.command(context_settings=_FREE_WORDS, short_help="Check that a resumed run is the same run, bit for bit.")

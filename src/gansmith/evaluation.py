@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from gansmith.build import choose_device, load_split
+from gansmith.data.load import SHUFFLED
 from gansmith.errors import UserError
 from gansmith.inference import Sampler, load
 from gansmith.measures import INCEPTION_NAMES, METRICS, Images, Measured, Reference, SplitName, to_pixels
@@ -148,7 +149,7 @@ class Evaluator:
         if name not in self._real:
             n = self.count(name)
             self._next(f"{name} of real images")
-            train = self.to.of("train", first=n)
+            train = self.to.of("train").first(n)
             if len(train) < n:
                 self.say(f"{name} of real images is left out: there are {len(train)} training images, not {n}")
                 return None
@@ -190,6 +191,8 @@ class Evaluator:
             protocol["contrast"] = "normalised"
         if row.compares:
             protocol |= {split: self.to.described(split) for split in [self.to.split, *row.also]}
+        if data.name not in SHUFFLED and (row.equal or row.ceiling):
+            protocol["order of real images"] = "drawn once, seed 0"  # the first of them are taken, here or for `real`
         if row.equal:
             protocol["of these"] = f"the first {min(self.count(name), len(self.to.real))}"
         if row.features and self.extractor is not None:
@@ -247,13 +250,20 @@ def evaluate(
         subject["seeds"] = list(seeds)
     receipts = evaluator(sets, subject)
     if out is not None:
-        append(receipts, out / "receipts.jsonl")
-        at = f"-{subject['round']:06d}" if "round" in subject else ""
-        for name, pairs in evaluator.pictures.items():
-            path = out / f"nearest{at}-{name}.png"
-            save_images(pairs.reshape(-1, *pairs.shape[2:]), path, columns=10)
-            say(f"samples, each followed by the training image that is nearest to it, the nearest pair first: {path}")
+        try:
+            _keep(receipts, evaluator.pictures, out, say)
+        except OSError as error:  # a full disk must not take the scores along
+            say(f"not all is kept: {error.filename or out}: {error.strerror}; the scores themselves are complete")
     return receipts
+
+
+def _keep(receipts: Sequence[Receipt], pictures: Mapping[str, NDArray[np.uint8]], out: Path, say: Say) -> None:
+    append(receipts, out / "receipts.jsonl")
+    at = f"-{receipts[0].subject['round']:06d}" if "round" in receipts[0].subject else ""
+    for name, pairs in pictures.items():
+        path = out / f"nearest{at}-{name}.png"
+        save_images(pairs.reshape(-1, *pairs.shape[2:]), path, columns=10)
+        say(f"samples, each followed by the training image that is nearest to it, the nearest pair first: {path}")
 
 
 def _opened(
@@ -347,17 +357,22 @@ def _pictures(folder: Path, data: Data, n: int, say: Say) -> Tensor:
     """n pictures of a folder, drawn without order: files of one class often stand together."""
     size, mode = (data.img_size, data.img_size), MODES.get(data.channels)
     for path in sorted(p for p in folder.rglob("*") if p.suffix.lower() in Image.registered_extensions()):
-        with Image.open(path) as picture:
-            if picture.size != size or picture.mode != mode:
-                raise UserError(
-                    f"{path} is {picture.width}x{picture.height} {picture.mode}, and the real images are"
-                    f" {data.img_size}x{data.img_size} {mode}: a resized sample would be scored for the resizing"
-                )
+        try:
+            with Image.open(path) as picture:
+                (width, height), kind = picture.size, picture.mode
+        except Exception:  # on what is no picture Pillow raises almost anything; load_split says so, or refuses it
+            continue
+        if (width, height) != size or kind != mode:
+            raise UserError(
+                f"{path} is {width}x{height} {kind}, and the real images are {data.img_size}x{data.img_size} {mode}:"
+                " a resized sample would be scored for the resizing"
+            )
     named = dataclasses.replace(data, name=str(folder.resolve()), validation=0, values="unit")
-    pictures = to_pixels(load_split(named, "train", say=say), "unit")
-    if len(pictures) > n:
-        say(f"{n} of the {len(pictures)} pictures in {folder}")
-    return pictures[torch.randperm(len(pictures), generator=torch.Generator().manual_seed(0))[:n]]
+    found = load_split(named, "train", say=say)
+    if len(found) > n:
+        say(f"{n} of the {len(found)} pictures in {folder}")
+    order = torch.randperm(len(found), generator=torch.Generator().manual_seed(0))
+    return to_pixels(found, "unit", order[:n].numpy())
 
 
 def _checked(pixels: Tensor, data: Data, n: int) -> Tensor:

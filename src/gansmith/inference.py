@@ -176,14 +176,14 @@ def load_network(
         if not checkpoint.everything(folder):
             raise UserError(f"{run} keeps no best checkpoint: that takes evaluation.every and evaluation.best")
     path = folder / f"{round:08d}" if isinstance(round, int) else checkpoint.newest_good(folder, say)
-    if not path.is_dir():
+    if isinstance(round, int) and not path.is_dir():
         have = ", ".join(str(int(p.name)) for p in checkpoint.everything(folder)) or "none"
         raise UserError(f"{run} has no checkpoint of round {round} (it has: {have})")
     try:
         tree, info = checkpoint.read(path)
     except checkpoint.Broken as error:
-        if round is None and not path.exists():  # pruned by a training that goes on beside
-            return load_network(run, player, ema=ema, device=device, say=say)
+        if not isinstance(round, int) and not path.exists():  # pruned by a training that goes on beside
+            return load_network(run, player, round=round, ema=ema, device=device, say=say)
         raise UserError(f"the checkpoint {path} is broken: {error}") from None
     name = next((n for n in recipe.networks if n.startswith(player)), None)
     if name is None:

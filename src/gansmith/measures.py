@@ -5,7 +5,7 @@ The mathematics is in `metrics`; here is the protocol: which images, how many, r
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from statistics import fmean, stdev
@@ -18,6 +18,8 @@ from torch import Tensor
 
 from gansmith.build import load_split
 from gansmith.data import ImageSet
+from gansmith.data.imageset import Labels
+from gansmith.data.load import SHUFFLED, mixed
 from gansmith.data.values import VALUES
 from gansmith.errors import UserError
 from gansmith.metrics.digits import Outputs
@@ -49,31 +51,69 @@ FOLDS = (1, 2, 3, 4, 5)
 """Of the Toronto Face Database."""
 PARZEN_VALID = 1000
 """The authors' evaluator chooses sigma on so many validation images."""
+NUMBERS = 2**24
+"""The most numbers of the images that are looked at together: 64 MB as float32."""
+
+
+class Stored:
+    """Images of a set as its bytes, or its map on disk, hold them, in an order of their own."""
+
+    def __init__(self, data: ImageSet, values: str, places: Labels) -> None:
+        self.data, self.values, self.places = data, values, places
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, at: slice) -> Stored:
+        return Stored(self.data, self.values, self.places[at])
+
+    def pixels(self) -> Tensor:
+        """(N, C, H, W) in [0, 1]"""
+        return to_pixels(self.data, self.values, self.places)
 
 
 class Images:
     """A set of images, and what an extractor makes of them, computed once."""
 
-    def __init__(self, pixels: Tensor, extractor: Extractor | None, device: torch.device) -> None:
-        self.pixels = pixels
-        """(N, C, H, W) in [0, 1], on the CPU"""
+    def __init__(self, source: Tensor | Stored, extractor: Extractor | None, device: torch.device) -> None:
+        self.source = source
+        """Pixels (N, C, H, W) in [0, 1], on the CPU, or what is read to get them."""
         self.extractor = extractor
         self.device = device if device.type != "mps" else torch.device("cpu")  # which has no float64
         self._first: dict[int, Images] = {}
 
     def __len__(self) -> int:
-        return len(self.pixels)
+        return len(self.source)
+
+    @property
+    def pixels(self) -> Tensor:
+        """(N, C, H, W) in [0, 1], on the CPU"""
+        return self.pixels_of(slice(None))
+
+    def pixels_of(self, at: slice) -> Tensor:
+        part = self.source[at]
+        return part if isinstance(part, Tensor) else part.pixels()
+
+    def parts(self) -> Iterator[Tensor]:
+        """The pixels, some images at a time: a large set need not fit into memory."""
+        rows = max(1, NUMBERS // self.pixels_of(slice(1)).numel())
+        for start in range(0, len(self), rows):
+            yield self.pixels_of(slice(start, start + rows))
 
     @property
     def flat(self) -> Tensor:
         """The images as vectors (N, C H W) on the device where they are compared."""
         return self.pixels.flatten(1).to(self.device)
 
+    def flat_parts(self) -> Iterator[Tensor]:
+        """The same, some images at a time."""
+        return (part.flatten(1).to(self.device) for part in self.parts())
+
     @cached_property
     def outputs(self) -> Outputs:
         """Features (N, d) and logits (N, K), of the pixels rounded to 8 bits: what a saved picture would give."""
         assert self.extractor is not None
-        parts = [self.extractor((part * 255).round() / 255) for part in torch.split(self.pixels, 4096)]
+        parts = [self.extractor((part * 255).round() / 255) for part in self.parts()]
         features, logits = (torch.cat(part).to(self.device) for part in zip(*parts, strict=True))
         return Outputs(features, logits)
 
@@ -82,7 +122,7 @@ class Images:
         if n >= len(self):
             return self
         if n not in self._first:
-            self._first[n] = part = Images(self.pixels[:n], self.extractor, self.device)
+            self._first[n] = part = Images(self.source[:n], self.extractor, self.device)
             if "outputs" in self.__dict__:
                 part.outputs = Outputs(*(x[:n] for x in self.outputs))
         return self._first[n]
@@ -100,21 +140,25 @@ class Reference:
         say: Callable[[str], None],
     ) -> None:
         self.data, self.split, self.extractor, self.device, self.say = data, split, extractor, device, say
-        self._splits: dict[tuple[str, int, int | None], Images] = {}
+        self._splits: dict[tuple[str, int], Images] = {}
         self._digests: dict[tuple[str, int], str] = {}
 
-    def of(self, split: str, *, fold: int = 1, first: int | None = None) -> Images:
-        """A split, read once; `first` images of it or, where there are fewer, all."""
-        key = (split, fold, first)
+    def of(self, split: str, *, fold: int = 1) -> Images:
+        """A split, its images read where they are needed.
+
+        In the published order where that is mixed, so that the first images are those that others took; else in one
+        that is drawn once: the first of a folder sorted by class would be of one class.
+        """
+        key = (split, fold)
         if key not in self._splits:
             try:
                 found = load_split(self.data, split, fold=fold, say=self.say, progress=False)
             except UserError as error:
                 hint = "; compare with other images: reference validation (see data.validation) or train"
                 raise UserError(f"{error}{hint if split == self.split == 'test' else ''}") from None
-            self._digests[split, fold] = found.digest
-            pixels = to_pixels(found, self.data.values, first)
-            self._splits[key] = Images(pixels, self.extractor, self.device)
+            self._digests[key] = found.digest
+            places = np.arange(len(found)) if self.data.name in SHUFFLED else mixed(len(found))
+            self._splits[key] = Images(Stored(found, self.data.values, places), self.extractor, self.device)
         return self._splits[key]
 
     @property
@@ -124,7 +168,7 @@ class Reference:
 
     @cached_property
     def nearest_pixels(self) -> Threshold:
-        return threshold(self.of("train").flat, self.real.flat)
+        return threshold(self.of("train").flat_parts(), self.real.flat)
 
     @cached_property
     def nearest_features(self) -> Threshold:
@@ -137,14 +181,15 @@ class Reference:
         return ", ".join(parts)
 
 
-def to_pixels(data: ImageSet, values: str, first: int | None = None) -> Tensor:
-    """All images, or the first, in [0, 1]; those of normalised contrast as pictures show them, for it cannot return."""
+def to_pixels(data: ImageSet, values: str, places: Labels | None = None) -> Tensor:
+    """All images, or those of some places, in [0, 1]; of normalised contrast as pictures show it: it cannot return."""
     to_network, to_unit = VALUES[values]
-    images = data.images[:first]
-    parts = [np.array(images[i : i + 1000]) for i in range(0, len(images), 1000)]  # copies: the map is read-only
-    if values == "gcn":
-        return torch.cat([to_unit(to_network(torch.from_numpy(part).float())) for part in parts])
-    return torch.cat([torch.from_numpy(part).float().div_(255) for part in parts])
+    places = np.arange(len(data)) if places is None else places
+    pixels = torch.empty(len(places), *data.images.shape[1:])
+    for part, at in zip(torch.split(pixels, 1000), torch.split(torch.from_numpy(places), 1000), strict=True):
+        part.copy_(torch.from_numpy(data.images[at.numpy()]))
+        part.copy_(to_unit(to_network(part)) if values == "gcn" else part.div_(255))
+    return pixels
 
 
 # ---- the measures ----------------------------------------------------------------------------------------------
@@ -233,7 +278,7 @@ def _stacked(samples: Images, to: Reference) -> Measured:
 
 
 def _memorised_pixels(samples: Images, to: Reference) -> Measured:
-    found = memorisation(samples.flat, to.of("train").flat, to.nearest_pixels)
+    found = memorisation(samples.flat, to.of("train").flat_parts(), to.nearest_pixels)
     return Measured({"memorised_pixels": found.share}, found.threshold._asdict(), _pairs(found, samples, to))
 
 
@@ -244,7 +289,7 @@ def _memorised_features(samples: Images, to: Reference) -> Measured:
 
 def _pairs(found: Memorisation, samples: Images, to: Reference, most: int = 20) -> NDArray[np.uint8]:
     nearest = found.distances.argsort()[:most]
-    originals = to.of("train").pixels[found.indices[nearest].cpu()]
+    originals = torch.cat([to.of("train").pixels_of(slice(i, i + 1)) for i in found.indices[nearest].tolist()])
     return to_uint8(torch.stack([samples.pixels[nearest.cpu()], originals], 1).flatten(0, 1)).reshape(
         len(nearest), 2, *originals.shape[1:]
     )

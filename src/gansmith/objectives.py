@@ -68,6 +68,8 @@ class Objective:
     """G's gradient keeps its strength where D is sure that the fakes are fakes."""
     g_uses_real: bool = False
     """G's loss needs D's scores of real images."""
+    lipschitz: bool = False
+    """D must be Lipschitz: a penalty or a bound on its weights has to see to that."""
     probability: bool = True
     """sigmoid(score) is the probability D(x) of the paper; otherwise the score itself is D(x)."""
 
@@ -80,7 +82,12 @@ OBJECTIVES: dict[str, Objective] = {
     "non_saturating": Objective(logistic_d, non_saturating_g, paper="arXiv 1406.2661", at_zero=(log(2), log(2))),
     "minimax": Objective(logistic_d, minimax_g, paper="arXiv 1406.2661", at_zero=(log(2), -log(2)), alive=False),
     "wasserstein": Objective(
-        wasserstein_d, wasserstein_g, paper="arXiv 1701.07875", at_zero=(0.0, 0.0), probability=False
+        wasserstein_d,
+        wasserstein_g,
+        paper="arXiv 1701.07875",
+        at_zero=(0.0, 0.0),
+        lipschitz=True,
+        probability=False,
     ),
     "relativistic": Objective(
         relativistic_d,

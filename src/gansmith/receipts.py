@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gansmith import strict_json
 from gansmith._version import __version__
 from gansmith.errors import UserError
 
@@ -68,7 +71,7 @@ class Receipt:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
-        return {**dataclasses.asdict(self), "value": self.value, "spread": self.spread}
+        return {**strict_json.plain({**dataclasses.asdict(self), "value": self.value, "spread": self.spread})}
 
 
 def number(x: float) -> str:
@@ -94,9 +97,17 @@ def check_comparable(receipts: Sequence[Receipt]) -> None:
 
 
 def append(receipts: Sequence[Receipt], path: Path) -> None:
-    """Add receipts to a file of JSON lines."""
-    with path.open("a", encoding="utf-8") as file:
-        file.writelines(json.dumps(receipt.as_dict()) + "\n" for receipt in receipts)
+    """Add receipts to a file of JSON lines, all of them or, where the disk is full, none: OSError."""
+    lines = "".join(strict_json.dumps(receipt.as_dict()) + "\n" for receipt in receipts).encode()
+    with path.open("ab", buffering=0) as file:
+        before = file.tell()
+        try:
+            written = file.write(lines)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(path)) from None
+        if written < len(lines):  # half a line would spoil the file
+            file.truncate(before)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
 
 def read(path: Path) -> list[Receipt]:
@@ -106,6 +117,11 @@ def read(path: Path) -> list[Receipt]:
     names = {f.name for f in dataclasses.fields(Receipt)}
     try:
         rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-        return [Receipt(**{key: value for key, value in row.items() if key in names}) for row in rows]
+        return [Receipt(**{key: value for key, value in _with_numbers(row).items() if key in names}) for row in rows]
     except (ValueError, TypeError, AttributeError):
         raise UserError(f"{path} does not hold receipts, one a line; remove it to have them made anew") from None
+
+
+def _with_numbers(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The row with its nan and infinities; a run may be called "nan"."""
+    return {**row, **{key: strict_json.numbers(row[key]) for key in ("values", "real", "details") if key in row}}

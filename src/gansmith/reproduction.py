@@ -5,14 +5,13 @@ Interrupted, it goes on where it was: each training is a run of its own, and wha
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gansmith import checkpoint
+from gansmith import checkpoint, strict_json
 from gansmith.build import load_split
 from gansmith.errors import Diverged, UserError
 from gansmith.evaluation import evaluate
@@ -26,6 +25,8 @@ from gansmith.training import train
 
 SCORES = "reproduction.jsonl"
 """In a run's folder: the receipts of its best checkpoints by the reproduction's protocol, and no others."""
+DIVERGED = "diverged.txt"
+"""In a run's folder: why its training ended on a loss that is not finite. It is not trained again."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,8 @@ def reproduce(
 
     only: some of the variants; the table holds all that `out` has. n_epochs: length of each training, instead of the
     recipe's. The checkpoint that is scored is the best one on the validation images. A training that diverges is scored
-    by that, too, and marked. UserError for names that are not there, and for a run in `out` that is of another recipe.
+    by that, too, and marked; it stays so, and is not tried again until its run is removed. UserError for names that are
+    not there, and for a run in `out` that is of another recipe.
     """
     if name not in REPRODUCTIONS:
         known = ", ".join(REPRODUCTIONS)
@@ -125,8 +127,8 @@ def reproduce(
     for i, (variant, seed) in enumerate(jobs):
         say(f"{i + 1} of {len(jobs)}: {variant}, seed {seed}")
         run = out / f"{variant}-{seed}"
-        diverged = _train(run, what.variants[variant], seed, n_epochs, device, quiet, say)
-        rows[variant, seed] = _score(variant, seed, run, what.metric, device, say, diverged)
+        _train(run, what.variants[variant], seed, n_epochs, device, quiet, say)
+        rows[variant, seed] = _score(variant, seed, run, what.metric, device, say)
         write(what, rows, out)
     say(f"written: {out / 'table.md'}, {out / 'table.json'}, {out / 'curves.png'}")
     return [rows[job] for job in jobs]
@@ -134,8 +136,8 @@ def reproduce(
 
 def _train(
     run: Path, variant: Variant, seed: int, n_epochs: int | None, device: str, quiet: bool, say: Callable[[str], None]
-) -> bool:
-    """Train the run, or go on with it, unless it has its length already; whether it diverged."""
+) -> None:
+    """Train the run, or go on with it, unless it has its length already or diverged."""
     wanted = plan(variant.recipe, flags={**variant.changes, "seed": seed}).recipe
     length: dict[str, Any] = {"n_epochs": n_epochs or wanted.n_epochs}
     rounds = length["n_epochs"] * len(load_split(wanted.data, "train", say=say)) // wanted.batch_size
@@ -146,15 +148,16 @@ def _train(
             train(
                 variant.recipe, out=run, seed=seed, device=device, overrides={**variant.changes, **length}, quiet=quiet
             )
-            return False
+            return
         if changed := difference(to_dict(plan(run).recipe), to_dict(wanted)):
             raise UserError(f"{run} is of another recipe than this reproduction: {changed}; choose another --out")
-        if _last(run).get("epoch", 0) < length["n_epochs"] - 1e-3:
+        if (run / DIVERGED).exists():
+            say(f"{run} diverged before and is not trained again; remove it to have it tried anew")
+        elif _last(run).get("epoch", 0) < length["n_epochs"] - 1e-3:
             train(run, device=device, overrides=length, quiet=quiet)
     except Diverged as error:
         say(str(error))
-        return True
-    return False
+        _write_text(run / DIVERGED, f"{error}\n")
 
 
 def _last(run: Path) -> Mapping[str, Any]:
@@ -162,9 +165,7 @@ def _last(run: Path) -> Mapping[str, Any]:
     return (read_metrics(path) or [{}])[-1] if path.exists() else {}
 
 
-def _score(
-    variant: str, seed: int, run: Path, metric: str, device: str, say: Callable[[str], None], diverged: bool
-) -> Row:
+def _score(variant: str, seed: int, run: Path, metric: str, device: str, say: Callable[[str], None]) -> Row:
     """The row of a run whose best checkpoint is scored, now if that was not done before."""
     best = checkpoint.newest_good(run / "best", say)
     info = checkpoint.verify(best)
@@ -173,7 +174,7 @@ def _score(
         receipts = evaluate(run, metrics=[metric], round="best", device=device, say=say)
         append(receipts, run / SCORES)
     last = _last(run)
-    per_image = last["epoch"] / last["images"]
+    per_image = last["epoch"] / last["images"] if last["images"] else 0.0  # it diverged before its first line
     return Row(
         variant=variant,
         seed=seed,
@@ -183,7 +184,7 @@ def _score(
         epochs=last["epoch"],
         rounds=last["round"],
         seconds=last["seconds"],
-        diverged=diverged,
+        diverged=(run / DIVERGED).exists(),
     )
 
 
@@ -197,7 +198,7 @@ def _finished(what: Reproduction, out: Path) -> dict[tuple[str, int], Row]:
                 info = checkpoint.verify(checkpoint.everything(run / "best")[0])
                 digest = info["sha256"][checkpoint.TENSORS]
                 if any(digest.startswith(r.subject["checkpoint"]) for r in read(run / SCORES)):
-                    rows[variant, int(seed)] = _score(variant, int(seed), run, what.metric, "cpu", print, False)
+                    rows[variant, int(seed)] = _score(variant, int(seed), run, what.metric, "cpu", print)
     return rows
 
 
@@ -210,7 +211,7 @@ def write(what: Reproduction, found: Mapping[tuple[str, int], Row], out: Path) -
     check_comparable([row.receipt for row in rows])
     out.mkdir(parents=True, exist_ok=True)
     _write_text(out / "table.md", table(what, rows))
-    _write_text(out / "table.json", json.dumps([_plain(row) for row in rows], indent=1) + "\n")
+    _write_text(out / "table.json", strict_json.dumps([_plain(row) for row in rows], indent=1) + "\n")
     plot_scores({f"{row.variant}, seed {row.seed}": row.run / "metrics.jsonl" for row in rows}, out / "curves.png")
 
 
@@ -244,7 +245,7 @@ def _cells(rows: Sequence[Row]) -> list[str]:
     return [
         f"{statistics.fmean(values):.2f}",
         f"{statistics.stdev(values):.2f}" if len(values) > 1 else "one seed",
-        ", ".join(f"{row.seed}{' (diverged)' * row.diverged}" for row in rows),
+        _seeds(rows),
         _each(row.receipt.spread for row in rows),
         _each(statistics.fmean(row.receipt.details["standard_error"]) for row in rows),
         ", ".join(sorted({f"{sigma:.4g}" for row in rows for sigma in row.receipt.details["sigma"]})),
@@ -253,6 +254,12 @@ def _cells(rows: Sequence[Row]) -> list[str]:
         ", ".join(f"{row.rounds:,}" for row in rows),
         ", ".join(f"{row.seconds:,.0f}" for row in rows),
     ]
+
+
+def _seeds(rows: Sequence[Row]) -> str:
+    text = ", ".join(f"{row.seed}{' (diverged)' * row.diverged}" for row in rows)
+    lost = sum(row.diverged for row in rows)
+    return f"{text}; {lost} of {len(rows)} diverged" if lost else text
 
 
 def _each(values: Iterable[float | None]) -> str:

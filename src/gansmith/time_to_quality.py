@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from gansmith import strict_json
 from gansmith.build import load_split
 from gansmith.errors import Diverged, UserError
 from gansmith.evaluation import Evaluator
@@ -152,11 +153,7 @@ class Result:
             "seconds_deviation_of_reached": deviation,
             "seconds_median_of_all": median,
         }
-        rows = [
-            {**asdict(row), "values": {k: v if math.isfinite(v) else str(v) for k, v in row.values.items()}}
-            for row in self.rows
-        ]
-        return {**asdict(self), "rows": rows, "summary": summary}
+        return {**strict_json.plain(asdict(self)), "summary": summary}
 
 
 def time_to_quality(
@@ -222,7 +219,7 @@ def time_to_quality(
         hardware=_hardware(list(runs.values())),
         rows=rows,
     )
-    write_text(folder / "result.json", json.dumps(result.as_dict(), indent=1) + "\n")
+    write_text(folder / "result.json", strict_json.dumps(result.as_dict(), indent=1) + "\n")
     write_text(folder / "table.md", table(result))
     plot_over_seconds(
         {f"seed {row.seed}": Path(row.run) / "metrics.jsonl" for row in rows},
@@ -306,7 +303,7 @@ def _train(
                 "wall_seconds": round(time.perf_counter() - began, 3),
             }
             with (run.parent / SESSIONS).open("a", encoding="utf-8") as file:
-                file.write(json.dumps(session) + "\n")
+                file.write(strict_json.dumps(session) + "\n")
 
 
 def _row(run: Path, goals: Mapping[str, Goal], recipe: Recipe, max_minutes: float) -> Row:
@@ -348,7 +345,7 @@ def _why_not(last: Mapping[str, Any], sessions: Sequence[Mapping[str, Any]], rec
         return f"{recipe.steps:,} rounds were over (--steps)"
     if recipe.steps is None and last["epoch"] >= recipe.n_epochs - 1e-3:
         return f"{recipe.n_epochs:,} epochs were over (--n_epochs)"
-    if any(session["ended"] == "time" and session["max_minutes"] >= max_minutes for session in sessions):
+    if any(session["ended"] == "time" and float(session["max_minutes"]) >= max_minutes for session in sessions):
         return f"{max_minutes:g} minutes of training were over (--max-minutes)"
     return ""
 

@@ -130,6 +130,15 @@ def spread(n: int, k: int) -> Labels:
     return edges[:-1] + (drawn % np.diff(edges).astype(np.uint64)).astype(np.int64)
 
 
+def mixed(n: int) -> Labels:
+    """All of 0..n-1 (n,) in an order drawn once and for all: its first k are k of n places without replacement.
+
+    Drawn from SHAKE-256, as in `spread`.
+    """
+    keys = np.frombuffer(hashlib.shake_256(b"gansmith order 0").digest(8 * n), "<u8")
+    return np.argsort(keys, kind="stable").astype(np.int64)
+
+
 def _unknown(what: str, folder: Path) -> str:
     if what and folder.exists():
         return f"{what} is a file; unpack it and give the folder with the pictures"

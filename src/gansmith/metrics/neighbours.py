@@ -7,6 +7,7 @@ ball, come from the differences, so that equal vectors are at exactly 0 and a pa
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
@@ -15,6 +16,8 @@ from torch import Tensor
 from gansmith.errors import UserError
 from gansmith.metrics.vectors import NUMBERS, blocks, mean_vector, squared_distances, vectors
 
+Parts = Tensor | Iterable[Tensor]
+"""A set of vectors (N, d), or parts of it (n_i, d), one after another, where it is too large for memory."""
 SPARE = 8
 """Candidates beyond k: the matrix product cannot order vectors that differ by its rounding alone."""
 
@@ -81,6 +84,22 @@ def nearest(x: Tensor, to: Tensor, *, k: int = 1, skip_self: bool = False) -> tu
     return torch.cat([d for d, _ in found]), torch.cat([i for _, i in found])
 
 
+def nearest_of_parts(x: Tensor, parts: Parts) -> tuple[Tensor, Tensor]:
+    """`nearest` with k = 1, (M,) both: of equally near rows in different parts the first. UserError as there."""
+    best, index, start = torch.empty(0), torch.empty(0), 0
+    for part in [parts] if isinstance(parts, Tensor) else parts:
+        distances, found = (of_k[:, 0] for of_k in nearest(x, part))
+        if start == 0:
+            best, index = distances, found
+        else:
+            nearer = distances < best
+            best, index = torch.where(nearer, distances, best), torch.where(nearer, found + start, index)
+        start += len(part)
+    if start == 0:
+        raise UserError("vectors to search: there are none")
+    return best, index
+
+
 def precision_recall(real: Tensor, fake: Tensor, *, k: int = 3) -> PrecisionRecall:
     """Precision: the share of fakes inside (<=) the ball of any real vector; recall: the roles exchanged.
 
@@ -107,7 +126,7 @@ def density_coverage(real: Tensor, fake: Tensor, *, k: int = 5) -> DensityCovera
     return DensityCoverage(per_fake.double().mean().item() / k, _share(per_real > 0))
 
 
-def threshold(train: Tensor, heldout: Tensor, *, quantile: float = 0.01) -> Threshold:
+def threshold(train: Parts, heldout: Tensor, *, quantile: float = 0.01) -> Threshold:
     """The r-th smallest distance from held-out (H, d) to training images (N, d), r = quantile (H + 1) rounded down.
 
     A new image falls below it with probability r / (H + 1). UserError for sets that do not fit and for fewer held-out
@@ -115,17 +134,16 @@ def threshold(train: Tensor, heldout: Tensor, *, quantile: float = 0.01) -> Thre
     """
     if not 0 < quantile < 1:
         raise UserError(f"quantile={quantile}: it must lie between 0 and 1")
-    train = vectors("train", train)
-    heldout = vectors("heldout", heldout, train.shape[1])
+    heldout = vectors("heldout", heldout)
     rank = int(quantile * (len(heldout) + 1))
     if rank < 1:
         needed = math.ceil(1 / quantile) - 1
         raise UserError(f"{len(heldout)} held-out images: quantile={quantile} needs at least {needed}")
-    distance = nearest(heldout, train)[0].flatten().sort().values[rank - 1].item()
+    distance = nearest_of_parts(heldout, train)[0].sort().values[rank - 1].item()
     return Threshold(distance, rank / (len(heldout) + 1))
 
 
-def memorisation(samples: Tensor, train: Tensor, limit: Threshold) -> Memorisation:
+def memorisation(samples: Tensor, train: Parts, limit: Threshold) -> Memorisation:
     """The share of samples (M, d) that lie nearer to a training image (N, d) than the nearest held-out images do.
 
     A share far above `limit.expected` says that training images were copied; one at or below it says little, since
@@ -133,9 +151,8 @@ def memorisation(samples: Tensor, train: Tensor, limit: Threshold) -> Memorisati
     1511.01844).
     UserError for sets that do not fit.
     """
-    train = vectors("train", train)
-    distances, indices = nearest(vectors("samples", samples, train.shape[1]), train)
-    return Memorisation(_share(distances < limit.distance), limit, distances[:, 0], indices[:, 0])
+    distances, indices = nearest_of_parts(vectors("samples", samples), train)
+    return Memorisation(_share(distances < limit.distance), limit, distances, indices)
 
 
 def _share(flags: Tensor) -> float:

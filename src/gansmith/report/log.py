@@ -1,7 +1,6 @@
 """The numbers of a run: means gathered on the device, one JSON line per row, TensorBoard beside it."""
 
 import json
-import math
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from gansmith import strict_json
 from gansmith.errors import UserError
 from gansmith.report.atomic import replacing
 
@@ -95,7 +95,7 @@ class RunLog:
     def write(self, row: Mapping[str, float | int | str]) -> None:
         """Append one row, which must hold "round"; NaN and infinities are written as strings."""
         step = int(row["round"])
-        line = json.dumps({key: _plain(value) for key, value in row.items()}, allow_nan=False)
+        line = strict_json.dumps(row)
         self._file.write(line + "\n")
         self._file.flush()
         if self._events is not None:
@@ -149,8 +149,3 @@ def _forget_after(path: Path, at_round: int, scores_until: int) -> None:
     kept = [line + b"\n" for line, row in _rows(path) if stays(row)]
     with replacing(path) as part:
         part.write_bytes(b"".join(kept))
-
-
-def _plain(value: float | int | str) -> float | int | str:
-    """JSON has no NaN: `json.dumps` would write one that other readers refuse."""
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
