@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from gansmith import checkpoint
 from gansmith.build import find, load_split
 from gansmith.data.toy import TOYS, Mixture
-from gansmith.data.values import VALUES
 from gansmith.errors import UserError
 from gansmith.games.critique import score
 from gansmith.inference import Pictures, Sampler, load, load_network
-from gansmith.metrics.neighbours import nearest
+from gansmith.measures import Images, Stored
+from gansmith.metrics.neighbours import nearest_of_parts
 from gansmith.networks.gan2014 import Maxout, MaxoutConv
 from gansmith.objectives import OBJECTIVES
 from gansmith.priors import Codes, Normal, Prior, Uniform
@@ -96,8 +96,6 @@ def figure(
 
 ROW = 5
 """Samples in a row of the paper's Figure 2."""
-CHUNK = 5000
-"""So many training images at a time are compared with the samples."""
 
 
 def samples(source: Source, seeds: Sequence[int], path: Path) -> None:
@@ -112,19 +110,11 @@ def samples(source: Source, seeds: Sequence[int], path: Path) -> None:
 
 
 def nearest_training_images(source: Source, x: Tensor) -> Tensor:
-    """For each of x (M, C, H, W) in [0, 1] the training image nearest in pixels (Euclid), as the networks see it."""
-    data = source.recipe.data
-    images = load_split(data, "train", say=source.say).images
-    values = VALUES[data.values]
-    best, found = torch.full((len(x),), torch.inf, dtype=torch.float64), torch.empty_like(x, device="cpu")
-    for start in range(0, len(images), CHUNK):
-        some = torch.from_numpy(np.array(images[start : start + CHUNK])).to(torch.float32)
-        some = values.to_unit(values.to_network(some)).to(x)
-        distance, index = (part[:, 0].cpu() for part in nearest(x.flatten(1), some.flatten(1)))
-        nearer = distance < best
-        best[nearer] = distance[nearer]
-        found[nearer] = some.cpu()[index[nearer]]
-    return found.to(x)
+    """For each of x (M, C, H, W) in [0, 1] the training image nearest in pixels (Euclid)."""
+    data = load_split(source.recipe.data, "train", say=source.say)
+    images = Images(Stored(data, source.recipe.data.values, np.arange(len(data))), None, x.device)
+    _, found = nearest_of_parts(x.flatten(1).to(images.device), images.flat_parts())
+    return torch.cat([images.pixels_of(slice(i, i + 1)) for i in found.tolist()]).to(x)
 
 
 # ---- latent space ----------------------------------------------------------------------------------------------
