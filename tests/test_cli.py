@@ -1,6 +1,8 @@
 """The command line: what each verb does, and that everything wrong is one line that says what would be right."""
 
+import contextlib
 import re
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -184,6 +186,8 @@ def test_resume_by_the_folder(cli: Gansmith, tiny: list[str], tmp_path: Path) ->
         (["train", "--channels", "2", "--dry-run"], ["channels is 2", "the nearest is 1"]),
         (["train", "gann"], ["there is no recipe 'gann'", "did you mean gan?"]),
         (["train", "gan", "began"], ["gan and began", "one recipe"]),
+        (["train", "."], [". is a folder without recipe.yaml: neither a recipe nor a run"]),
+        (["train", "--optimizer.G.lr", "1"], ["flag: optimizer: there is no such key; did you mean optimizers?"]),
         (["train", "no/such/run"], ["there is no recipe file or run no/such/run"]),
         (["train", "."], ["."]),
         (["train", "--data", "mnits", "--steps", "1"], ["mnits", "mnist"]),
@@ -254,6 +258,26 @@ def test_another_value_for_a_run_is_one_line(refused: Callable[..., str], traine
     assert "lr: a run keeps its recipe" in refused("train", trained, "--lr", 1, "--device", "cpu")
     assert "leave --out away" in refused("train", trained, "--out", "x", "--device", "cpu")
     assert "is finished: 6 rounds" in refused("train", trained, "--quiet", "--device", "cpu")
+
+
+def test_a_ctrl_c_that_a_library_swallows_while_it_starts_is_not_lost(
+    cli: Gansmith, tiny: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from gansmith import cli as module
+
+    words = module._words
+
+    def swallowing(*args: Any) -> Any:
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        return words(*args)
+
+    monkeypatch.setattr(module, "_words", swallowing)
+    code, out, err = cli("train", *tiny, "--out", "run")
+    assert (code, out, err.strip()) == (130, "", "gansmith: error: interrupted")
+    monkeypatch.setattr(module, "_words", words)
+    assert not (tmp_path / "run").exists()
+    assert cli("train", *tiny, "--steps", 1, "--quiet", "--out", "run")[0] == 0  # and forgotten by the next command
 
 
 # ---- sample ----------------------------------------------------------------------------------------------------

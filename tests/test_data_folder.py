@@ -317,6 +317,19 @@ def break_things(folder: Path) -> dict[str, str]:
     }
 
 
+def test_colours_that_are_lost_are_told(folder: Path) -> None:
+    folder.mkdir(exist_ok=True)
+    flat(folder / "grey.png", 7)
+    for i in range(2):
+        Image.new("RGB", (3, 3), (255, 0, i)).save(folder / f"red{i}.png")
+    said: list[str] = []
+    load(folder, said, channels=1)
+    assert "2 of 3 pictures of faces are stored in colour and become grey; to keep the colours: --channels 3" in said
+    said.clear()
+    load(folder, said, channels=3)
+    assert said and not any("grey" in line for line in said)
+
+
 def test_broken_files_are_listed_with_their_reasons(folder: Path) -> None:
     reasons = break_things(folder)
     said: list[str] = []

@@ -318,7 +318,7 @@ def test_what_cannot_be_held_back_is_refused(pictures: Path) -> None:
         for split in ("train", "validation"):
             with pytest.raises(UserError, match=rf"data\.validation is {n}, .* has 60 images .*the nearest is 59$"):
                 load(pictures, split, n, 16)
-    with pytest.raises(UserError, match=r"has no validation images: data\.validation says how many"):
+    with pytest.raises(UserError, match="has no validation images: --data.validation N holds N back"):
         load("mnist", "validation")
     with pytest.raises(UserError, match="split is 'valid'; it must be one of 'train', 'validation', 'test'"):
         load("mnist", "valid")

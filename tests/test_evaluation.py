@@ -21,7 +21,7 @@ from gansmith.data import load_images
 from gansmith.data.imageset import ImageSet, Labels
 from gansmith.data.load import mixed
 from gansmith.errors import UserError
-from gansmith.evaluation import Evaluator, evaluate, shared_metrics
+from gansmith.evaluation import Evaluator, choose_reference, evaluate, shared_metrics
 from gansmith.inference import Sampler, load
 from gansmith.measures import METRICS, Reference, to_pixels
 from gansmith.metrics.parzen import parzen
@@ -208,6 +208,26 @@ def test_the_training_images_are_never_all_in_memory_as_numbers(few: Data, monke
     monkeypatch.setattr(measures, "NUMBERS", 28 * 28 * 100)
     parts = scores(from_split("validation"), *names, **options)
     assert parts == whole and max(read) == 400  # the test images, which are compared with one another
+
+
+def test_without_test_images_those_held_back_are_compared_with_or_the_training_images_and_that_is_said(
+    few: Data,
+) -> None:
+    said: list[str] = []
+    alone = replace(few, name=str(Path(few.name) / "train"))
+    for data, chosen, words in (
+        (few, "test", []),
+        (MNIST, "test", []),
+        (alone, "validation", ["has no test pictures", "the 200 held back"]),
+        (replace(alone, validation=0), "train", ["has no test pictures", "rewards copying", "--data.validation N"]),
+    ):
+        said.clear()
+        assert choose_reference(data, said.append) == chosen
+        assert len(said) == bool(words) and all(word in said[0] for word in words)
+    [precision, recall] = evaluate(
+        of(few, "train"), data=alone, metrics=["pr"], n=100, seeds=[0], features="mnist", device="cpu", say=quiet
+    )
+    assert precision.metric == "precision_mnist_100_validation" and recall.metric == "recall_mnist_100_validation"
 
 
 def test_the_spread_is_that_of_the_seeds(few: Data) -> None:

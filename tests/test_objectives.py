@@ -14,6 +14,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits as bce
 from torch.nn.utils.parametrizations import spectral_norm
 
 from gansmith.build import build
+from gansmith.errors import UserError
 from gansmith.networks.mlp import Discriminator
 from gansmith.objectives import OBJECTIVES, Objective
 from gansmith.recipe import plan, recipe_names
@@ -293,3 +294,20 @@ def test_a_wasserstein_critic_that_nothing_bounds_is_warned_of(
     assert len(found) == warned
     if warned:
         assert found[0].startswith("warning: ") and "penalties: [{name: wgan_gp" in found[0] and "\n" not in found[0]
+
+
+@pytest.mark.parametrize(
+    ("d", "g", "says"),
+    [
+        (lambda real, fake: real - fake, lambda fake: -fake, r"the loss g of .* takes the scores of real and of gen"),
+        (lambda real: real, lambda real, fake: -fake, r"the loss d of .* takes the scores of real and of generated"),
+        (lambda real, fake: (real - fake).mean(), lambda real, fake: -fake, r"the loss d of .* gave a tensor \(\) for"),
+    ],
+)
+def test_losses_of_ones_own_of_the_wrong_form_are_told(
+    d: Any, g: Any, says: str, pictures: Path, small: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(OBJECTIVES, "minimax", Objective(d, g, paper="none", at_zero=(0.0, 0.0)))
+    recipe = plan("gan", flags=small("gan", **{"data.name": str(pictures), "objective": "minimax"})).recipe
+    with pytest.raises(UserError, match=f"^objective: {says}"):
+        build(recipe, torch.device("cpu"), say=lambda text: None, progress=False)

@@ -391,6 +391,17 @@ def _objective(component: Component) -> Objective:
     row = OBJECTIVES.get(component.name) or find(component.name)
     if not isinstance(row, Objective) or component.args:
         raise UserError(f"objective: {component.name} must be an Objective(d, g, ...), which takes no further keys")
+    scores = torch.zeros(2)
+    for player, loss in (("d", row.d), ("g", row.g)):
+        place = f"objective: the loss {player} of {component.name}"
+        try:
+            shape = tuple(loss(scores, scores).shape)
+        except TypeError as error:
+            raise UserError(
+                f"{place} takes the scores of real and of generated images, (real, fake): {error}"
+            ) from None
+        if shape != (2,):
+            raise UserError(f"{place} gave a tensor {shape} for two scores; it must be one value for each, (2,)")
     return row
 
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import signal
 import sys
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Any, NoReturn
 
 import click
@@ -39,6 +42,10 @@ class _OneLine(click.Group):
 
     def main(self, args: Sequence[str] | None = None, *rest: Any, **options: Any) -> NoReturn:
         words = list(sys.argv[1:] if args is None else args)
+        _interrupts.clear()
+        here = threading.current_thread() is threading.main_thread()  # signals are set nowhere else
+        if here and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            signal.signal(signal.SIGINT, _interrupt)
         try:
             code = super().main(words, *rest, **{**options, "standalone_mode": False})
             sys.exit(code if isinstance(code, int) else 0)
@@ -54,6 +61,15 @@ class _OneLine(click.Group):
             _fail(f"{_rank()}{error.filename or 'input/output'}: {error.strerror or error}", shared=False)
         except (click.Abort, KeyboardInterrupt):
             _fail("interrupted", 130)
+
+
+_interrupts: list[int] = []
+
+
+def _interrupt(signum: int, frame: FrameType | None) -> None:
+    """Ctrl-C as ever, but it leaves a trace."""
+    _interrupts.append(signum)
+    signal.default_int_handler(signum, frame)
 
 
 def _fail(text: str, code: int = 2, *, shared: bool = True) -> NoReturn:
@@ -148,11 +164,11 @@ def train(
         if launch().rank == 0:
             _print_plan(resolved)
         return
-    import signal
-
     from gansmith.training import Stopped
     from gansmith.training import train as run_training
 
+    if _interrupts:  # of which a library has made nothing while it was imported
+        raise KeyboardInterrupt
     try:
         run = run_training(what, out=out, device=device, overrides=flags, quiet=quiet)
     except Diverged as error:
@@ -301,9 +317,8 @@ def figure(name: str, run: str, out: str | None, seeds: str | None, round: str |
 @click.option("--seeds", metavar="LIST", help="one set of samples for each seed; +- is their spread  [0-2]")
 @click.option(
     "--reference",
-    default="test",
     type=click.Choice(["test", "validation", "train"]),
-    help="the real images to compare with  [test]",
+    help="the real images to compare with  [test; of a folder without, validation or train]",
 )
 @click.option(
     "--features", type=click.Choice(["mnist", "inception"]), help="what images are compared by  [as the data]"
@@ -592,12 +607,13 @@ def recipes_ls() -> None:
 
 
 @recipes.command("show")
-@click.argument("name")
+@click.argument("name", metavar="NAME|RUN")
 def recipes_show(name: str) -> None:
-    """Print the recipe NAME, header included."""
-    from gansmith.recipe import recipe_text
+    """Print the recipe NAME, header included, or that of a run."""
+    from gansmith.recipe import is_run, recipe_text
 
-    click.echo(recipe_text(name), nl=False)
+    own = Path(name) / "recipe.yaml"
+    click.echo(own.read_text(encoding="utf-8") if is_run(Path(name)) else recipe_text(name), nl=False)
 
 
 @recipes.command("cp")

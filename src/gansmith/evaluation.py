@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from gansmith.build import choose_device, load_split
+from gansmith.data import data_names
 from gansmith.data.load import SHUFFLED
 from gansmith.errors import UserError
 from gansmith.inference import Sampler, load
@@ -208,7 +209,7 @@ def evaluate(
     n: int | None = None,
     seeds: Sequence[int] = (0, 1, 2),
     data: Data | str | None = None,
-    reference: SplitName = "test",
+    reference: SplitName | None = None,
     features: str | None = None,
     inception_weights: Path | None = None,
     round: int | Literal["best"] | None = None,
@@ -221,7 +222,8 @@ def evaluate(
 
     what: a run's folder; a Sampler or a function (n, seed) -> (n, C, H, W) in [0, 1]; or a folder of pictures of the
     size and kind of the real ones, which is one set of samples. A run is compared with its own data; the others need
-    `data`. seeds: one set of samples each. out: a folder for receipts.jsonl and for the pictures of the samples that
+    `data`. reference: the test images if nothing is said; of a folder without, see `choose_reference`. seeds: one set
+    of samples each. out: a folder for receipts.jsonl and for the pictures of the samples that
     lie nearest to training images. The other options are those of `Evaluator`.
     """
     if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0:
@@ -232,7 +234,7 @@ def evaluate(
         data,
         metrics=metrics,
         n=n,
-        reference=reference,
+        reference=choose_reference(data, say) if reference is None else reference,
         features=features,
         inception_weights=inception_weights,
         device=device,
@@ -295,12 +297,31 @@ def _opened(
     return data, sampler, {"what": name, "round": sampler.round, "weights": weights, "checkpoint": sampler.digest}
 
 
-def shared_metrics(runs: Sequence[Path], features: str | None, reference: str) -> list[str]:
+def choose_reference(data: Data, say: Say = print) -> SplitName:
+    """The test images; of a folder without them those held back, or else the training images, which `say` is told."""
+    folder = Path(data.name).expanduser()
+    if data.name in data_names() or not folder.is_dir() or (folder / "test").is_dir():
+        return "test"
+    if data.validation:
+        say(f"{folder} has no test pictures (in {folder / 'test'}): compared with the {data.validation} held back")
+        return "validation"
+    say(
+        f"{folder} has no test pictures (in {folder / 'test'}) and data.validation is 0: compared with the training"
+        " images, which also rewards copying them. A new run with --data.validation N holds N back"
+    )
+    return "train"
+
+
+def shared_metrics(runs: Sequence[Path], features: str | None, reference: SplitName | None) -> list[str]:
     """The measures that the data of all runs allows."""
-    kinds = [plan(run).recipe.data for run in runs]
     possible = [
-        _possible(features or ("mnist" if data.name in DIGITS else "inception"), data, reference, lambda text: None)
-        for data in kinds
+        _possible(
+            features or ("mnist" if data.name in DIGITS else "inception"),
+            data,
+            reference or choose_reference(data, lambda text: None),
+            lambda text: None,
+        )
+        for data in (plan(run).recipe.data for run in runs)
     ]
     shared = [name for name in possible[0] if all(name in names for names in possible)]
     if not shared:

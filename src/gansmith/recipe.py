@@ -239,7 +239,8 @@ def recipe_text(name: str) -> str:
 def read_layer(what: str | Path) -> Layer:
     """A recipe's own keys, by the name of a shipped recipe or the path of a YAML file."""
     path = Path(what)
-    if isinstance(what, Path) or path.suffix in (".yaml", ".yml") or "/" in str(what):
+    a_folder = path.is_dir() and str(what) not in recipe_names()
+    if isinstance(what, Path) or path.suffix in (".yaml", ".yml") or "/" in str(what) or a_folder:
         if path.is_dir():
             raise UserError(f"{path} is a folder without recipe.yaml: neither a recipe nor a run")
         try:
@@ -389,7 +390,8 @@ class _Checker:
 
     def where(self, key: str) -> str:
         listed = key.partition("[")[0]  # a list is one leaf
-        origin = self.origins.get(listed) or next((o for k, o in self.origins.items() if k.startswith(key)), "")
+        below = [origin for place, origin in self.origins.items() if place.startswith(f"{key}.")]
+        origin = self.origins.get(key) or self.origins.get(listed) or next(iter(below), "")
         return f"{origin}: {key}" if origin and origin != "default" else key
 
     def recipe(self, merged: Mapping[str, Any]) -> Recipe:

@@ -203,10 +203,11 @@ def _session(
     state, stream = experiment.state, experiment.stream
     per_epoch = stream.batches_per_epoch / experiment.game.batches_per_round
     total = recipe.steps if recipe.steps is not None else math.ceil(recipe.n_epochs * per_epoch - 1e-9)
+    longer = f"--n_epochs {math.ceil(2 * stream.epoch)}"
     if state.round >= total and not launch().restarts:  # a restart may find all done but the last pictures
         raise UserError(
             f"{run} is finished: {state.round} rounds, {stream.epoch:.4g} epochs; to train it further give a"
-            f" greater length, such as --n_epochs {math.ceil(2 * stream.epoch)} (--steps, if given, comes before it)"
+            f" greater length, such as {f'--steps {2 * state.round}' if recipe.steps else longer}"
         )
     resolve_compile(recipe, experiment, world.device, total, _say(quiet))
     live = Live(

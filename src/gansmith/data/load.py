@@ -82,7 +82,7 @@ def load_images(
 def _held_back(found: ImageSet, split: str, validation: int, shuffled: bool, say: Say) -> ImageSet:
     """The training set without the `validation` images that are held back, or these."""
     if split == "validation" and not validation:
-        raise UserError(f"{found.name} has no validation images: data.validation says how many to hold back")
+        raise UserError(f"{found.name} has no validation images: --data.validation N holds N back, in a new run")
     if not validation:
         return found
     if validation >= len(found):

@@ -107,16 +107,23 @@ def prepare(source: Source, path: Path, wanted: Wanted) -> ImageSet:
     size = f"{wanted.img_size}x{wanted.img_size}, {wanted.channels} channel{'s' * (wanted.channels > 1)}"
     broken = list(source.broken)
     labels: list[int | None] = []
+    coloured = 0
     with Draft(path, wanted.say) as draft:
         text = f"preparing {source.count} pictures of {source.name} at {size}"
         with _progress(text, source.count, wanted) as step, contextlib.closing(_in_order(source, wanted)) as groups:
-            for images, found, failed in groups:
+            for images, found, failed, colours in groups:
                 if images:
                     draft.write(np.stack(images))
                 labels += found
                 broken += failed
+                coloured += sum(colours)
                 step(len(images) + len(failed))
         _tell(source.name, broken, len(labels), wanted)
+        if coloured and wanted.channels == 1:
+            wanted.say(
+                f"{coloured} of {len(labels)} pictures of {source.name} are stored in colour and become grey; to keep"
+                " the colours: --channels 3"
+            )
         known = [label for label in labels if label is not None]
         all_labels = np.array(known, np.int64) if len(known) == len(labels) else None
         classes: tuple[str, ...] = ()
@@ -132,7 +139,8 @@ def prepare(source: Source, path: Path, wanted: Wanted) -> ImageSet:
     return data
 
 
-Converted = tuple[list[Bytes], list[int | None], list[Broken]]  # pictures, their labels, those that are broken
+# Pictures, their labels, those that are broken, and which of the others were stored in colour.
+Converted = tuple[list[Bytes], list[int | None], list[Broken], list[bool]]
 
 
 def _in_order(source: Source, wanted: Wanted) -> Generator[Converted, None, None]:
@@ -142,12 +150,13 @@ def _in_order(source: Source, wanted: Wanted) -> Generator[Converted, None, None
     ahead: deque[Future[Converted]] = deque()
 
     def convert(start: int) -> Converted:
-        out: Converted = ([], [], [])
+        out: Converted = ([], [], [], [])
         for index in range(start, min(start + group, source.count)):
             try:
                 image, label = source.read(index)
                 out[0].append(pictures.to_array(image, wanted.img_size, wanted.channels, wanted.fit))
                 out[1].append(label)
+                out[3].append(image.mode in pictures.COLOURED)
             except Exception as error:  # on a damaged file the readers of Pillow raise almost anything
                 title = source.title(index)
                 out[2].append(Broken(title, pictures.why_broken(error)))

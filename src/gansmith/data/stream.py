@@ -140,9 +140,10 @@ class Stream(Iterator[Batch | Share]):
         here = self.state_dict()
         for key in ("seed", "batch_size", "images", "digest"):
             if state.get(key) != here[key]:
+                what = {"digest": "digest of the images", "images": "number of images"}.get(key, key)
                 raise UserError(
-                    f"the data stream cannot be resumed: {key} was {state.get(key)} and is now {here[key]}; "
-                    "resume with the data and settings that the run was started with"
+                    f"{self.data.name} is not what the run was trained on: the {what} was {state.get(key)} and is now"
+                    f" {here[key]}; bring the old state back, or start a new run"
                 )
         self._forget()
         self.position = int(state["position"])
