@@ -197,31 +197,21 @@ def test_a_compiled_training_leaves_torch_s_settings_as_they_were(pictures: Path
 
 
 @pytest.mark.parametrize(
-    ("device", "total", "played", "lacks", "on", "said"),
+    ("device", "total", "lacks", "on", "said"),
     [
-        ("cpu", 10**9, 0, "", False, None),
-        ("cpu", 10**9, 0, "there is no compiler", False, None),
-        ("mps", 10**9, 0, "", False, None),
-        ("cuda", COMPILE_ROUNDS - 1, 0, "", False, None),
-        ("cuda", COMPILE_ROUNDS - 1, 0, "there is no compiler", False, None),
-        ("cuda", COMPILE_ROUNDS, 0, "", True, "on with 20,000 rounds to go.*--no-compile overrides"),
-        ("cuda", COMPILE_ROUNDS + 500, 500, "", True, "on with 20,000.* other rounding if those before were not comp"),
-        (
-            "cuda",
-            COMPILE_ROUNDS,
-            1,
-            "",
-            False,
-            "off with 19,999 .*--compile overrides.* other rounding .* were compiled",
-        ),
-        ("cuda", COMPILE_ROUNDS, 0, "there is no compiler", False, "off, for there is no compiler$"),
-        ("cuda", COMPILE_ROUNDS, COMPILE_ROUNDS, "", False, None),
+        ("cpu", 10**9, "", False, None),
+        ("cpu", 10**9, "there is no compiler", False, None),
+        ("mps", 10**9, "", False, None),
+        ("cuda", COMPILE_ROUNDS - 1, "", False, None),
+        ("cuda", COMPILE_ROUNDS - 1, "there is no compiler", False, None),
+        ("cuda", COMPILE_ROUNDS, "", True, "on in a run of 20,000 rounds.*--no-compile overrides"),
+        ("cuda", COMPILE_ROUNDS, "there is no compiler", False, "off, for there is no compiler$"),
     ],
 )
-def test_auto_goes_by_the_device_and_the_rounds_to_go(
-    device: str, total: int, played: int, lacks: str, on: bool, said: str | None
+def test_auto_goes_by_the_device_and_the_length_of_the_run(
+    device: str, total: int, lacks: str, on: bool, said: str | None
 ) -> None:
-    decided, line = decide_compile(device, total, played, lacks)
+    decided, line = decide_compile(device, total, lacks)
     assert decided is on and "\n" not in line
     assert line == "" if said is None else re.match(f"engine.compile auto: {said}", line), line
 
@@ -231,15 +221,15 @@ def test_the_key_s_help_states_the_rule() -> None:
     assert f"{COMPILE_ROUNDS:,} rounds" in field.metadata["help"] and "never measured" in field.metadata["help"]
 
 
-def test_auto_is_resolved_at_each_start_from_what_is_left_and_says_nothing_on_a_cpu(
+def test_auto_is_resolved_at_each_start_by_the_whole_length_and_says_nothing_on_a_cpu(
     pictures: Path, small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     asked: list[tuple[Any, ...]] = []
     seen: list[bool] = []
 
-    def note(device: str, total: int, played: int, lacks: str) -> tuple[bool, str]:
-        asked.append((device, total, played))
-        return decide_compile(device, total, played, lacks)
+    def note(device: str, total: int, lacks: str) -> tuple[bool, str]:
+        asked.append((device, total))
+        return decide_compile(device, total, lacks)
 
     def stop(record: Record) -> bool:
         seen.extend(player.net._compiled_call_impl is not None for player in record.experiment.game.players)
@@ -248,7 +238,7 @@ def test_auto_is_resolved_at_each_start_from_what_is_left_and_says_nothing_on_a_
     monkeypatch.setattr("gansmith.build.decide_compile", note)
     train("gan", data=pictures, out=tmp_path / "run", steps=50_000, device="cpu", overrides=small("gan"), enough=stop)
     train(tmp_path / "run", steps=5, device="cpu")
-    assert asked == [("cpu", 50_000, 0), ("cpu", 5, 3)]
+    assert asked == [("cpu", 50_000), ("cpu", 5)]
     assert seen and not any(seen)
     train(tmp_path / "run", steps=6, device="cpu", overrides={"engine.compile": False})
     assert len(asked) == 2  # what is said is not asked
@@ -300,7 +290,7 @@ def test_a_run_may_go_on_with_another_engine_and_says_so(
 ) -> None:
     train("gan", data=pictures, out=tmp_path / "run", steps=2, device="cpu", overrides=small("gan"), quiet=True)
     train(tmp_path / "run", steps=4, device="cpu", overrides={"engine.precision": "bfloat16"})
-    said = "engine: precision was float32 and is bfloat16; the training goes on with other rounding"
+    said = "engine: precision was float32 and is bfloat16; the training may round otherwise from here on"
     assert said in capsys.readouterr().out
 
 

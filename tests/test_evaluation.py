@@ -211,7 +211,7 @@ def test_the_training_images_are_never_all_in_memory_as_numbers(few: Data, monke
 
 
 def test_without_test_images_those_held_back_are_compared_with_or_the_training_images_and_that_is_said(
-    few: Data,
+    few: Data, tmp_path: Path
 ) -> None:
     said: list[str] = []
     alone = replace(few, name=str(Path(few.name) / "train"))
@@ -224,6 +224,9 @@ def test_without_test_images_those_held_back_are_compared_with_or_the_training_i
         said.clear()
         assert choose_reference(data, said.append) == chosen
         assert len(said) == bool(words) and all(word in said[0] for word in words)
+    (tmp_path / "cat").mkdir()
+    (tmp_path / "test").mkdir()  # a class
+    assert choose_reference(Data(name=str(tmp_path), validation=1), said.append) == "validation"
     [precision, recall] = evaluate(
         of(few, "train"), data=alone, metrics=["pr"], n=100, seeds=[0], features="mnist", device="cpu", say=quiet
     )

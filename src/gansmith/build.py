@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.parametrize import is_parametrized
 
 from gansmith import checkpoint, schema
 from gansmith.data import ImageSet, Stream, load_images
@@ -268,39 +267,36 @@ def _eager(recipe: Recipe, game: Game) -> dict[str, str]:
 
 
 COMPILE_ROUNDS = 20_000
-"""From here on engine.compile auto compiles on CUDA: a minute for it is 3 ms of each round. Never measured there."""
+"""So long a run engine.compile auto compiles on CUDA: a minute for it is 3 ms of each round. Never measured there."""
 
 
-def decide_compile(device: str, total: int, played: int, lacks: str) -> tuple[bool, str]:
-    """What engine.compile auto means on a type of device, for a run of `total` rounds of which `played` are behind it.
+def decide_compile(device: str, total: int, lacks: str) -> tuple[bool, str]:
+    """What engine.compile auto means on a type of device, for a run of `total` rounds.
 
-    Also one line that says so, "" where nobody would expect a compiler: on other devices than CUDA, where it slows or
-    was not tried, and in short runs. `lacks`: what it needs and has not, or "".
+    It goes by the whole length, so that a run that is resumed goes on as it began. Also one line that says so, "" where
+    nobody would expect a compiler: on other devices than CUDA, where it slows or was not tried, and in short runs.
+    `lacks`: what it needs and has not, or "".
     """
-    if device != "cuda" or total < COMPILE_ROUNDS or played >= total:
+    if device != "cuda" or total < COMPILE_ROUNDS:
         return False, ""
     if lacks:
         return False, f"engine.compile auto: off, for {lacks}"
-    left = total - played
-    on = left >= COMPILE_ROUNDS
-    state, override = ("on", "--no-compile") if on else ("off", "--compile")
-    changed = f"; other rounding if those before were {'not ' * on}compiled" if played else ""
-    return on, (
-        f"engine.compile auto: {state} with {left:,} rounds to go, for it may pay from {COMPILE_ROUNDS:,} on"
-        f" ({override} overrides){changed}"
+    return True, (
+        f"engine.compile auto: on in a run of {total:,} rounds, for it may pay from {COMPILE_ROUNDS:,} on"
+        " (--no-compile overrides)"
     )
 
 
 def resolve_compile(
     recipe: Recipe, experiment: Experiment, device: torch.device, total: int, say: Callable[[str], None]
 ) -> None:
-    """Compile, or do not, where the recipe leaves it to the device and to the rounds that are left until `total`."""
+    """Compile, or do not, where the recipe leaves it to the device and to the length of the run, `total` rounds."""
     if recipe.engine.compile != "auto":
         return
     lacks = _no_compiler(device)
     if not lacks and {p.name for p in experiment.game.players} <= _eager(recipe, experiment.game).keys():
         lacks = "none of the networks can be compiled"
-    on, line = decide_compile(device.type, total, experiment.state.round, lacks)
+    on, line = decide_compile(device.type, total, lacks)
     if line:
         say(line)
     if on:
@@ -371,10 +367,15 @@ def _game(recipe: Recipe, players: Mapping[str, Player], prior: Prior, noise: to
 
 
 def _bounded(recipe: Recipe, networks: Mapping[str, nn.Module]) -> bool:
-    """Whether a penalty, a limit on weights, or a parametrization such as torch's spectral norm bounds the critic."""
+    """Whether a penalty, a limit on weights, or spectral norm, in either form that torch has, bounds the critic."""
+
+    def normalised(module: nn.Module) -> bool:
+        parametrized = [p for ps in getattr(module, "parametrizations", {}).values() for p in ps]
+        return any("SpectralNorm" in type(x).__name__ for x in (*parametrized, *module._forward_pre_hooks.values()))
+
     critics = [net for name, net in networks.items() if name.startswith("D")]
     return any(p.args["weight"] > 0 for p in recipe.penalties) or all(
-        hasattr(net, "constrain") or any(map(is_parametrized, net.modules())) for net in critics
+        hasattr(net, "constrain") or any(map(normalised, net.modules())) for net in critics
     )
 
 
@@ -391,17 +392,14 @@ def _objective(component: Component) -> Objective:
     row = OBJECTIVES.get(component.name) or find(component.name)
     if not isinstance(row, Objective) or component.args:
         raise UserError(f"objective: {component.name} must be an Objective(d, g, ...), which takes no further keys")
-    scores = torch.zeros(2)
     for player, loss in (("d", row.d), ("g", row.g)):
-        place = f"objective: the loss {player} of {component.name}"
         try:
-            shape = tuple(loss(scores, scores).shape)
+            inspect.signature(loss).bind("real", "fake")
         except TypeError as error:
             raise UserError(
-                f"{place} takes the scores of real and of generated images, (real, fake): {error}"
+                f"objective: the loss {player} of {component.name} must take the scores of real and of generated"
+                f" images, (real, fake): {error}"
             ) from None
-        if shape != (2,):
-            raise UserError(f"{place} gave a tensor {shape} for two scores; it must be one value for each, (2,)")
     return row
 
 

@@ -72,6 +72,12 @@ def _interrupt(signum: int, frame: FrameType | None) -> None:
     signal.default_int_handler(signum, frame)
 
 
+def _heed_interrupts() -> None:
+    """Called once all is imported, for some libraries swallow a Ctrl-C meanwhile."""
+    if _interrupts:
+        raise KeyboardInterrupt
+
+
 def _fail(text: str, code: int = 2, *, shared: bool = True) -> NoReturn:
     """The one line; if all processes of torchrun `shared` the error, one of each machine says it."""
     if not shared or _speaks():
@@ -167,8 +173,7 @@ def train(
     from gansmith.training import Stopped
     from gansmith.training import train as run_training
 
-    if _interrupts:  # of which a library has made nothing while it was imported
-        raise KeyboardInterrupt
+    _heed_interrupts()
     try:
         run = run_training(what, out=out, device=device, overrides=flags, quiet=quiet)
     except Diverged as error:
@@ -381,6 +386,7 @@ def evaluate(
 
     if names is None and len(what) > 1 and all(runs):
         names = shared_metrics([Path(one) for one in what], features, reference)
+    _heed_interrupts()
     columns = [
         run_evaluate(
             Path(one),
@@ -448,6 +454,7 @@ def reproduce(
     from gansmith.reproduction import reproduce as run_reproduce
     from gansmith.training import Stopped
 
+    _heed_interrupts()
     try:
         rows = run_reproduce(
             name,
@@ -534,6 +541,7 @@ def bench_time_to_quality(
     from gansmith.time_to_quality import table, time_to_quality
     from gansmith.training import Stopped
 
+    _heed_interrupts()
     try:
         result = time_to_quality(
             what,
@@ -643,9 +651,8 @@ def _words(
     default: str, words: tuple[str, ...], options: Mapping[str, str | bool | None]
 ) -> tuple[str, dict[str, Any]]:
     """(WHAT, flags) of a command line: WHAT may stand anywhere, `--a.b 1`, `--a.b=1` and `a.b=1` are flags."""
-    flags = {key: str(value) for key, value in options.items() if value is not None}
-    if "data" in flags:
-        flags["data.name"] = flags.pop("data")
+    full = {"data": "data.name", "compile": "engine.compile"}
+    flags = {full.get(key, key): str(value) for key, value in options.items() if value is not None}
     rest, found = list(words), []
     while rest:
         word = rest.pop(0)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from gansmith.build import choose_device, load_split
 from gansmith.data import data_names
+from gansmith.data.folder import has_split, list_folder
 from gansmith.data.load import SHUFFLED
 from gansmith.errors import UserError
 from gansmith.inference import Sampler, load
@@ -300,7 +301,7 @@ def _opened(
 def choose_reference(data: Data, say: Say = print) -> SplitName:
     """The test images; of a folder without them those held back, or else the training images, which `say` is told."""
     folder = Path(data.name).expanduser()
-    if data.name in data_names() or not folder.is_dir() or (folder / "test").is_dir():
+    if data.name in data_names() or not folder.is_dir() or has_split(folder, "test"):
         return "test"
     if data.validation:
         say(f"{folder} has no test pictures (in {folder / 'test'}): compared with the {data.validation} held back")
@@ -377,7 +378,7 @@ def _possible(features: str, data: Data, reference: str, say: Say) -> list[str]:
 def _pictures(folder: Path, data: Data, n: int, say: Say) -> Tensor:
     """n pictures of a folder, drawn without order: files of one class often stand together."""
     size, mode = (data.img_size, data.img_size), MODES.get(data.channels)
-    for path in sorted(p for p in folder.rglob("*") if p.suffix.lower() in Image.registered_extensions()):
+    for path in (folder / name for name in list_folder(folder).names):
         try:
             with Image.open(path) as picture:
                 (width, height), kind = picture.size, picture.mode

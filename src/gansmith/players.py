@@ -111,7 +111,7 @@ class MeanGradients:
             owned.append(self.tensors[start : start + len(player.parameters)])
             start += len(player.parameters)
         norms = [_norm(own, like=self.loss) for own in owned]
-        # All checked at once: the host waits for the device one time.
+        # All checked at once, for the host waits for the device each time.
         loss_finite, *norms_finite = torch.isfinite(torch.stack([self.loss, *norms])).tolist()
         if not loss_finite:
             raise NonFinite(" and ".join(p.name for p in self.players), "the loss")

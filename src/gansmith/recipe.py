@@ -86,7 +86,7 @@ class Engine:
     )
     compile: Literal["auto", True, False] = _field(
         "auto",
-        "networks through torch.compile; auto: on CUDA, where 20,000 rounds or more are to go (never measured there);"
+        "networks through torch.compile; auto: on CUDA, in runs of 20,000 rounds or more (never measured there);"
         " never on a CPU, which it slows (docs/performance.md)",
     )
     channels_last: bool = _field(False, "memory format of convolutional weights, which what they make takes over")

@@ -110,7 +110,7 @@ class Record:
         """
         number = self.experiment.state.round
         if (p_data := self.experiment.stream.data.density) is not None:
-            judge = next((p.net for p in self.experiment.game.players if p.name.startswith("D")), None)
+            judge = next((copy.copy(p.net) for p in self.experiment.game.players if p.name.startswith("D")), None)
             now = stage(self.sampler, judge if gives_probability(self.recipe) else None, p_data, number)
             save_stages([now], [numbers(now)], self.run / "growth" / f"{number:06d}.png")
             return

@@ -238,7 +238,8 @@ def _session(
                         record.evaluate()  # what cannot be measured shows now
                         record.pictures()
                         record.checkpoint()  # so that a run that is killed early can go on, too
-            stopped_by = play(experiment, record, live, total, partial(_agree, world, state, recipe), enough)
+            share = partial(_share_streams, world, state, recipe)
+            stopped_by = play(experiment, record, live, total, world.stop, share, enough)
             state.gather_streams(world.gather)
             if record is not None:
                 record.checkpoint()
@@ -264,17 +265,17 @@ def play(
     record: Record | None,
     live: Live,
     total: int,
-    agree: Callable[[], int | None] = lambda: None,
+    stop: Callable[[], int | None] = lambda: None,
+    share: Callable[[], None] = lambda: None,
     enough: Enough | None = None,
 ) -> int | None:
     """THE loop: batches in, one round of the game, counters on; then whatever is due.
 
-    `agree`: by which signal, if any, this process and all that train with it stop. It is returned where it ended the
-    loop. One of them has the record.
+    `stop`: by which signal, if any, this process and all that train with it were asked to stop; returned at the end.
+    `share`: what the record of the first process needs of the others. They have none.
     """
     game, state, stream = experiment.game, experiment.state, experiment.stream
-    stop = agree()
-    while state.round < total and stop is None and not (enough and record and enough(record)):
+    while state.round < total and stop() is None and not (enough and record and enough(record)):
         began = time.perf_counter()
         state.begin_round()
         experiment.schedules.apply(stream.position, int(stream.epoch))
@@ -286,7 +287,7 @@ def play(
             player.average(shown)
         state.round += 1
         state.images += shown
-        stop = agree()
+        share()
         state.seconds += (played := time.perf_counter()) - began
         if record is None:
             continue
@@ -295,18 +296,17 @@ def play(
         state.seconds += time.perf_counter() - played - evaluating
         if live.due():
             live.show(state.round, state.images, record.losses(), waited=stream.waited)
-    return stop
+    return stop()
 
 
 # ---- stopping --------------------------------------------------------------------------------------------------
 
 
-def _agree(world: World, state: State, recipe: Recipe) -> int | None:
-    """After a round, on all ranks: what a checkpoint of rank 0 needs of the others, and whether all stop."""
+def _share_streams(world: World, state: State, recipe: Recipe) -> None:
+    """After a round that ends with a checkpoint, on all ranks: their random streams, for rank 0 saves them."""
     every = recipe.evaluation.every
     if state.round % recipe.checkpoint.interval == 0 or (every and state.round % every == 0):
         state.gather_streams(world.gather)
-    return world.stop()
 
 
 @contextmanager
@@ -397,11 +397,12 @@ def _load(
     elsewhere, regrouped = info["device"] != device.type, 1 + len(others) != size
     engine = to_dict(recipe)["engine"]
     before = info["recipe"].get("engine", engine)
-    alike = {"auto", False} if device.type != "cuda" else None  # of compile: what does not compile here either way
-    changed = [k for k in engine if before[k] != engine[k] and {before[k], engine[k]} != alike]
+    changed = [key for key in engine if before[key] != engine[key]]
+    if changed == ["compile"] and {before["compile"], engine["compile"]} == {"auto", False} and device.type != "cuda":
+        changed = []  # which compiles neither way
     if changed:
         shown = ", ".join(f"{key} was {before[key]} and is {engine[key]}" for key in changed)
-        say(f"engine: {shown}; the training goes on with other rounding")
+        say(f"engine: {shown}; the training may round otherwise from here on")
     if elsewhere:
         say(f"{path} was trained on {info['device']}, this is {device.type}: the noise goes on from a new seed")
     if regrouped:

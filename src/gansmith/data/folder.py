@@ -107,14 +107,22 @@ def fingerprint(listing: Listing) -> str:
 _SPLITS = {"train", "test", "val", "valid", "validation"}
 
 
+def has_split(folder: Path, split: str) -> bool:
+    """Whether the folder has a subfolder for this split, and none but such: else a class may be called train."""
+    subfolders = {path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")}
+    return split in subfolders and subfolders <= _SPLITS
+
+
 def _split_folder(folder: Path, wanted: Wanted) -> Path:
     folder = folder.resolve()
-    subfolders = {path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")}
-    if wanted.split in subfolders and subfolders <= _SPLITS:  # else a class may be called train
+    if has_split(folder, wanted.split):
         wanted.say(f"using {folder / wanted.split} for the {wanted.split} split")
         return folder / wanted.split
     if wanted.split == "test":
-        raise UserError(f"{folder} has no test split; it would be the pictures in {folder / 'test'}")
+        raise UserError(
+            f"{folder} has no test split; it would be the pictures in {folder / 'test'}, beside no folder but"
+            f" {folder / 'train'}"
+        )
     return folder
 
 

@@ -68,7 +68,7 @@ UPRIGHT = {  # EXIF orientation -> how to turn the picture upright
     8: Image.Transpose.ROTATE_90,
 }
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # channels -> Pillow mode
-COLOURED = frozenset(["RGB", "RGBA", "RGBa", "RGBX", "P", "PA", "CMYK", "YCbCr", "LAB", "HSV"])  # Pillow's modes
+COLOURED = frozenset(["RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV"])  # not P, whose palette may be grey
 FITS = ("crop", "pad", "stretch")
 
 
