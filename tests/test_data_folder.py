@@ -317,6 +317,19 @@ def break_things(folder: Path) -> dict[str, str]:
     }
 
 
+def test_test_pictures_in_a_subfolder_are_not_trained_on(folder: Path) -> None:
+    for i in range(3):
+        flat(folder / f"{i}.png", i)
+    flat(folder / "test" / "8.png", 8)
+    flat(folder / "val" / "9.png", 9)
+    said: list[str] = []
+    assert firsts(load(folder, said)) == [0, 1, 2]
+    assert f"left out of training: {folder / 'test'}, {folder / 'val'}" in said
+    assert firsts(load(folder, split="test")) == [8]
+    flat(folder / "cat" / "5.png", 5)  # now they are classes
+    assert sorted(firsts(load(folder))) == [0, 1, 2, 5, 8, 9]
+
+
 def test_colours_that_are_lost_are_told(folder: Path) -> None:
     folder.mkdir(exist_ok=True)
     flat(folder / "grey.png", 7)

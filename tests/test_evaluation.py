@@ -233,6 +233,18 @@ def test_without_test_images_those_held_back_are_compared_with_or_the_training_i
     assert precision.metric == "precision_mnist_100_validation" and recall.metric == "recall_mnist_100_validation"
 
 
+def test_what_there_are_too_few_images_for_is_left_out_unless_it_is_named(few: Data) -> None:
+    data, said = replace(few, name=str(Path(few.name) / "train"), validation=50), list[str]()
+    options: dict[str, Any] = {"data": data, "n": 60, "seeds": [0], "features": "mnist", "device": "cpu"}
+    receipts = evaluate(of(few, "train"), **options, say=said.append)
+    measures = {receipt.measure for receipt in receipts}
+    assert "precision" in measures and not measures & {"memorised", "memorised_pixels"}
+    left_out = [text for text in said if text.startswith("memorised is left out: 50 held-out images")]
+    assert len(left_out) == 1, said
+    with pytest.raises(UserError, match="50 held-out images"):
+        evaluate(of(few, "train"), **options, metrics=["memorised"], say=quiet)
+
+
 def test_the_spread_is_that_of_the_seeds(few: Data) -> None:
     def by_seed(n: int, seed: int) -> Tensor:
         return mnist("train")[seed * n : (seed + 1) * n]

@@ -358,6 +358,9 @@ def test_yaml_that_wants_to_build_objects_is_refused(tmp_path: Path) -> None:
 
 
 def test_what_is_not_there_or_not_a_recipe_is_said(tmp_path: Path) -> None:
+    assert "there are no schedules to change; give the list: --schedules '[{name: linear," in refused(
+        {"schedules.0.name": "exponential"}, "gan"
+    )
     assert "there is no recipe 'gann'; did you mean gan?" in refused({}, "gann")
     assert f"(recipes: {', '.join(recipe_names())};" in refused({}, "nothing like it")
     assert f"there is no recipe file or run {tmp_path / 'no.yaml'}" in refused({}, tmp_path / "no.yaml")

@@ -426,6 +426,8 @@ def _real_images(data: str | None, img_size: int | None, channels: int | None) -
         return plan(Path(data)).recipe.data
     if data is None and (img_size or channels):
         raise UserError("--img_size and --channels go with --data; a run has its own")
+    if channels == 2:
+        raise UserError("--channels is 2; it must be 1 or 3")
     return None if data is None else Data(name=data, img_size=img_size or 28, channels=channels or 1)  # type: ignore[arg-type]
 
 

@@ -68,6 +68,8 @@ class Evaluator:
         if features is not None and features not in EXTRACTORS:
             raise UserError(f"features is {features!r}; it must be one of {', '.join(EXTRACTORS)}")
         self.data, self.n, self.ceiling, self.say = data, n, ceiling, say
+        self.named = metrics is not None
+        """Whether a measure that cannot be taken is an error, as where it was asked for by name."""
         where = choose_device(device)
         name = features or ("mnist" if data.name in DIGITS else "inception")
         self.metrics = (
@@ -120,11 +122,18 @@ class Evaluator:
             samples = Images(_checked(draw(), self.data, self.most), self.extractor, self.to.device)
             if with_features:  # once for all measures; stacked digits are read channel by channel
                 _ = samples.first(with_features).outputs
-            for name in self.metrics:
+            for name in list(self.metrics):
                 self._next(f"{name} of set {i + 1} of samples")
                 row, count = METRICS[name], self.count(name)
                 part = samples.first(with_features) if row.features and with_features else samples
-                measured = row.measure(part.first(count), self.to)
+                try:
+                    measured = row.measure(part.first(count), self.to)
+                except UserError as error:
+                    if self.named or self.metrics == [name]:
+                        raise
+                    self.say(f"{name} is left out: {error}")
+                    self.metrics.remove(name)
+                    continue
                 found[name].append(measured)
                 if i == 0 and measured.pictures is not None:
                     self.pictures[name] = measured.pictures

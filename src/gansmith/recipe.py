@@ -376,6 +376,8 @@ def _changed(items: Any, changes: Mapping[str, Any], at: str) -> list[Any]:
     for index, change in changes.items():
         if not str(index).isdecimal():
             raise UserError(f"{at} must be a list, such as [{LISTS[at]}]")
+        if not changed:
+            raise UserError(f"{at}.{index}: there are no {at} to change; give the list: --{at} '[{LISTS[at]}]'")
         if int(index) >= len(changed) or not isinstance(change, Mapping):
             raise UserError(f"{at}.{index}: there are {len(changed)} {at}; the first one's name is {at}.0.name")
         changed[int(index)] = {**changed[int(index)], **change}

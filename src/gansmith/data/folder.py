@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,15 +23,22 @@ class Listing:
     stats: list[tuple[int, int]] = field(default_factory=list)  # bytes and mtime in ns, as many as names
     broken: list[Broken] = field(default_factory=list)
 
+    def without(self, subfolders: Collection[str]) -> "Listing":
+        """The same but for what lies in these subfolders."""
+        rest = [i for i, name in enumerate(self.names) if name.partition("/")[0] not in subfolders or "/" not in name]
+        broken = [item for item in self.broken if item.file.partition("/")[0] not in subfolders]
+        return Listing([self.names[i] for i in rest], [self.stats[i] for i in rest], broken)
+
 
 def load_folder(folder: Path, wanted: Wanted) -> ImageSet:
     """The pictures below a folder, in the order of their relative names.
 
-    With folder/train or folder/test the split chooses between these. Pictures in at least two first-level folders and
-    none beside them are labelled by that folder; otherwise they are unlabelled, wherever they lie.
+    With folder/train or folder/test the split chooses between these; without folder/train the rest is trained on.
+    Pictures in at least two first-level folders and none beside them are labelled by that folder; otherwise they are
+    unlabelled, wherever they lie.
     """
-    folder = _split_folder(folder, wanted)
-    listing = list_folder(folder)
+    folder, apart = _split_folder(folder, wanted)
+    listing = list_folder(folder).without(apart)
     if not listing.names:
         endings = " ".join(sorted(pictures.EXTENSIONS))
         reason = f" ({listing.broken[0].why}: {listing.broken[0].file})" if listing.broken else ""
@@ -109,21 +116,29 @@ _SPLITS = {"train", "test", "val", "valid", "validation"}
 
 def has_split(folder: Path, split: str) -> bool:
     """Whether the folder has a subfolder for this split, and none but such: else a class may be called train."""
+    return split in _splits(folder)
+
+
+def _splits(folder: Path) -> set[str]:
     subfolders = {path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")}
-    return split in subfolders and subfolders <= _SPLITS
+    return subfolders if subfolders <= _SPLITS else set()
 
 
-def _split_folder(folder: Path, wanted: Wanted) -> Path:
+def _split_folder(folder: Path, wanted: Wanted) -> tuple[Path, set[str]]:
+    """Where the pictures of the split lie, and subfolders that are none of it."""
     folder = folder.resolve()
-    if has_split(folder, wanted.split):
+    apart = _splits(folder)
+    if wanted.split in apart:
         wanted.say(f"using {folder / wanted.split} for the {wanted.split} split")
-        return folder / wanted.split
+        return folder / wanted.split, set()
     if wanted.split == "test":
         raise UserError(
-            f"{folder} has no test split; it would be the pictures in {folder / 'test'}, beside no folder but"
-            f" {folder / 'train'}"
+            f"{folder} has no test split; it would be the pictures in {folder / 'test'}, with no subfolder beside it"
+            " but train"
         )
-    return folder
+    if apart:
+        wanted.say(f"left out of training: {', '.join(str(folder / name) for name in sorted(apart))}")
+    return folder, apart
 
 
 def _classes(folder: Path, names: list[str], wanted: Wanted) -> tuple[tuple[str, ...], list[int | None]]:
