@@ -402,7 +402,7 @@ def test_the_command_prints_the_page(monkeypatch: pytest.MonkeyPatch, found: Pro
     done = CliRunner().invoke(main, ["bench", "step", "--json", "--no-switches"])
     assert not asked["switches"] and asked["overrides"] == {}
     assert CliRunner().invoke(main, ["bench", "step", "--compile"]).exit_code == 0
-    assert asked["overrides"] == {"compile": True}
+    assert asked["overrides"] == {"engine.compile": True}
     assert json.loads(done.stdout)["recipe"] == "gan"
 
 

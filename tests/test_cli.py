@@ -14,6 +14,7 @@ from PIL import Image
 
 import gansmith
 from gansmith import checkpoint
+from gansmith import cli as cli_module
 from gansmith.cli import OPTIONS, main
 from gansmith.exactness import compare
 from gansmith.recipe import plan, recipe_names, recipe_text
@@ -263,19 +264,17 @@ def test_another_value_for_a_run_is_one_line(refused: Callable[..., str], traine
 def test_a_ctrl_c_that_a_library_swallows_while_it_starts_is_not_lost(
     cli: Gansmith, tiny: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    from gansmith import cli as module
-
-    words = module._words
+    words = cli_module._words
 
     def swallowing(*args: Any) -> Any:
         with contextlib.suppress(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
         return words(*args)
 
-    monkeypatch.setattr(module, "_words", swallowing)
+    monkeypatch.setattr(cli_module, "_words", swallowing)
     code, out, err = cli("train", *tiny, "--out", "run")
     assert (code, out, err.strip()) == (130, "", "gansmith: error: interrupted")
-    monkeypatch.setattr(module, "_words", words)
+    monkeypatch.setattr(cli_module, "_words", words)
     assert not (tmp_path / "run").exists()
     assert cli("train", *tiny, "--steps", 1, "--quiet", "--out", "run")[0] == 0  # and forgotten by the next command
 

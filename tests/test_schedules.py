@@ -176,7 +176,7 @@ def test_the_keys_of_a_recipe() -> None:
         ({"schedules": [{"name": "exponential", "factor": 0}]}, "it must be a number above 0"),
         ({"schedules": [{"of": "lr"}]}, "needs a name: one of exponential, linear"),
         ({"schedules": "linear"}, r"must be a list, such as \[\{name: linear, of: lr, to: 0, over: 100\}\]"),
-        ({"schedules.2.over": 3}, "schedules.2: there are 0 schedules; the first one's name is schedules.0.name"),
+        ({"schedules.2.over": 3}, "schedules.2: there are no schedules to change; give the list: --schedules '"),
         ({"schedules.first.over": 3}, r"schedules must be a list, such as \[\{name: linear"),
     ],
 )
