@@ -736,7 +736,7 @@ def test_when_a_rank_is_killed_the_others_end_with_one_line(
     ends = [(*process.communicate(timeout=WAIT), process.returncode) for process in both_of]
     assert ends[victim][2] == -signal.SIGKILL
     out, err, code = ends[1 - victim]
-    assert (out, code) == ("", 1)
+    assert (out, code) == ("", 1), err
     [line] = err.splitlines()
     assert re.fullmatch(
         rf"gansmith: error: rank {1 - victim}: the connection to the other processes broke \(.+\); {run} goes on from"

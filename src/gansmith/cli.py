@@ -179,7 +179,10 @@ def train(
     except Diverged as error:
         _fail(str(error), 1)
     except RankLost as error:
-        _fail(f"{_rank()}{error}", 1, shared=False)
+        click.echo(f"gansmith: error: {_rank()}{error}", err=True)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(1)  # all is closed, but gloo's threads of a broken connection abort a process that ends as others do
     except Stopped as stop:
         again = f"gansmith train {shlex.quote(str(stop.run))}"
         if launch().rank == 0:
