@@ -43,8 +43,10 @@ class _OneLine(click.Group):
     def main(self, args: Sequence[str] | None = None, *rest: Any, **options: Any) -> NoReturn:
         words = list(sys.argv[1:] if args is None else args)
         _interrupts.clear()
+        before = signal.getsignal(signal.SIGINT)
         here = threading.current_thread() is threading.main_thread()  # signals are set nowhere else
-        if here and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        noted = here and before is signal.default_int_handler
+        if noted:
             signal.signal(signal.SIGINT, _interrupt)
         try:
             code = super().main(words, *rest, **{**options, "standalone_mode": False})
@@ -61,6 +63,9 @@ class _OneLine(click.Group):
             _fail(f"{_rank()}{error.filename or 'input/output'}: {error.strerror or error}", shared=False)
         except (click.Abort, KeyboardInterrupt):
             _fail("interrupted", 130)
+        finally:
+            if noted:
+                signal.signal(signal.SIGINT, before)
 
 
 _interrupts: list[int] = []
