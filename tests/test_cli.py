@@ -265,6 +265,7 @@ def test_a_ctrl_c_that_a_library_swallows_while_it_starts_is_not_lost(
     cli: Gansmith, tiny: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     words = cli_module._words
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # as in a process of its own
 
     def swallowing(*args: Any) -> Any:
         with contextlib.suppress(KeyboardInterrupt):
@@ -277,6 +278,8 @@ def test_a_ctrl_c_that_a_library_swallows_while_it_starts_is_not_lost(
     monkeypatch.setattr(cli_module, "_words", words)
     assert not (tmp_path / "run").exists()
     assert cli("train", *tiny, "--steps", 1, "--quiet", "--out", "run")[0] == 0  # and forgotten by the next command
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    signal.signal(signal.SIGINT, before)
 
 
 # ---- sample ----------------------------------------------------------------------------------------------------
