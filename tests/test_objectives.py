@@ -332,3 +332,11 @@ def test_losses_of_ones_own_of_the_wrong_form_are_told(
     recipe = plan("gan", flags=small("gan", **{"data.name": str(pictures), "objective": "minimax"})).recipe
     with pytest.raises(UserError, match=f"^objective: {says}"):
         build(recipe, torch.device("cpu"), say=lambda text: None, progress=False)
+
+
+def test_a_loss_without_a_signature_to_look_at_is_taken(
+    pictures: Path, small: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(OBJECTIVES, "minimax", Objective(torch.sub, torch.sub, paper="none", at_zero=(0.0, 0.0)))
+    recipe = plan("gan", flags=small("gan", **{"data.name": str(pictures), "objective": "minimax"})).recipe
+    build(recipe, torch.device("cpu"), say=lambda text: None, progress=False)
