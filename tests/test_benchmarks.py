@@ -1,6 +1,7 @@
 """The scripts under benchmarks/: they run as the docs say, and what they print fits together. No speed is asserted."""
 
 import os
+import platform
 import re
 import runpy
 import subprocess
@@ -98,6 +99,22 @@ def test_spin_prints_each_setting_alone_and_beside_other_work() -> None:
     assert found == [("0", "default"), ("0", "10000"), ("1", "default"), ("1", "10000")]
 
 
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's allocator")
+def test_allocator_prints_speeds_and_page_faults_of_both() -> None:
+    given, kept = ran("allocator", "--repeats", 1, "--rounds", 12, "--recipe", "gan")
+    for name, row in (("as glibc does", given), ("freed memory kept", kept)):
+        pattern = (
+            rf"gan +{name} +{NUMBER} images/s  \({NUMBER} to {NUMBER}\) +{NUMBER} times"
+            rf" +{NUMBER} page faults a round +{NUMBER} MB at most"
+        )
+        line = re.fullmatch(pattern, row)
+        assert line is not None, row
+        assert line[1] == line[2] == line[3]
+    assert Printed(kept.split(" times")[0].split()[-1]).is_ratio(
+        Printed(kept.split(" images/s")[0].split()[-1]), Printed(given.split(" images/s")[0].split()[-1])
+    )
+
+
 @pytest.mark.slow  # six cases, two of them with two processes
 @pytest.mark.skipif(sys.platform == "win32", reason="torchrun with gloo is for Linux and macOS")
 def test_scaling_prints_efficiency_and_shares_that_fit_its_speeds_and_times() -> None:
@@ -146,6 +163,8 @@ no_cuda = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA 
         ("sampling", "--n 1000", "--n is 1000; it must be at least 1024"),
         ("sampling", "--repeats 0", "--repeats is 0; it must be at least 1"),
         ("sampling", "--starts 0", "--starts is 0; it must be at least 1"),
+        ("allocator", "--rounds 11", "--rounds is 11; it must be at least 12"),
+        ("allocator", "--recipe gna", "there is no recipe 'gna'; did you mean gan?"),
         ("scaling", "--rounds 0", "--rounds is 0; it must be at least 1"),
         ("scaling", "--recipe gna", "there is no recipe 'gna'; did you mean gan?"),
         pytest.param("scaling", "--device cuda", "--device cuda: PyTorch finds none here", marks=no_cuda),

@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 import click
 
 from gansmith._version import __version__
+from gansmith.allocator import keep_freed_memory
 from gansmith.errors import Diverged, RankLost, UserError
 from gansmith.launch import launch
 
@@ -123,6 +124,7 @@ def main(context: click.Context) -> None:
     # benchmarks/spin.py.
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    keep_freed_memory()
     if "" not in sys.path:
         sys.path.append("")  # a private "module:attribute" lies in the folder where one works
     if context.invoked_subcommand is None:
