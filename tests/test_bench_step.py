@@ -327,6 +327,12 @@ def test_blocks_are_whole_periods_and_a_part_is_the_mean_over_them(make: Make, m
         assert clock.seconds["penalty"] / block == pytest.approx(2 / 3)
 
 
+def test_lazy_penalties_that_seldom_fall_together_are_refused(make: Make) -> None:
+    lazy = [{"name": "wgan_gp", "every": 15}, {"name": "wgan_gp", "every": 16}]
+    with pytest.raises(UserError, match="every: 15, 16 fall together once in 240 rounds, .* try 16 for all"):
+        make("wgan_gp", **SMALL, penalties=lazy)
+
+
 def test_two_periods_and_a_length_make_whole_blocks() -> None:
     assert [profiling.whole(rounds, 1) for rounds in (0.2, 3.4, 3.6)] == [1, 3, 4]
     assert [profiling.whole(rounds, 16) for rounds in (0.2, 17, 30)] == [16, 16, 32]

@@ -18,6 +18,7 @@ from PIL import Image
 
 import gansmith
 from gansmith import checkpoint
+from gansmith.errors import RankLost
 from gansmith.exactness import compare
 from gansmith.games.two_player import Simultaneous
 from gansmith.recipe import plan
@@ -379,6 +380,18 @@ def test_it_stops_in_turns_too_and_the_checkpoint_of_the_round_before_is_the_one
     good = train(tmp_path / "good", "wgan_gp", steps=2, overrides={"penalties": [], "objective": "non_saturating"})
     found = compare(tmp_path / "run" / "checkpoints" / "00000002", good / "checkpoints" / "00000002")
     assert found.exact, found.different
+
+
+def test_a_process_lost_while_the_others_save_a_loss_that_is_not_finite_says_what_goes_on(
+    fading: Any, train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lost(*args: Any) -> None:
+        raise RankLost("the connection broke")
+
+    fading.at = 6
+    monkeypatch.setattr("gansmith.training._diverged", lost)
+    with pytest.raises(RankLost, match="the connection broke; .*run goes on from its newest checkpoint"):
+        train(tmp_path / "run", steps=9, overrides={"objective": "fading_objective:FADING"})
 
 
 def test_it_stops_in_the_first_round_too(fading: Any, train: Train, tmp_path: Path) -> None:

@@ -39,6 +39,8 @@ Say = Callable[[str], None]
 OTHER = "other"
 BLOCK_SECONDS = 0.25
 """Rounds are timed in blocks of about this length, or of a period of lazy penalties where that is longer."""
+LONGEST_PERIOD = 128
+"""Rounds of a period of lazy penalties: what can still be timed several times over."""
 LAZY = 16
 """Moves of D to one with penalties, as a switch: the paper's (Karras et al. 2020, arXiv 1912.04958, section 3.1)."""
 
@@ -192,7 +194,13 @@ class Bench:
         self.recipe = replace(recipe, engine=engine)
         self.device = device
         # So many rounds in a row hold equally many of each penalty wherever they start, however often D moves in one.
-        self.period = math.lcm(*(penalty.args["every"] for penalty in self.recipe.penalties))
+        every = [penalty.args["every"] for penalty in self.recipe.penalties]
+        self.period = math.lcm(*every)
+        if self.period > LONGEST_PERIOD:
+            raise UserError(
+                f"penalties with every: {', '.join(map(str, every))} fall together once in {self.period} rounds:"
+                f" too seldom for bench step, which times whole periods of at most {LONGEST_PERIOD}; try {max(every)} for all"
+            )
         self.notes: list[str] = []
         """What building said of the engine: who is not compiled, and why."""
         self.experiment = build(self.recipe, device, say=self._note, progress=False)

@@ -151,7 +151,10 @@ def _begin(
             world.equalise(player.net)
         made = runs.created(folder, resolved.label, recipe.data.name, lambda: experiment.state.round == 0)
         run = world.on_first(lambda: run or held.enter_context(made))
-        return _session(world, run, resolved, quiet, experiment, enough)
+        try:
+            return _session(world, run, resolved, quiet, experiment, enough)
+        except RankLost as error:
+            raise RankLost(f"{error}; {run} goes on from its newest checkpoint") from None
 
 
 def _found(
@@ -247,8 +250,6 @@ def _session(
                 live.done(state.round, state.images, record.losses())
     except NonFinite as error:
         raise Diverged(_diverged(world, run, experiment, record, error)) from None
-    except RankLost as error:
-        raise RankLost(f"{error}; {run} goes on from its newest checkpoint") from None
     finally:
         if log is not None:
             log.close()
