@@ -329,7 +329,7 @@ def test_blocks_are_whole_periods_and_a_part_is_the_mean_over_them(make: Make, m
 
 def test_lazy_penalties_that_seldom_fall_together_are_refused(make: Make) -> None:
     lazy = [{"name": "wgan_gp", "every": 15}, {"name": "wgan_gp", "every": 16}]
-    with pytest.raises(UserError, match="every: 15, 16 fall together once in 240 rounds, .* try 16 for all"):
+    with pytest.raises(UserError, match="every: 15, 16 fall together once in 240 rounds: .* try 16 for all"):
         make("wgan_gp", **SMALL, penalties=lazy)
 
 

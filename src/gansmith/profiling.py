@@ -199,7 +199,8 @@ class Bench:
         if self.period > LONGEST_PERIOD:
             raise UserError(
                 f"penalties with every: {', '.join(map(str, every))} fall together once in {self.period} rounds:"
-                f" too seldom for bench step, which times whole periods of at most {LONGEST_PERIOD}; try {max(every)} for all"
+                f" too seldom for bench step, which times whole periods of at most {LONGEST_PERIOD};"
+                f" try {max(every)} for all"
             )
         self.notes: list[str] = []
         """What building said of the engine: who is not compiled, and why."""
