@@ -55,11 +55,18 @@ REPRODUCTIONS: dict[str, Reproduction] = {
         where="adversarial nets on MNIST, Table 1 of Goodfellow et al. 2014 (arXiv 1406.2661)",
         metric="parzen_ll",
         variants={
-            "paper": Variant("as the authors' code: both players at once, non-saturating", "gan2014_mnist"),
-            "alternating": Variant("Algorithm 1: D, then G on fresh noise", "gan2014_mnist", {"game": "alternating"}),
-            "minimax": Variant("G descends log(1 - D(G(z)))", "gan2014_mnist", {"objective": "minimax"}),
+            "paper": Variant(
+                "as the authors' code: both players at once, non-saturating",
+                "gan2014_mnist",
+                {"ema.halflife_kimg": None},
+            ),
+            "averaged": Variant("the same training, and the moving average of G's weights", "gan2014_mnist"),
+            "alternating": Variant(
+                "averaged, and Algorithm 1: D, then G on fresh noise", "gan2014_mnist", {"game": "alternating"}
+            ),
+            "minimax": Variant("averaged, and G descends log(1 - D(G(z)))", "gan2014_mnist", {"objective": "minimax"}),
             "k5": Variant(
-                "Algorithm 1 with five steps of D for one of G",
+                "averaged, and Algorithm 1 with five steps of D for one of G",
                 "gan2014_mnist",
                 {"game": "alternating", "game.n_critic": 5, "evaluation.every": 500, "sample_interval": 100},
             ),
