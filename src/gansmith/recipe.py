@@ -64,7 +64,9 @@ class Checkpoints:
 
     interval: PositiveInt = _field(1000, "rounds between two checkpoints")
     keep: PositiveInt = _field(2, "how many of the newest stay")
-    keep_every: NonNegativeInt = _field(0, "a checkpoint at a multiple of this round stays for good; 0: none")
+    keep_every: NonNegativeInt = _field(
+        0, "at multiples of this round a checkpoint is written, too, and stays for good; 0: none"
+    )
 
 
 @dataclass(frozen=True)

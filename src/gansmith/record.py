@@ -77,7 +77,8 @@ class Record:
             began = time.perf_counter()
             self.evaluate()
             evaluating = time.perf_counter() - began
-        if round % self.recipe.checkpoint.interval == 0:
+        of = self.recipe.checkpoint
+        if round % of.interval == 0 or (of.keep_every and round % of.keep_every == 0):
             self.checkpoint()
         return evaluating
 
