@@ -327,10 +327,16 @@ def test_blocks_are_whole_periods_and_a_part_is_the_mean_over_them(make: Make, m
         assert clock.seconds["penalty"] / block == pytest.approx(2 / 3)
 
 
-def test_lazy_penalties_that_seldom_fall_together_are_refused(make: Make) -> None:
-    lazy = [{"name": "wgan_gp", "every": 15}, {"name": "wgan_gp", "every": 16}]
-    with pytest.raises(UserError, match="every: 15, 16 fall together once in 240 rounds: .* try 16 for all"):
-        make("wgan_gp", **SMALL, penalties=lazy)
+@pytest.mark.parametrize(
+    ("every", "said"),
+    [
+        ([15, 16], "every: 15, 16 repeat after 240 rounds, .* at most 128; give them the same every, at most 16$"),
+        ([200], "every: 200 repeat after 200 rounds, .* at most 128; give them the same every, at most 128$"),
+    ],
+)
+def test_lazy_penalties_that_seldom_fall_together_are_refused(make: Make, every: list[int], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        make("wgan_gp", **SMALL, penalties=[{"name": "wgan_gp", "every": n} for n in every])
 
 
 def test_two_periods_and_a_length_make_whole_blocks() -> None:

@@ -229,11 +229,14 @@ def play(case: str, accumulate: int, batchnorm: bool, world: Processes | None) -
     stream = Stream(
         data, batch_size=BATCH, seed=1, memory="device", n_cpu=1, dtype=torch.float64, rank=rank, ranks=ranks
     )
+    total = 0
     for _ in range(ROUNDS):
         batches = [next(stream) for _ in range(game.batches_per_round)]
         metrics = game.round(*batches)
+        shown = sum(batch.size for batch in batches)
+        total += shown
         for player in game.players:
-            player.average(sum(batch.size for batch in batches))
+            player.average(shown, total)
     found = {f"{name}.{k}": v for name, net in nets.items() for k, v in net.state_dict().items()}
     found |= {f"ema.{k}": v for k, v in players["G"].ema.state_dict().items()}  # type: ignore[union-attr]
     return {k: v.detach().clone() for k, v in {**found, **metrics}.items()}
@@ -508,6 +511,7 @@ def test_a_run_resumed_by_as_many_is_the_run(
 ) -> None:
     """With statistics of BatchNorm that differ by rank, and with dropout."""
     overrides = small(name, **{"ema.halflife_kimg": 0.05, "log_interval": 2, "checkpoint.interval": 4})
+    overrides |= {"checkpoint.keep_every": 5}
     new = {"data": pictures, "overrides": overrides}
     once, twice = tmp_path / "once", tmp_path / "twice"
     said = good(both(train_here, name, {**new, "out": once, "steps": 11}))
@@ -515,6 +519,7 @@ def test_a_run_resumed_by_as_many_is_the_run(
     good(both(train_here, name, {**new, "out": twice, "steps": 5}))
     said = good(both(train_here, twice, {"steps": 11}))
     assert "rank(s)" not in said
+    assert_equal(once, twice, 5)  # of an interval of its own in one, the end of a session in the other
     assert_equal(once, twice, 11)
     assert rows(once) == rows(twice) and [row["round"] for row in rows(once)][-2:] == [10, 11]
     tree = checkpoint.read(once / "checkpoints" / "00000011")[0]
@@ -522,7 +527,7 @@ def test_a_run_resumed_by_as_many_is_the_run(
     [other] = tree["ranks"]
     assert not torch.equal(other["noise"], tree["rng"]["noise"])
     assert torch.equal(other["cpu"], tree["rng"]["cpu"]) == (other["cpu"].numel() == 0)
-    assert sorted(p.name for p in (once / "checkpoints").iterdir()) == ["00000008", "00000011"]
+    assert sorted(p.name for p in (once / "checkpoints").iterdir()) == ["00000005", "00000010", "00000011"]
     assert len(json.loads((twice / "environment.json").read_text(encoding="utf-8"))) == 2
 
 

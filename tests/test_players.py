@@ -236,7 +236,7 @@ def test_state_goes_round_and_training_goes_on_as_it_was() -> None:
         for i in rounds:
             x = torch.randn(6, 3, generator=torch.Generator().manual_seed(i))
             player.step(player.gradients(player.net(x).square().mean()))
-            player.average(6)
+            player.average(6, 6 * (i + 1))
 
     through, first, second = fresh(), fresh(), fresh()
     train(through, range(6))
@@ -253,5 +253,5 @@ def test_state_goes_round_and_training_goes_on_as_it_was() -> None:
 
 def test_no_average_unless_asked() -> None:
     player = Player("G", nn.Linear(2, 2), adam)
-    player.average(10)
+    player.average(10, 10)
     assert player.ema is None and set(player.state_dict()) == {"net", "optimizer", "moves"}

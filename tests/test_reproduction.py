@@ -107,6 +107,8 @@ def test_every_variant_is_a_recipe_that_keeps_its_best_by_the_metric_on_the_same
         assert recipe.data.validation == 10_000 and recipe.data.name == "mnist", key
         assert recipe.evaluation.n == 10_000, key
     paper = recipes.pop("paper")
+    assert paper.ema.halflife_kimg is None and recipes["averaged"].ema.halflife_kimg == 500
+    assert replace(recipes["averaged"], ema=paper.ema) == paper
     for key in ("alternating", "minimax", "k5"):
         assert recipes[key].networks == paper.networks and recipes[key].optimizers == paper.optimizers
         assert recipes[key].schedules == paper.schedules

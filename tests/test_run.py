@@ -390,8 +390,19 @@ def test_a_process_lost_while_the_others_save_a_loss_that_is_not_finite_says_wha
 
     fading.at = 6
     monkeypatch.setattr("gansmith.training._diverged", lost)
-    with pytest.raises(RankLost, match="the connection broke; .*run goes on from its newest checkpoint"):
+    with pytest.raises(RankLost, match="the connection broke; .*run goes on from its newest checkpoint$"):
         train(tmp_path / "run", steps=9, overrides={"objective": "fading_objective:FADING"})
+
+
+def test_nothing_goes_on_where_a_process_is_lost_before_the_first_checkpoint(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lost(*args: Any) -> None:
+        raise RankLost("the connection broke")
+
+    monkeypatch.setattr("gansmith.state.State.gather_streams", lost)
+    with pytest.raises(RankLost, match="^the connection broke$"):
+        train(tmp_path / "run", steps=9)
 
 
 def test_it_stops_in_the_first_round_too(fading: Any, train: Train, tmp_path: Path) -> None:
@@ -408,6 +419,18 @@ def test_an_explosion_by_the_learning_rate_is_caught(train: Train, tmp_path: Pat
     for path in checkpoint.everything(tmp_path / "run" / "checkpoints"):
         for name, player in checkpoint.read(path)[0]["players"].items():
             assert all(torch.isfinite(t).all() for t in player["net"].values()), name
+
+
+def test_a_moving_average_leaves_the_training_as_it_is(train: Train, tmp_path: Path) -> None:
+    runs = [train(tmp_path / str(h), steps=5, overrides={"ema.halflife_kimg": h}) for h in (None, 0.05)]
+    without, averaged = (checkpoint.read(run / "checkpoints" / "00000005")[0] for run in runs)
+    assert averaged["players"]["G"].pop("ema") and "ema" not in without["players"]["G"]
+    packed: list[dict[str, torch.Tensor]] = [{}, {}]
+    for tree, tensors in zip((without, averaged), packed, strict=True):
+        tree.pop("seconds")
+        checkpoint.pack(tree, tensors)
+    assert packed[0].keys() == packed[1].keys()
+    assert all(torch.equal(tensor, packed[1][key]) for key, tensor in packed[0].items())
 
 
 # ---- ends that are early -----------------------------------------------------------------------------------------

@@ -218,13 +218,17 @@ class Player:
         self.moves += 1
 
     @torch.no_grad()
-    def average(self, images: int) -> None:
-        """ema <- d ema + (1 - d) theta, d = 2^(-images / half-life), after `images` more were shown to D."""
+    def average(self, images: int, total: int) -> None:
+        """ema <- ema + (1 - d^images) / (1 - d^total) (theta - ema), d = 2^(-1 / half-life).
+
+        Called after `images` more were shown to D, `total` in all. The divisor makes it a weighted mean of the weights
+        after each move: without it the first weights, which are noise, would keep a share of d^total.
+        """
         if self.ema is None or self.ema_halflife_kimg is None:
             return
-        decay = 0.5 ** (images / (1000 * self.ema_halflife_kimg))
+        kept, first = (0.5 ** (n / (1000 * self.ema_halflife_kimg)) for n in (images, total))
         for mean, weight in zip(self.ema.parameters(), self.net.parameters(), strict=True):
-            mean.lerp_(weight, 1 - decay)
+            mean.lerp_(weight, (1 - kept) / (1 - first))
         for average, buffer in zip(self.ema.buffers(), self.net.buffers(), strict=True):
             average.copy_(buffer)
 

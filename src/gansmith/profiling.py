@@ -198,9 +198,9 @@ class Bench:
         self.period = math.lcm(*every)
         if self.period > LONGEST_PERIOD:
             raise UserError(
-                f"penalties with every: {', '.join(map(str, every))} fall together once in {self.period} rounds:"
-                f" too seldom for bench step, which times whole periods of at most {LONGEST_PERIOD};"
-                f" try {max(every)} for all"
+                f"penalties with every: {', '.join(map(str, every))} repeat after {self.period} rounds, and bench step"
+                f" times whole periods of at most {LONGEST_PERIOD}; give them the same every, at most"
+                f" {min(max(every), LONGEST_PERIOD)}"
             )
         self.notes: list[str] = []
         """What building said of the engine: who is not compiled, and why."""

@@ -68,6 +68,10 @@ class Checkpoints:
         0, "at multiples of this round a checkpoint is written, too, and stays for good; 0: none"
     )
 
+    def due(self, round: int) -> bool:
+        """Whether this round ends with a checkpoint."""
+        return round % self.interval == 0 or (self.keep_every > 0 and round % self.keep_every == 0)
+
 
 @dataclass(frozen=True)
 class Evaluation:

@@ -77,8 +77,7 @@ class Record:
             began = time.perf_counter()
             self.evaluate()
             evaluating = time.perf_counter() - began
-        of = self.recipe.checkpoint
-        if round % of.interval == 0 or (of.keep_every and round % of.keep_every == 0):
+        if self.recipe.checkpoint.due(round):
             self.checkpoint()
         return evaluating
 

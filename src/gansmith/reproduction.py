@@ -56,11 +56,11 @@ REPRODUCTIONS: dict[str, Reproduction] = {
         metric="parzen_ll",
         variants={
             "paper": Variant(
-                "as the authors' code: both players at once, non-saturating",
+                "as the authors' code: both players at once, non-saturating; G's weights themselves",
                 "gan2014_mnist",
                 {"ema.halflife_kimg": None},
             ),
-            "averaged": Variant("the same training, and the moving average of G's weights", "gan2014_mnist"),
+            "averaged": Variant("the same training; the moving average of G's weights", "gan2014_mnist"),
             "alternating": Variant(
                 "averaged, and Algorithm 1: D, then G on fresh noise", "gan2014_mnist", {"game": "alternating"}
             ),
@@ -71,7 +71,7 @@ REPRODUCTIONS: dict[str, Reproduction] = {
                 {"game": "alternating", "game.n_critic": 5, "evaluation.every": 500, "sample_interval": 100},
             ),
             "post": Variant(
-                "the post's networks and Adam",
+                "the post's networks and Adam; G's weights themselves",
                 "gan",
                 {
                     "data.validation": 10_000,

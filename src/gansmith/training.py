@@ -154,7 +154,8 @@ def _begin(
         try:
             return _session(world, run, resolved, quiet, experiment, enough)
         except RankLost as error:
-            raise RankLost(f"{error}; {run} goes on from its newest checkpoint") from None
+            then = f"; {run} goes on from its newest checkpoint" if _has_checkpoint(run) else ""
+            raise RankLost(f"{error}{then}") from None
 
 
 def _found(
@@ -284,10 +285,10 @@ def play(
         with experiment.engine():
             metrics = game.round(*batches)
         shown = sum(batch.size for batch in batches)
-        for player in game.players:
-            player.average(shown)
         state.round += 1
         state.images += shown
+        for player in game.players:
+            player.average(shown, state.images)
         share()
         state.seconds += (played := time.perf_counter()) - began
         if record is None:
@@ -306,7 +307,7 @@ def play(
 def _share_streams(world: World, state: State, recipe: Recipe) -> None:
     """After a round that ends with a checkpoint, on all ranks: their random streams, for rank 0 saves them."""
     every = recipe.evaluation.every
-    if state.round % recipe.checkpoint.interval == 0 or (every and state.round % every == 0):
+    if recipe.checkpoint.due(state.round) or (every and state.round % every == 0):
         state.gather_streams(world.gather)
 
 
