@@ -23,8 +23,8 @@ import gansmith
 from gansmith.allocator import keep_freed_memory
 
 recipe, rounds, keep, out = sys.argv[1], int(sys.argv[2]), sys.argv[3] == "kept", sys.argv[4]
-if keep and not keep_freed_memory():
-    sys.exit("nothing to measure: this is not glibc, or the environment sets MALLOC_... or GLIBC_TUNABLES")
+if keep:
+    keep_freed_memory()
 usage = lambda: resource.getrusage(resource.RUSAGE_SELF)
 seen = []
 
@@ -65,7 +65,11 @@ def main() -> None:
         if getattr(options, name) < least:
             parser.error(f"--{name} is {getattr(options, name)}; it must be at least {least}")
     from gansmith import plan
+    from gansmith.allocator import keep_freed_memory
     from gansmith.errors import UserError
+
+    if not keep_freed_memory():
+        parser.error("nothing to measure: this is not glibc, or the environment sets MALLOC_... or GLIBC_TUNABLES")
 
     try:
         plan(options.recipe)

@@ -9,11 +9,11 @@ import sys
 # Names of mallopt(3).
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _KEPT = 1 << 30
-"""Bytes: above it memory still goes back to the system."""
+"""Bytes: of blocks above it, and of free memory above it at the end of the heap, the system still gets some back."""
 
 
 def keep_freed_memory() -> bool:
-    """Let glibc keep freed memory for the next round; whether it does so now.
+    """Let glibc keep freed memory for the next round; whether it was told to (another allocator may stand before it).
 
     Gradients and activations of a few MB are freed every round. glibc hands such memory back to the system, which
     gives it out again page by page, each zeroed: thousands of page faults a round. Measured: benchmarks/allocator.py.
