@@ -430,7 +430,7 @@ def test_the_verb_prints_receipts_as_json_and_keeps_them(tmp_path: Path, command
     assert done.returncode == 0, err
     [receipt] = json.loads(out)
     assert receipt["metric"] == "parzen_ll_100" and len(receipt["values"]) == 2
-    assert receipt["subject"]["seeds"] == [0, 1] and receipt["subject"]["weights"] == "raw"
+    assert receipt["subject"]["seeds"] == [0, 1] and receipt["subject"]["weights"] == "average"
     assert [r.as_dict() for r in read(run / "receipts.jsonl")] == [receipt]
     shown = command("evaluate", run, "--metrics", "parzen_ll", "--n", 100, "--seeds", "0,1")
     out, _ = shown.communicate()

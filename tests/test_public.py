@@ -107,7 +107,7 @@ FLOORS: list[set[str]] = [
     {"players", "objectives", "penalties", "priors"},
     {"networks", "data", "report", "metrics", "checkpoint", "receipts", "distributed"},
     {"schema", "launch", "world"},
-    {"errors", "_version", "strict_json"},
+    {"errors", "_version", "strict_json", "allocator"},
 ]
 # What imports nothing of gansmith but these.
 LEAVES = {
@@ -127,6 +127,7 @@ LEAVES = {
     "launch": {"errors"},
     "schema": {"errors"},
     "errors": set(),
+    "allocator": set(),
     "strict_json": set(),
     "_version": set(),
 }
