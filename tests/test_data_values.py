@@ -207,7 +207,9 @@ def test_a_generator_that_says_nothing_is_not_asked(
 ) -> None:
     for recipe in ("began", "gan2014_cifar10_fc"):
         found = plan(recipe, flags=small(recipe, **{"data.name": str(pictures), "data.values": name})).recipe
-        build(found, torch.device("cpu"), say=lambda text: None, progress=False).stream.close()
+        made = build(found, torch.device("cpu"), say=lambda text: None, progress=False)
+        made.stream.close()
+        assert getattr(made.generator.net, "values", None) is None
 
 
 # ---- images that are held back ----------------------------------------------------------------------------------

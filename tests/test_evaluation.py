@@ -127,6 +127,37 @@ def test_the_pairs_that_are_drawn_are_samples_beside_their_originals(few: Data, 
     assert [r.measure for r in read(tmp_path / "receipts.jsonl")] == ["memorised_pixels"]
 
 
+def test_pictures_of_several_runs_and_weights_lie_beside_each_other(few: Data, tmp_path: Path) -> None:
+    source = Path(few.name) / "train"
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        for path in sorted(source.iterdir())[:120]:
+            (tmp_path / name / path.name).write_bytes(path.read_bytes())
+        scores(str(tmp_path / name), "memorised_pixels", n=100, out=str(tmp_path / "out"), data=few)
+    names = [path.name for path in sorted((tmp_path / "out").glob("nearest*"))]
+    assert names == ["nearest-one-memorised_pixels.png", "nearest-two-memorised_pixels.png"]
+
+
+@pytest.mark.parametrize("reference", ["test", "validation"])
+def test_a_bandwidth_at_an_end_of_the_grid_is_said(few: Data, reference: Any) -> None:
+    """Copies of the images that choose it are the likelier the narrower the windows."""
+    options: dict[str, Any] = {"metrics": ["parzen_ll"], "n": 200, "seeds": (0,), "data": few, "reference": reference}
+    for split, at_edge in (("train", False), ("validation", True)):
+        said: list[str] = []
+        [receipt] = evaluate(of(few, split), say=said.append, **options)
+        told = "parzen_ll: sigma 0.1 is at an end of the grid; a better one may lie beyond"
+        assert (told in said, receipt.details["at_edge"]) == (at_edge, [at_edge])
+
+
+def test_what_is_no_path_no_tensor_and_no_list_is_told(few: Data, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="samples are a ndarray; they must be a torch.Tensor"):
+        scores(lambda n, seed: np.zeros((n, 1, 28, 28)), "memorised_pixels", n=100, data=few)
+    with pytest.raises(UserError, match=r"seeds is 3; it must be a sequence of seeds, such as range\(3\)"):
+        evaluate(of(few, "train"), metrics=["parzen_ll"], seeds=3, data=few)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=f"{tmp_path / 'none.pth'} cannot be read|needs torch-fidelity"):
+        scores(of(few, "train"), "fd", features="inception", inception_weights=str(tmp_path / "none.pth"), data=few)
+
+
 def test_names_say_features_number_and_reference() -> None:
     a = scores(from_split("train"), "fd", "parzen_ll", n=500)
     assert (a["fd"].metric, a["parzen_ll"].metric) == ("fd_mnist_500", "parzen_ll_500")
@@ -595,6 +626,8 @@ def test_tfd_is_scored_fold_by_fold(tmp_path: Path) -> None:
         alone.append(parzen(samples[:90].flatten(1), valid, test).mean)
     assert receipt.value == pytest.approx(np.mean(alone), abs=1e-6)
     assert receipt.details["standard_error"] == [pytest.approx(np.std(alone, ddof=1) / 5**0.5, abs=1e-6)]
-    assert receipt.protocol["test"].count("50 images") == 5
+    assert receipt.protocol["test"].count("50 images") == 5 and receipt.details["at_edge"] == [[False] * 5]
+    first_fold = Evaluator(data, metrics=["memorised_pixels"], say=quiet).protocol("memorised_pixels")
+    assert first_fold["test"].count("50 images") == 1  # it takes no other
     with pytest.raises(UserError, match="tfd"):
         Evaluator(data, metrics=["parzen_ll"], reference="validation", say=quiet).check_best("parzen_ll")

@@ -301,6 +301,24 @@ def test_every_figure_is_drawn_from_the_round_and_the_weights_asked_for(name: st
     assert len({p.read_bytes() for p in (path, newest, raw)}) == 3
 
 
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [
+        ({"ema": False}, "figure-plane-000030-raw.png"),
+        ({"seeds": (7, 3)}, "figure-plane-000030-seeds-7,3.png"),
+    ],
+)
+def test_other_weights_and_seeds_leave_the_first_drawing(options: dict[str, Any], name: str, run: Path) -> None:
+    assert figure("plane", run, device="cpu", **options) == run / name
+    assert figure("plane", run, device="cpu") == run / "figure-plane-000030.png"
+    assert (run / name).read_bytes() != (run / "figure-plane-000030.png").read_bytes()
+
+
+def test_seeds_in_a_files_name_are_short_where_they_follow_each_other(run: Path) -> None:
+    path = figure("samples", run, seeds=range(1, 11), device="cpu")
+    assert path.name == "figure-samples-000030-seeds-1-10.png"
+
+
 def test_any_players_network_is_loaded_with_its_weights(run: Path) -> None:
     D = load_network(run, "D", device="cpu")
     x = torch.randn(3, 1, SIDE, SIDE)

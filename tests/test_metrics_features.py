@@ -23,11 +23,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import gansmith
+from gansmith.cuda_math import cuda_math
 from gansmith.data import load_images
 from gansmith.errors import UserError
 from gansmith.metrics import digits, features
 from gansmith.metrics.digits import Outputs
-from gansmith.metrics.features import EXTRACTORS, Extractor, digits_of, inception, mnist
+from gansmith.metrics.features import EXTRACTORS, Extractor, inception, mnist
 from gansmith.metrics.frechet import frechet_distance
 
 TOOL = Path(__file__).parents[1] / "tools" / "train_digits.py"
@@ -181,6 +182,19 @@ def test_every_pass_has_the_same_rows() -> None:
     assert torch.equal(found.logits, images.flatten(1)[:, :2].float())
 
 
+def test_no_setting_of_a_training_reaches_the_products_of_features() -> None:
+    seen = []
+
+    def net(x: Tensor) -> Outputs:
+        seen.append((torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32))
+        return Outputs(x.flatten(1), x.flatten(1))
+
+    with cuda_math(tf32=True):
+        Extractor("seeing", "", 4, 4, torch.device("cpu"), 2, net)(torch.rand(2, 1, 2, 2))
+        assert torch.backends.cuda.matmul.allow_tf32
+    assert seen == [(False, False)]
+
+
 def test_nothing_but_the_images_counts(extractor: Extractor, outputs: Outputs, unseen_images: Tensor) -> None:
     """No graph, no autocast, the same number whatever is set outside; the caller's random stream does not move."""
     state = torch.random.get_rng_state()
@@ -229,22 +243,6 @@ def test_the_distance_orders_sets_as_the_eye_does(
     assert 4 * grainy < grainier < pure
     assert 50 * same < eights
     assert frechet_distance(outputs.features, train) == pytest.approx(same, rel=1e-6)
-
-
-def test_stacks_are_read_channel_by_channel(outputs: Outputs, unseen_images: Tensor, unseen_labels: Tensor) -> None:
-    stacks = unseen_images[:600].reshape(200, 3, 28, 28)
-    found = digits_of(stacks)
-    assert found.labels.shape == found.confidence.shape == (200, 3) and found.labels.dtype == torch.int64
-    assert (found.labels == unseen_labels[:600].view(200, 3)).double().mean() > 0.99
-    torch.testing.assert_close(found.confidence.flatten(), outputs.logits[:600].softmax(1).amax(1))
-    turned = digits_of(stacks[:, [2, 0, 1]])
-    assert torch.equal(turned.labels, found.labels[:, [2, 0, 1]])
-    blended = digits_of((stacks + stacks.flip(0)) / 2)  # two digits in one
-    assert blended.confidence.mean() + 0.05 < found.confidence.mean() > 0.98
-    with pytest.raises(UserError, match="32x32"):
-        digits_of(torch.zeros(2, 3, 32, 32))
-    with pytest.raises(UserError, match=r"\(3, 28, 28\)"):
-        digits_of(torch.zeros(3, 28, 28))
 
 
 # ---- the training ------------------------------------------------------------------------------------------------

@@ -107,14 +107,14 @@ FLOORS: list[set[str]] = [
     {"players", "objectives", "penalties", "priors"},
     {"networks", "data", "report", "metrics", "checkpoint", "receipts", "distributed"},
     {"schema", "launch", "world"},
-    {"errors", "_version", "strict_json", "allocator"},
+    {"errors", "_version", "strict_json", "allocator", "cuda_math"},
 ]
 # What imports nothing of gansmith but these.
 LEAVES = {
     "networks": {"schema"},
     "data": {"errors"},
     "report": {"errors", "strict_json"},
-    "metrics": {"errors", "schema"},
+    "metrics": {"cuda_math", "errors", "schema"},
     "objectives": set(),
     "penalties": {"errors"},
     "priors": {"schema"},

@@ -1,6 +1,7 @@
 """Reproductions: what is trained, what is not trained twice, and the table."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from gansmith import reproduction
+from gansmith import checkpoint, reproduction
 from gansmith.errors import UserError
 from gansmith.evaluation import evaluate
 from gansmith.recipe import plan
@@ -88,6 +89,9 @@ def test_what_is_there_is_not_done_again_and_what_is_unfinished_goes_on(
     torch.manual_seed(0)
     again = run(4)
     assert not calls and again == longer
+    [best] = (first.run / "best").iterdir()  # scored again, since the longer training has another best
+    assert longer.receipt.subject["checkpoint"] == checkpoint.verify(best)["sha256"][checkpoint.TENSORS][:12]
+    assert longer.receipt.subject["checkpoint"] != first.receipt.subject["checkpoint"]
 
 
 def test_wrong_names_are_told_with_the_nearest_right_one(tiny: None, tmp_path: Path) -> None:
@@ -141,6 +145,30 @@ def test_a_run_of_another_recipe_is_refused(tiny: None, tmp_path: Path) -> None:
     row.run.rename(tmp_path / "other-0")
     with pytest.raises(UserError, match=r"other-0 is of another recipe.*objective\.name"):
         reproduce("tiny", only=["other"], seeds=(0,), n_epochs=1, **options)
+
+
+def test_what_does_not_belong_to_the_table_is_left_out_and_said(tiny: None, tmp_path: Path) -> None:
+    said: list[str] = []
+    options: dict[str, Any] = {"n_epochs": 1, "out": str(tmp_path), "quiet": True, "say": said.append}
+    [row] = reproduce("tiny", only=["paper"], seeds=(0,), **options)
+    for name in ("other-0", "paper-1", "paper-2"):
+        shutil.copytree(row.run, tmp_path / name)
+    text = (tmp_path / "paper-1" / "recipe.yaml").read_text()
+    (tmp_path / "paper-1" / "recipe.yaml").write_text(text.replace("seed: 0", "seed: 1"))
+    [best] = (tmp_path / "paper-1" / "best").iterdir()
+    (best / checkpoint.TENSORS).write_bytes(b"")
+    reproduce("tiny", only=["paper"], seeds=(0,), **options)
+    told = [text for text in said if "left out of the table" in text]
+    assert len(told) == 3
+    assert "other-0" in told[2] and "objective.name" in told[2]
+    assert "paper-1" in told[0] and "broken" in told[0]
+    assert "paper-2" in told[1] and "seed was 0 and is 2" in told[1]
+    assert [row["seed"] for row in json.loads((tmp_path / "table.json").read_text())] == [0]
+
+
+def test_a_count_is_no_seeds(tiny: None, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"seeds is 3; .*such as range\(3\)"):
+        reproduce("tiny", seeds=3, out=tmp_path)  # type: ignore[arg-type]
 
 
 def test_a_training_that_diverges_is_scored_as_far_as_it_came_and_the_others_go_on(

@@ -14,6 +14,7 @@ import gansmith
 from gansmith import checkpoint
 from gansmith.exactness import compare
 from gansmith.recipe import recipe_names
+from gansmith.record import Record
 
 Small = Callable[..., dict[str, Any]]
 # With 60 pictures in batches of 8: inside an epoch, at its border, and on both sides of the short batch.
@@ -228,6 +229,35 @@ def test_nothing_good_to_resume_is_said(pictures: Path, small: Small, tmp_path: 
     shutil.rmtree(tmp_path / "checkpoints")
     with pytest.raises(gansmith.UserError, match="there is no checkpoint"):
         train("gan", steps=4, at=tmp_path, resume=True)
+
+
+@pytest.mark.parametrize("at", ["evaluate", "pictures"])
+def test_a_run_killed_before_its_first_round_goes_on(
+    at: str, pictures: Path, small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores = {"evaluation.metrics": ["parzen_ll"], "evaluation.n": 20, "data.validation": 12}
+    options = {"data": pictures, "overrides": small("gan", **{**scores, "evaluation.every": 2, "log_interval": 2})}
+    once = train("gan", steps=4, at=tmp_path / "once", **options)
+
+    def killed(record: Record) -> None:
+        raise SystemExit  # as a kill: what cleans up after errors is not run
+
+    with monkeypatch.context() as patched, pytest.raises(SystemExit):
+        patched.setattr(Record, at, killed)
+        train("gan", steps=4, at=tmp_path / "twice", **options)
+    assert_equal(once, train("gan", steps=4, at=tmp_path / "twice", resume=True))
+    assert rows(tmp_path / "twice") == rows(tmp_path / "once")
+    assert pictures_of(tmp_path / "twice") == pictures_of(tmp_path / "once")
+
+
+def test_a_resume_before_the_first_line_leaves_no_line_of_the_end_in_between(
+    pictures: Path, small: Small, tmp_path: Path
+) -> None:
+    options = {"data": pictures, "overrides": small("gan", log_interval=5)}
+    once = train("gan", steps=5, at=tmp_path / "once", **options)
+    train("gan", steps=3, at=tmp_path / "twice", **options)
+    assert_equal(once, train("gan", steps=5, at=tmp_path / "twice", resume=True))
+    assert rows(tmp_path / "twice") == rows(tmp_path / "once")
 
 
 # ---- what may change, and what may not -------------------------------------------------------------------------

@@ -247,7 +247,7 @@ def sample(
         pictures = sampler.sample(chosen)
         names = [f"seed-{seed}" for seed in chosen]
     what = traverse or f"seeds-{seeds or f'0-{len(chosen) - 1}'}"
-    path = Path(out) if out else Path(run) / f"sample-{sampler.round:06d}-{what}.png"
+    path = Path(out) if out else Path(run) / f"sample-{sampler.round:06d}{'-raw' * raw}-{what}.png"
     save_images(pictures, path, columns=columns, names=names)
     click.echo(f"{len(pictures)} pictures of round {sampler.round}: {path}")
 
@@ -278,7 +278,7 @@ def interpolate(run: str, seeds: str, frames: int, out: str | None, round: str |
     from gansmith.report.export import save_film, save_images
 
     sampler = load(run, round=_round(round), ema=not raw, device=device, say=_note)
-    path = path or Path(run) / f"interpolate-{sampler.round:06d}-seeds-{seeds}.png"
+    path = path or Path(run) / f"interpolate-{sampler.round:06d}{'-raw' * raw}-seeds-{seeds}.png"
     if path.suffix.lower() == ".gif":
         closed = [*chosen, chosen[0]]
         pictures = sampler.interpolate(closed, frames + 1)[:, :-1]  # each path's end is the next one's start

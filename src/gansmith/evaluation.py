@@ -201,7 +201,7 @@ class Evaluator:
         if data.values == "gcn":
             protocol["contrast"] = "normalised"
         if row.compares:
-            protocol |= {split: self.to.described(split) for split in [self.to.split, *row.also]}
+            protocol |= {s: self.to.described(s, folds=row.folds) for s in [self.to.split, *row.also]}
         if data.name not in SHUFFLED and (row.equal or row.ceiling):
             protocol["order of real images"] = "drawn once, seed 0"  # the first of them are taken, here or for `real`
         if row.equal:
@@ -221,11 +221,11 @@ def evaluate(
     data: Data | str | None = None,
     reference: SplitName | None = None,
     features: str | None = None,
-    inception_weights: Path | None = None,
+    inception_weights: str | Path | None = None,
     round: int | Literal["best"] | None = None,
     ema: bool = True,
     device: str = "auto",
-    out: Path | None = None,
+    out: str | Path | None = None,
     say: Say = print,
 ) -> list[Receipt]:
     """The receipts of a run's generator, of any generator, or of a folder of pictures.
@@ -236,9 +236,12 @@ def evaluate(
     of samples each. out: a folder for receipts.jsonl and for the pictures of the samples that
     lie nearest to training images. The other options are those of `Evaluator`.
     """
+    if isinstance(seeds, int):
+        raise UserError(f"seeds is {seeds}; it must be a sequence of seeds, such as range({seeds})")
     if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0:
         raise UserError(f"seeds are {list(seeds)}; they must be different whole numbers from 0 on, one at least")
     what = Path(what) if isinstance(what, str) else what
+    out = Path(out) if out is not None else None
     data, sampler, subject = _opened(what, data, round, ema, device, say)
     evaluator = Evaluator(
         data,
@@ -246,7 +249,7 @@ def evaluate(
         n=n,
         reference=choose_reference(data, say) if reference is None else reference,
         features=features,
-        inception_weights=inception_weights,
+        inception_weights=Path(inception_weights) if inception_weights is not None else None,
         device=device,
         say=say,
     )
@@ -263,17 +266,23 @@ def evaluate(
     receipts = evaluator(sets, subject)
     if out is not None:
         try:
-            _keep(receipts, evaluator.pictures, out, say)
+            append(receipts, out / "receipts.jsonl")
+            _draw(evaluator.pictures, out, _label(what, out, sampler, ema), say)
         except OSError as error:  # a full disk must not take the scores along
             say(f"not all is kept: {error.filename or out}: {error.strerror}; the scores themselves are complete")
     return receipts
 
 
-def _keep(receipts: Sequence[Receipt], pictures: Mapping[str, NDArray[np.uint8]], out: Path, say: Say) -> None:
-    append(receipts, out / "receipts.jsonl")
-    at = f"-{receipts[0].subject['round']:06d}" if "round" in receipts[0].subject else ""
+def _label(what: Path | Sampler | Generate, out: Path, sampler: Sampler | None, ema: bool) -> str:
+    """What tells the pictures of several runs, rounds or weights in one folder apart."""
+    name = what.name if isinstance(what, Path) and what.resolve() != out.resolve() else ""
+    at = f"{sampler.round:06d}{'' if ema else '-raw'}" if sampler is not None else ""
+    return "".join(f"{part}-" for part in (name, at) if part)
+
+
+def _draw(pictures: Mapping[str, NDArray[np.uint8]], out: Path, label: str, say: Say) -> None:
     for name, pairs in pictures.items():
-        path = out / f"nearest{at}-{name}.png"
+        path = out / f"nearest-{label}{name}.png"
         save_images(pairs.reshape(-1, *pairs.shape[2:]), path, columns=10)
         say(f"samples, each followed by the training image that is nearest to it, the nearest pair first: {path}")
 
@@ -407,6 +416,8 @@ def _pictures(folder: Path, data: Data, n: int, say: Say) -> Tensor:
 
 
 def _checked(pixels: Tensor, data: Data, n: int) -> Tensor:
+    if not isinstance(pixels, Tensor):
+        raise UserError(f"samples are a {type(pixels).__name__}; they must be a torch.Tensor (n, C, H, W) in [0, 1]")
     shape = (data.channels, data.img_size, data.img_size)
     if pixels.dim() != 4 or tuple(pixels.shape[1:]) != shape:
         raise UserError(

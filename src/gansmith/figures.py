@@ -87,9 +87,16 @@ def figure(
     sampler = load(run, round=round, ema=ema, device=device, say=say)
     at: int | Literal["best"] = "best" if round == "best" else sampler.round
     source = Source(Path(run), plan(run).recipe, sampler, at, ema, device, say)
-    path = Path(out) if out is not None else Path(run) / f"figure-{name}-{sampler.round:06d}{row.suffix}"
+    drawn = f"{sampler.round:06d}{'' if ema else '-raw'}{'' if seeds is None else f'-seeds-{_listed(seeds)}'}"
+    path = Path(out) if out is not None else Path(run) / f"figure-{name}-{drawn}{row.suffix}"
     row.draw(source, row.seeds if seeds is None else seeds, path)
     return path
+
+
+def _listed(seeds: Sequence[int]) -> str:
+    """As one would say them: 0-19, or 3,5,8."""
+    whole = len(seeds) > 2 and list(seeds) == list(range(seeds[0], seeds[0] + len(seeds)))
+    return f"{seeds[0]}-{seeds[-1]}" if whole else ",".join(map(str, seeds))
 
 
 # ---- samples ---------------------------------------------------------------------------------------------------

@@ -42,7 +42,7 @@ from gansmith.metrics.neighbours import (
     precision_recall,
     threshold,
 )
-from gansmith.metrics.parzen import SIGMAS, choose_sigma, parzen
+from gansmith.metrics.parzen import SIGMAS, ParzenFit, SigmaChoice, choose_sigma, parzen
 from gansmith.recipe import Data
 from gansmith.report.pictures import to_uint8
 
@@ -174,10 +174,10 @@ class Reference:
     def nearest_features(self) -> Threshold:
         return threshold(self.of("train").outputs.features, self.real.outputs.features)
 
-    def described(self, split: str) -> str:
-        """The split by its number of images and the beginning of its digest, for every fold where there are folds."""
-        folds = FOLDS if self.data.name == "tfd" and split != "train" else (1,)
-        parts = [f"{len(self.of(split, fold=fold))} images {self._digests[split, fold][:12]}" for fold in folds]
+    def described(self, split: str, *, folds: bool) -> str:
+        """The split by its number of images and the beginning of its digest; with `folds` that of every fold of tfd."""
+        taken = FOLDS if folds and self.data.name == "tfd" and split != "train" else (1,)
+        parts = [f"{len(self.of(split, fold=fold))} images {self._digests[split, fold][:12]}" for fold in taken]
         return ", ".join(parts)
 
 
@@ -210,10 +210,10 @@ def _parzen(samples: Images, to: Reference) -> Measured:
     valid = to.of("validation").first(PARZEN_VALID)
     if to.split == "validation":  # to choose a checkpoint: the test images stay unseen
         choice = choose_sigma(samples.flat, valid.flat)
+        _warn_of_edge([choice], to)
         return Measured({"parzen_ll": choice.valid}, {"sigma": choice.sigma, "at_edge": choice.at_edge})
     fit = parzen(samples.flat, valid.flat, to.real.flat)
-    if fit.at_edge:
-        to.say(f"parzen_ll: sigma {fit.sigma:g} is at an end of the grid; a better one may lie beyond")
+    _warn_of_edge([fit], to)
     details = {
         "sigma": fit.sigma,
         "validation": fit.valid,
@@ -228,11 +228,25 @@ def _parzen_folds(samples: Images, to: Reference) -> Measured:
     valid = [to.of("validation", fold=fold).flat for fold in FOLDS]
     if to.split == "validation":
         choices = [choose_sigma(samples.flat, v) for v in valid]
-        return Measured({"parzen_ll": fmean(c.valid for c in choices)}, {"sigma": [c.sigma for c in choices]})
+        _warn_of_edge(choices, to)
+        return Measured(
+            {"parzen_ll": fmean(c.valid for c in choices)},
+            {"sigma": [c.sigma for c in choices], "at_edge": [c.at_edge for c in choices]},
+        )
     fits = [parzen(samples.flat, v, to.of("test", fold=fold).flat) for v, fold in zip(valid, FOLDS, strict=True)]
-    error = stdev(fit.mean for fit in fits) / len(fits) ** 0.5
-    details = {"sigma": [fit.sigma for fit in fits], "standard_error": error, "folds": [fit.mean for fit in fits]}
+    _warn_of_edge(fits, to)
+    details = {
+        "sigma": [fit.sigma for fit in fits],
+        "standard_error": stdev(fit.mean for fit in fits) / len(fits) ** 0.5,
+        "folds": [fit.mean for fit in fits],
+        "at_edge": [fit.at_edge for fit in fits],
+    }
     return Measured({"parzen_ll": fmean(fit.mean for fit in fits)}, details)
+
+
+def _warn_of_edge(found: Sequence[SigmaChoice | ParzenFit], to: Reference) -> None:
+    for sigma in sorted({fit.sigma for fit in found if fit.at_edge}):
+        to.say(f"parzen_ll: sigma {sigma:g} is at an end of the grid; a better one may lie beyond")
 
 
 def _frechet(samples: Images, to: Reference) -> Measured:
@@ -318,6 +332,8 @@ class Metric:
     """Real training images in place of samples say what could be reached."""
     equal: bool = False
     """It takes as many real images as samples."""
+    folds: bool = False
+    """It takes every fold of tfd; the others the first."""
     n: int = 10_000
     note: str = ""
 
@@ -335,6 +351,7 @@ METRICS: dict[str, Metric] = {
             "sigma by": f"the first {PARZEN_VALID} validation images; of tfd by all of each fold",
         },
         features=False,
+        folds=True,
         note=HISTORICAL,
     ),
     "fd": Metric(_frechet, {"fd": ""}, {"fd": "lower"}, paper="arXiv 1706.08500"),

@@ -27,6 +27,7 @@ from torch.utils.flop_counter import flop_registry
 
 from gansmith import players
 from gansmith.build import Experiment, build, choose_device
+from gansmith.cuda_math import cuda_math
 from gansmith.errors import UserError
 from gansmith.recipe import Recipe, is_run, plan, to_dict
 from gansmith.record import Record
@@ -218,7 +219,7 @@ class Bench:
 
     def play(self, rounds: int) -> float:
         """The seconds that so many rounds take, all that the device was given done."""
-        with _tf32(self.recipe.engine.precision == "tf32"):
+        with cuda_math(tf32=self.recipe.engine.precision == "tf32"):
             self.wait()
             began = time.perf_counter()
             play(self.experiment, self.record, self.live, self.experiment.state.round + rounds)
@@ -244,17 +245,6 @@ class Bench:
 def whole(rounds: float, period: int) -> int:
     """About so many rounds that they are whole periods, at least one."""
     return max(1, round(rounds / period)) * period
-
-
-@contextmanager
-def _tf32(on: bool) -> Iterator[None]:
-    """TF32 in CUDA's libraries, which is a setting of the process, for the length of the block."""
-    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-    try:
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = on
-        yield
-    finally:
-        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
 
 
 def synchronize(device: torch.device) -> None:

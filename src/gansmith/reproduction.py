@@ -16,7 +16,7 @@ from gansmith.build import load_split
 from gansmith.errors import Diverged, UserError
 from gansmith.evaluation import evaluate
 from gansmith.receipts import Receipt, append, check_comparable, read
-from gansmith.recipe import difference, is_run, plan, to_dict
+from gansmith.recipe import Recipe, difference, is_run, plan, to_dict
 from gansmith.report.atomic import replacing
 from gansmith.report.curves import plot_scores
 from gansmith.report.log import read_metrics
@@ -106,7 +106,7 @@ def reproduce(
     seeds: Sequence[int] = (0, 1, 2),
     only: Sequence[str] | None = None,
     n_epochs: int | None = None,
-    out: Path | None = None,
+    out: str | Path | None = None,
     device: str = "auto",
     quiet: bool = False,
     say: Callable[[str], None] = print,
@@ -121,6 +121,8 @@ def reproduce(
     if name not in REPRODUCTIONS:
         known = ", ".join(REPRODUCTIONS)
         raise UserError(f"there is no reproduction {name!r}{did_you_mean(name, REPRODUCTIONS)} (there is: {known})")
+    if isinstance(seeds, int):
+        raise UserError(f"seeds is {seeds}; it must be a sequence of seeds, such as range({seeds})")
     what = REPRODUCTIONS[name]
     variants = list(only or what.variants)
     for variant in variants:
@@ -128,8 +130,8 @@ def reproduce(
             known = ", ".join(what.variants)
             near = did_you_mean(variant, what.variants)
             raise UserError(f"there is no variant {variant!r}{near} (variants: {known})")
-    out = out or Path("runs") / f"reproduce-{name}"
-    rows = _finished(what, out)
+    out = Path(out) if out is not None else Path("runs") / f"reproduce-{name}"
+    rows = _finished(what, out, say)
     jobs = [(variant, seed) for seed in seeds for variant in variants]
     for i, (variant, seed) in enumerate(jobs):
         say(f"{i + 1} of {len(jobs)}: {variant}, seed {seed}")
@@ -145,18 +147,18 @@ def _train(
     run: Path, variant: Variant, seed: int, n_epochs: int | None, device: str, quiet: bool, say: Callable[[str], None]
 ) -> None:
     """Train the run, or go on with it, unless it has its length already or diverged."""
-    wanted = plan(variant.recipe, flags={**variant.changes, "seed": seed}).recipe
+    wanted = _wanted(variant, seed)
     length: dict[str, Any] = {"n_epochs": n_epochs or wanted.n_epochs}
     rounds = length["n_epochs"] * len(load_split(wanted.data, "train", say=say)) // wanted.batch_size
     rounds //= wanted.game.args.get("n_critic", 1)
-    length["evaluation.every"] = max(1, min(wanted.evaluation.every, rounds))  # a short trial is scored at its end
+    length["evaluation.every"] = max(1, min(wanted.evaluation.every, rounds))  # a short trial is scored, too
     try:
         if not is_run(run):
             train(
                 variant.recipe, out=run, seed=seed, device=device, overrides={**variant.changes, **length}, quiet=quiet
             )
             return
-        if changed := difference(to_dict(plan(run).recipe), to_dict(wanted)):
+        if changed := _changed(run, wanted):
             raise UserError(f"{run} is of another recipe than this reproduction: {changed}; choose another --out")
         if (run / DIVERGED).exists():
             say(f"{run} diverged before and is not trained again; remove it to have it tried anew")
@@ -165,6 +167,14 @@ def _train(
     except Diverged as error:
         say(str(error))
         _write_text(run / DIVERGED, f"{error}\n")
+
+
+def _wanted(variant: Variant, seed: int) -> Recipe:
+    return plan(variant.recipe, flags={**variant.changes, "seed": seed}).recipe
+
+
+def _changed(run: Path, wanted: Recipe) -> str | None:
+    return difference(to_dict(plan(run).recipe), to_dict(wanted))
 
 
 def _last(run: Path) -> Mapping[str, Any]:
@@ -176,11 +186,11 @@ def _score(variant: str, seed: int, run: Path, metric: str, device: str, say: Ca
     """The row of a run whose best checkpoint is scored, now if that was not done before."""
     best = checkpoint.newest_good(run / "best", say)
     info = checkpoint.verify(best)
-    receipts = [r for r in read(run / SCORES) if info["sha256"][checkpoint.TENSORS].startswith(r.subject["checkpoint"])]
+    receipts = _receipts(run, best)
     if not receipts:
         receipts = evaluate(run, metrics=[metric], round="best", device=device, say=say)
         append(receipts, run / SCORES)
-    last = _last(run)
+    last = read_metrics(run / "metrics.jsonl")[-1]
     per_image = last["epoch"] / last["images"] if last["images"] else 0.0  # it diverged before its first line
     return Row(
         variant=variant,
@@ -195,18 +205,28 @@ def _score(variant: str, seed: int, run: Path, metric: str, device: str, say: Ca
     )
 
 
-def _finished(what: Reproduction, out: Path) -> dict[tuple[str, int], Row]:
-    """What was trained and scored into `out` before, by variant and seed."""
+def _finished(what: Reproduction, out: Path, say: Callable[[str], None]) -> dict[tuple[str, int], Row]:
+    """What was trained and scored into `out` before, by variant and seed; what cannot be taken is said."""
     rows = {}
-    for variant in what.variants:
-        for run in sorted(out.glob(f"{variant}-*")):
-            seed = run.name.removeprefix(f"{variant}-")
-            if seed.isdecimal() and (run / SCORES).exists() and checkpoint.everything(run / "best"):
-                info = checkpoint.verify(checkpoint.everything(run / "best")[0])
-                digest = info["sha256"][checkpoint.TENSORS]
-                if any(digest.startswith(r.subject["checkpoint"]) for r in read(run / SCORES)):
-                    rows[variant, int(seed)] = _score(variant, int(seed), run, what.metric, "cpu", print)
+    for name, variant in what.variants.items():
+        for run in sorted(out.glob(f"{name}-*")):
+            seed = run.name.removeprefix(f"{name}-")
+            if not seed.isdecimal() or not (run / SCORES).exists():
+                continue
+            try:
+                if changed := _changed(run, _wanted(variant, int(seed))):
+                    say(f"{run} is left out of the table: it is of another recipe: {changed}")
+                elif _receipts(run, checkpoint.newest_good(run / "best", say)):
+                    rows[name, int(seed)] = _score(name, int(seed), run, what.metric, "cpu", say)
+            except UserError as error:
+                say(f"{run} is left out of the table: {error}")
     return rows
+
+
+def _receipts(run: Path, best: Path) -> list[Receipt]:
+    """Those of the checkpoint that is the best one now: a run that was trained further has another."""
+    digest = checkpoint.verify(best)["sha256"][checkpoint.TENSORS]
+    return [r for r in read(run / SCORES) if digest.startswith(r.subject["checkpoint"])]
 
 
 # ---- the table -------------------------------------------------------------------------------------------------

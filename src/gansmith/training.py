@@ -21,6 +21,7 @@ import torch
 from gansmith import checkpoint
 from gansmith import run as runs
 from gansmith.build import Experiment, build, choose_device, derive_seed, own_streams, resolve_compile
+from gansmith.cuda_math import cuda_math
 from gansmith.data import data_names
 from gansmith.errors import Diverged, NonFinite, RankLost, UserError
 from gansmith.launch import launch
@@ -105,17 +106,11 @@ def alone(device: torch.device, *, tf32: bool) -> Iterator[None]:
         raise UserError(
             "another training runs in this process, and torch's random stream is shared: use another process"
         )
-    matmul_tf32 = torch.backends.cuda.matmul.allow_tf32
     try:
         cuda = [device] if device.type == "cuda" else []
-        with (
-            torch.random.fork_rng(devices=cuda),
-            torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=tf32),
-        ):
-            torch.backends.cuda.matmul.allow_tf32 = tf32
+        with torch.random.fork_rng(devices=cuda), cuda_math(tf32=tf32):
             yield
     finally:
-        torch.backends.cuda.matmul.allow_tf32 = matmul_tf32
         _one_training.release()
 
 
@@ -231,7 +226,7 @@ def _session(
                 runs.note_session(run, device=world.device, at_round=state.round)
                 # A session that ended between two lines left one of its own; that at the interval comes again, whole.
                 at_line = state.round - state.round % recipe.log_interval
-                log = RunLog(run, at_round=at_line, scores_until=state.round)
+                log = RunLog(run, at_round=at_line, scores_until=state.round) if state.round else RunLog(run)
                 record = Record(run, recipe, experiment, log, world.device)
         with _stop_signals(world), live:
             state.gather_streams(world.gather)
@@ -239,9 +234,9 @@ def _session(
                 if record is not None and log is not None:
                     live.say(_banner(run, resolved, experiment, world.device, total, log.tensorboard))
                     if state.round == 0:
+                        record.checkpoint()  # so that a run that is killed early can go on, too
                         record.evaluate()  # what cannot be measured shows now
                         record.pictures()
-                        record.checkpoint()  # so that a run that is killed early can go on, too
             share = partial(_share_streams, world, state, recipe)
             stopped_by = play(experiment, record, live, total, world.stop, share, enough)
             state.gather_streams(world.gather)

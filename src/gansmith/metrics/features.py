@@ -9,11 +9,11 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from gansmith.cuda_math import cuda_math
 from gansmith.errors import UserError
 from gansmith.metrics import digits
 from gansmith.metrics.digits import Outputs
@@ -58,9 +58,8 @@ class Extractor:
                 f"{self.name}: images are {images.dtype} of shape {tuple(images.shape)}; "
                 "they must be floating-point (N, C, H, W) in [0, 1], N at least 1"
             )
-        # cuDNN would round the factors of convolutions to 10 bits, and another card would give another distance.
-        exact = torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
-        with exact, torch.autocast(self.device.type, enabled=False):
+        # TF32 would round factors to 10 bits, and another card would give another distance.
+        with cuda_math(tf32=False), torch.autocast(self.device.type, enabled=False):
             passes = [self._one(part) for part in torch.split(images, self.rows)]
         features, logits = zip(*passes, strict=True)
         return Outputs(torch.cat(features), torch.cat(logits))
@@ -88,27 +87,6 @@ def mnist(device: str | torch.device = "cpu") -> Extractor:
         return classifier(x)
 
     return Extractor("mnist", digits.SHA256, digits.DIM, digits.CLASSES, torch.device(device), 256, net)
-
-
-class Reading(NamedTuple):
-    """The digits in images, channel by channel."""
-
-    labels: Tensor
-    """(N, C), int64, 0 to 9"""
-    confidence: Tensor
-    """(N, C), the probability that the classifier gives to that digit; it can be near 1 for what is no digit at all"""
-
-
-def digits_of(images: Tensor, device: str | torch.device = "cpu") -> Reading:
-    """What digit the `mnist` classifier sees in each channel of images (N, C, 28, 28) in [0, 1], as in stacked MNIST.
-
-    UserError for another size. Source of the protocol: Metz et al. 2017 (arXiv 1611.02163).
-    """
-    if images.ndim != 4:
-        raise UserError(f"images of shape {tuple(images.shape)}; they must be (N, C, 28, 28)")
-    logits = mnist(device)(images.flatten(0, 1)[:, None]).logits
-    confidence, labels = logits.softmax(1).max(1)
-    return Reading(labels.view(images.shape[:2]), confidence.view(images.shape[:2]))
 
 
 def inception(weights: Path | None = None, device: str | torch.device = "cpu", say: Say = print) -> Extractor:

@@ -68,10 +68,12 @@ class RunLog:
     tensorboard: bool
     _events: "SummaryWriter | None"
 
-    def __init__(self, run: Path, *, at_round: int = 0, scores_until: int = 0, tensorboard: bool | None = None) -> None:
+    def __init__(
+        self, run: Path, *, at_round: int = -1, scores_until: int = -1, tensorboard: bool | None = None
+    ) -> None:
         """Open the log of the folder `run` after round `at_round`.
 
-        On a resume (`at_round` > 0) rows of later rounds are removed, as they will come again, but for scores
+        Rows of later rounds, which an ended session left, are removed, as they will come again, but for scores
         ("eval/...") up to `scores_until`; and so is a last line that a crash left incomplete. Raises UserError if any
         other line is damaged.
         """
@@ -81,7 +83,8 @@ class RunLog:
         self.tensorboard = installed if tensorboard is None else tensorboard
         run.mkdir(parents=True, exist_ok=True)
         path = run / "metrics.jsonl"
-        if at_round > 0 and path.exists():
+        again = path.exists()
+        if again:
             _forget_after(path, at_round, scores_until)
         self._file = path.open("a", encoding="utf-8")
         self._events = None
@@ -89,7 +92,7 @@ class RunLog:
             from torch.utils.tensorboard import SummaryWriter
 
             # TensorBoard hides events from purge_step on, that step included.
-            purge_step = at_round + 1 if at_round > 0 else None
+            purge_step = at_round + 1 if again else None
             self._events = SummaryWriter(str(run / "tensorboard"), purge_step=purge_step)
 
     def write(self, row: Mapping[str, float | int | str]) -> None:
