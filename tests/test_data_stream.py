@@ -199,10 +199,9 @@ def test_auto_keeps_small_sets_in_memory_and_maps_large_ones(monkeypatch: pytest
     data = numbered()
     monkeypatch.setattr(stream_module, "_free_host_memory", lambda: 4 * data.images.nbytes)
     assert Stream(data, batch_size=4, seed=1).in_memory
+    assert not Stream(data, batch_size=4, seed=1, copies=2).in_memory
     monkeypatch.setattr(stream_module, "_free_host_memory", lambda: 4 * data.images.nbytes - 1)
-    mapped_stream = Stream(data, batch_size=4, seed=1)
-    assert not mapped_stream.in_memory
-    mapped_stream.close()
+    assert not Stream(data, batch_size=4, seed=1).in_memory
 
 
 def test_free_host_memory_is_plausible() -> None:

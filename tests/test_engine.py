@@ -1,5 +1,6 @@
 """The engine's switches change how it is computed, not what: each is held to plain eager float32."""
 
+import contextlib
 import dataclasses
 import re
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from gansmith.build import (
     COMPILE_ROUNDS,
     Experiment,
     _autocast,
+    _check_engine,
     _no_compiler,
     build,
     decide_compile,
@@ -250,13 +252,45 @@ def test_auto_is_resolved_at_each_start_by_the_whole_length_and_says_nothing_on_
 def test_auto_that_decides_to_compile_compiles_and_says_so(
     pictures: Path, small: Small, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gansmith.build.decide_compile", lambda *args: (True, "engine.compile auto: on"))
+    monkeypatch.setattr(
+        "gansmith.build.decide_compile", lambda *args: (not args[2], args[2] or "engine.compile auto: on")
+    )
     for name, compiled in (("gan", [True, True]), ("wgan_gp", [True, False])):
         e, said = experiment(name, pictures, small), list[str]()
         assert not any(player.net._compiled_call_impl for player in e.game.players)
         resolve_compile(plan(name).recipe, e, CPU, 50_000, said.append)
         assert [player.net._compiled_call_impl is not None for player in e.game.players] == compiled
         assert said[0] == "engine.compile auto: on" and len(said) == 1 + compiled.count(False)
+
+
+@compiler
+def test_a_compiler_that_fails_is_told_and_auto_goes_on_without(
+    pictures: Path, small: Small, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*args: Any, **options: Any) -> Any:
+        raise RuntimeError("no space for programs\nand fifty lines more")
+
+    monkeypatch.setattr("torch.compile", broken)
+    with pytest.raises(UserError, match=r"compile is true and torch.compile fails here \(RuntimeError: no space"):
+        experiment("gan", pictures, small, compile=True)
+    monkeypatch.setattr("gansmith.build.decide_compile", lambda device, *args: decide_compile("cuda", *args))
+    e, said = experiment("gan", pictures, small), list[str]()
+    resolve_compile(plan("gan").recipe, e, CPU, 50_000, said.append)
+    assert said == ["engine.compile auto: off, for torch.compile fails here (RuntimeError: no space for programs)"]
+    assert not any(player.net._compiled_call_impl for player in e.game.players)
+
+
+@pytest.mark.parametrize(("precision", "asked"), [("tf32", "is_tf32_supported"), ("bfloat16", "is_bf16_supported")])
+def test_a_precision_that_the_card_has_not_is_refused(
+    precision: Any, asked: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.device", lambda device: contextlib.nullcontext())
+    for name in ("is_tf32_supported", "is_bf16_supported"):
+        monkeypatch.setattr(torch.cuda, name, lambda including_emulation=False, there=name != asked: there)
+    with pytest.raises(UserError, match=f"engine.precision is {precision}, which this card has not"):
+        _check_engine(Engine(precision=precision, compile=False), torch.device("cuda"))
+    monkeypatch.setattr(torch.cuda, asked, lambda including_emulation=False: True)
+    _check_engine(Engine(precision=precision, compile=False), torch.device("cuda"))
 
 
 def test_what_a_compiler_lacks_on_cuda_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,6 +22,7 @@ from gansmith import checkpoint, schema
 from gansmith.data import ImageSet, Stream, load_images
 from gansmith.errors import UserError
 from gansmith.games.game import Game
+from gansmith.launch import launch
 from gansmith.objectives import OBJECTIVES, Objective
 from gansmith.penalties import PENALTIES, PenaltySum, Term
 from gansmith.players import OPTIMIZERS, Player
@@ -133,6 +134,7 @@ def build(
         values=recipe.data.values,
         rank=world.rank,
         ranks=world.size,
+        copies=launch().local_size if device.type == "cpu" else 1,
     )
     meters = Meters()
     state = State(game, noise, {"data": stream, "meters": meters})
@@ -200,7 +202,13 @@ def _check_engine(engine: Engine, device: torch.device) -> None:
         raise UserError(
             f"engine.precision is tf32, which only CUDA has; on {device.type} it must be float32 or bfloat16"
         )
-    if engine.compile is True and (lacks := _no_compiler(device)):
+    if engine.precision != "float32" and device.type == "cuda":
+        with torch.cuda.device(device):
+            bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+            there = {"tf32": torch.cuda.is_tf32_supported(), "bfloat16": bf16}
+        if not there[engine.precision]:
+            raise UserError(f"engine.precision is {engine.precision}, which this card has not; it must be float32")
+    if engine.compile is True and (lacks := _no_compiler(device) or _tried(device)):
         raise UserError(f"engine.compile is true and {lacks}; it must be false")
 
 
@@ -220,6 +228,17 @@ def _no_compiler(device: torch.device) -> str:
         return "there is no C compiler (gcc or clang) here, which Triton needs"
     if device.type == "cuda" and torch.cuda.get_device_capability(device) < (7, 0):
         return "Triton needs a card of compute capability 7.0 or more"
+    return ""
+
+
+def _tried(device: torch.device) -> str:
+    """Why torch.compile fails on a first small program, or ""."""
+    x = torch.zeros(8, device=device, requires_grad=True)
+    try:
+        torch.compile(lambda x: x.sin().sum(), dynamic=False)(x).backward()
+    except Exception as error:  # of the compiler, of Triton, of the folder where programs are kept
+        first = next(iter(str(error).strip().splitlines()), "")
+        return f"torch.compile fails here ({type(error).__name__}: {first})"
     return ""
 
 
@@ -252,8 +271,8 @@ def compile_networks(recipe: Recipe, experiment: Experiment, say: Callable[[str]
         if player.name in eager:
             say(f"engine.compile: {player.name} is not compiled, for {eager[player.name]}")
         else:
-            # Dropout draws what it draws in eager mode.
-            player.net.compile(dynamic=False, options={"fallback_random": True})
+            # Dropout draws what it draws in eager mode; no kernel is chosen by a race, which a resume could lose.
+            player.net.compile(dynamic=False, options={"fallback_random": True, "deterministic": True})
 
 
 def _eager(recipe: Recipe, game: Game) -> dict[str, str]:
@@ -297,6 +316,8 @@ def resolve_compile(
     if not lacks and {p.name for p in experiment.game.players} <= _eager(recipe, experiment.game).keys():
         lacks = "none of the networks can be compiled"
     on, line = decide_compile(device.type, total, lacks)
+    if on and (fails := _tried(device)):
+        on, line = decide_compile(device.type, total, fails)
     if line:
         say(line)
     if on:

@@ -58,7 +58,7 @@ class Stream(Iterator[Batch | Share]):
     threads ahead of use; "auto" is "device" when the set takes at most a quarter of the free memory there.
     Both give the same batches bit for bit. `values` names what the networks see of the bytes, computed in `dtype` on
     the device. Of `ranks` processes that train together the one of number `rank` gets the images from n rank / ranks to
-    n (rank + 1) / ranks of each batch of n.
+    n (rank + 1) / ranks of each batch of n. `copies`: the processes that would each keep the set in the same memory.
     """
 
     def __init__(
@@ -74,6 +74,7 @@ class Stream(Iterator[Batch | Share]):
         dtype: torch.dtype = torch.float32,
         rank: int = 0,
         ranks: int = 1,
+        copies: int = 1,
     ) -> None:
         if memory not in MEMORY:
             raise UserError(f"memory is {memory!r}; it must be one of {', '.join(MEMORY)}")
@@ -97,13 +98,15 @@ class Stream(Iterator[Batch | Share]):
         self.waited = 0.0
         """Seconds that batches were waited for, while threads read them from the memory map."""
         self.batches_per_epoch = -(-len(data) // batch_size)
-        self.in_memory = memory == "device" or (memory == "auto" and _fits(data.images.nbytes, self.device))
+        self.in_memory = memory == "device" or (memory == "auto" and _fits(copies * data.images.nbytes, self.device))
         self.dtype = dtype
         self._to_network = VALUES[values].to_network
         self._orders: dict[int, Labels] = {}
         self._order_lock = Lock()
         self._closed = False
         self._images = _on_device(data.images, self.device) if self.in_memory else None
+        self._labels = None if data.labels is None else torch.tensor(data.labels, device=self.device)
+        self._there: tuple[int, Tensor] | None = None
         self._pool = None if self.in_memory else ThreadPoolExecutor(n_cpu, thread_name_prefix="gansmith-data")
         self._ahead: deque[Future[Tensor]] = deque()
         self._depth = min(2 * n_cpu, 16)
@@ -116,12 +119,11 @@ class Stream(Iterator[Batch | Share]):
     def __next__(self) -> Batch | Share:
         if self._closed:
             raise RuntimeError("the stream is closed")
-        index, n = self._indices(self.position)
-        raw = self._gather(index) if self._images is not None else self._prefetched()
+        epoch, here, n = self._span(self.position)
+        index = self._order_on_device(epoch)[here]
+        raw = self._prefetched() if self._images is None else self._images.index_select(0, index)
         images = self._to_network(raw.to(self.dtype))
-        labels = None
-        if self.data.labels is not None:
-            labels = self._to_device(torch.from_numpy(self.data.labels[index]))
+        labels = None if self._labels is None else self._labels.index_select(0, index)
         self.position += 1
         return Batch(images, labels) if self.ranks == 1 else Share(images, labels, n)
 
@@ -154,7 +156,7 @@ class Stream(Iterator[Batch | Share]):
         self._forget()
         if self._pool is not None:
             self._pool.shutdown(wait=True, cancel_futures=True)
-        self._images = None
+        self._images = self._labels = self._there = None
 
     def _order(self, epoch: int) -> Labels:
         """The permutation (N,) of an epoch, from seed and epoch alone."""
@@ -168,17 +170,18 @@ class Stream(Iterator[Batch | Share]):
                 self._orders[epoch] = torch.randperm(len(self.data), generator=generator).numpy()
             return self._orders[epoch]
 
-    def _indices(self, position: int) -> tuple[Labels, int]:
-        """Which images of the batch at `position` come here, and how many it has."""
+    def _order_on_device(self, epoch: int) -> Tensor:
+        """There once an epoch: a copy from the host for each batch would have the host wait for the device."""
+        if self._there is None or self._there[0] != epoch:
+            self._there = epoch, self._to_device(torch.from_numpy(self._order(epoch)))
+        return self._there[1]
+
+    def _span(self, position: int) -> tuple[int, slice, int]:
+        """Epoch of the batch at `position`, which places of its order come here, and how many images it has."""
         epoch, batch = divmod(position, self.batches_per_epoch)
         start = batch * self.batch_size
-        whole = self._order(epoch)[start : start + self.batch_size]
-        n = len(whole)
-        return whole[n * self.rank // self.ranks : n * (self.rank + 1) // self.ranks], n
-
-    def _gather(self, index: Labels) -> Tensor:
-        assert self._images is not None
-        return self._images.index_select(0, self._to_device(torch.from_numpy(index)))
+        n = min(self.batch_size, len(self.data) - start)
+        return epoch, slice(start + n * self.rank // self.ranks, start + n * (self.rank + 1) // self.ranks), n
 
     def _prefetched(self) -> Tensor:
         """The raw batch at `position`; the next ones, of the next epoch too, are on their way by then."""
@@ -196,7 +199,8 @@ class Stream(Iterator[Batch | Share]):
         return self._to_device(raw)
 
     def _read(self, position: int) -> Tensor:
-        raw = torch.from_numpy(np.take(np.asarray(self.data.images), self._indices(position)[0], axis=0))
+        epoch, here, _ = self._span(position)
+        raw = torch.from_numpy(np.take(np.asarray(self.data.images), self._order(epoch)[here], axis=0))
         return raw.pin_memory() if self.device.type == "cuda" else raw
 
     def _to_device(self, tensor: Tensor) -> Tensor:
