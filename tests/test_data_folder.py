@@ -337,7 +337,11 @@ def test_colours_that_are_lost_are_told(folder: Path) -> None:
         Image.new("RGB", (3, 3), (255, 0, i)).save(folder / f"red{i}.png")
     said: list[str] = []
     load(folder, said, channels=1)
-    assert "2 of 3 pictures of faces are stored in colour and become grey; to keep the colours: --channels 3" in said
+    told = "2 of 3 pictures of faces are stored in colour and become grey; to keep the colours: --channels 3"
+    assert told in said
+    said.clear()
+    load(folder, said, channels=1)
+    assert said == [told]  # each time, not only when they are prepared
     said.clear()
     load(folder, said, channels=3)
     assert said and not any("grey" in line for line in said)

@@ -253,7 +253,7 @@ def test_layers_are_left_as_they_are() -> None:
     ("flags", "parts"),
     [
         ({"n_epoch": 5}, ["flag: n_epoch: there is no such key", "did you mean n_epochs?"]),
-        ({"learning_rate": 1}, ["flag: learning_rate: there is no such key", "known: data, prior"]),
+        ({"learning_rate": 1}, ["flag: learning_rate: there is no such key; did you mean lr?", "known: data, prior"]),
         ({"latentdim": 5}, ["did you mean latent_dim?"]),
         ({"imgsize": 5}, ["did you mean img_size?"]),
         ({"halflife_kimg": 5}, ["did you mean ema.halflife_kimg?"]),

@@ -111,6 +111,13 @@ def _rounds(run: Path) -> list[int]:
     return [row["round"] for row in read_metrics(run / "metrics.jsonl")]
 
 
+def test_plain_numbers_are_metrics_too() -> None:
+    meters = Meters()
+    for value in (1.5, 2, torch.tensor(4.0)):
+        meters.add({"game/k": value})
+    assert meters.flush() == {"game/k": 2.5}
+
+
 def test_rows_come_back_as_they_were_written(tmp_path: Path) -> None:
     log = RunLog(tmp_path / "run", tensorboard=False)
     log.write({"round": 1, "loss/D": 0.1, "note": "ß", "grad/G": math.nan, "a": math.inf, "b": -math.inf})

@@ -121,8 +121,17 @@ def build(
             " without bound, and its loss is no distance; it needs penalties: [{name: wgan_gp, weight: 10}], or a"
             " network that bounds its weights (constrain)"
         )
+    if recipe.objective is not None and _objective(recipe.objective).probability:
+        for name, network in networks.items():
+            if name.startswith("D") and isinstance([*network.modules()][-1], nn.Sigmoid):
+                say(
+                    f"warning: the network of {name} seems to end in a sigmoid, and the objective"
+                    f" {recipe.objective.name} takes that of the scores itself: leave it away, or D(x) is 0.5 at least"
+                )
     schedules = _schedules(recipe, game)
     data = data or load()
+    if recipe.batch_size > len(data):
+        say(f"batch_size is {recipe.batch_size:,}, and there are {len(data):,} images: each batch is all of them")
     _check_parts(data, recipe, networks, world.size)
     stream = Stream(
         data,
@@ -176,7 +185,12 @@ def build_prior(recipe: Recipe) -> Prior:
     if recipe.prior is None:
         return Prior()
     cls = PRIORS.get(recipe.prior.name) or find(recipe.prior.name)
-    return _construct(cls, {}, recipe.prior.args, "prior")
+    prior = _construct(cls, {}, recipe.prior.args, "prior")
+    if not isinstance(prior, Prior) or not isinstance(getattr(prior, "width", None), int):
+        raise UserError(
+            f"prior: {recipe.prior.name} must be a gansmith.priors.Prior whose `width` is the length of its z"
+        )
+    return prior
 
 
 def build_network(recipe: Recipe, player: str, prior: Prior, mean_image: Tensor | None = None) -> nn.Module:
@@ -384,7 +398,10 @@ def _game(recipe: Recipe, players: Mapping[str, Player], prior: Prior, noise: to
     if recipe.objective is not None:
         handed["objective"] = _objective(recipe.objective)
     cls = find(component_targets("game", recipe.game.name)[0])
-    return _construct(cls, handed, recipe.game.args, "game")
+    game = _construct(cls, handed, recipe.game.args, "game")
+    if not isinstance(game, Game) or not getattr(game, "players", None):
+        raise UserError(f"game: {recipe.game.name} must be a gansmith.games.game.Game that sets self.players")
+    return game
 
 
 def _bounded(recipe: Recipe, networks: Mapping[str, nn.Module]) -> bool:
@@ -475,7 +492,7 @@ def _check_parts(data: ImageSet, recipe: Recipe, networks: Mapping[str, nn.Modul
     fitting = (b for b in range(total, 0, -1) if smallest(b) >= least)
     near = min(fitting, key=lambda b: abs(b - size), default=None)  # of two the larger
     if near is None:
-        raise UserError(f"{data.name} has {total} image{'s' * (total > 1)} in all, and {need}")
+        raise UserError(f"{data.name} has {total} image{'s' * (total > 1)} to train on, and {need}")
     raise UserError(
         f"batch_size is {size}: the smallest batch of {total} images has {smallest(size)}, and {need};"
         f" the nearest is {near}"

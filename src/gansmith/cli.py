@@ -50,6 +50,9 @@ class _OneLine(click.Group):
         if noted:
             signal.signal(signal.SIGINT, _interrupt)
         try:
+            slips = (word for word in words if re.match("-(?!inf|nan)[a-z][a-z_]", word, re.I))
+            if slip := next(slips, None):
+                raise UserError(f"there is no option {slip}; did you mean -{slip}?")  # and not -h, for the h in it
             code = super().main(words, *rest, **{**options, "standalone_mode": False})
             sys.exit(code if isinstance(code, int) else 0)
         except click.ClickException as error:

@@ -248,7 +248,10 @@ def read_layer(what: str | Path) -> Layer:
     a_folder = path.is_dir() and str(what) not in recipe_names()
     if isinstance(what, Path) or path.suffix in (".yaml", ".yml") or "/" in str(what) or a_folder:
         if path.is_dir():
-            raise UserError(f"{path} is a folder without recipe.yaml: neither a recipe nor a run")
+            raise UserError(
+                f"{path} is a folder without recipe.yaml: neither a recipe nor a run; to train on the pictures in it:"
+                f" gansmith train fast_mnist --data {path}"
+            )
         try:
             text, origin = path.read_text(encoding="utf-8"), str(path)
         except (OSError, UnicodeDecodeError) as error:
@@ -483,6 +486,7 @@ class _Checker:
             for section, cls in SECTIONS.items():
                 for f in dataclasses.fields(cls):
                     everywhere.setdefault(f.name, f"{section}.{f.name}")
+            everywhere |= {"learning_rate": "lr", "image_size": "img_size"}  # what others say
         near = difflib.get_close_matches(key, everywhere, n=1, cutoff=0.5)
         return f"; did you mean {everywhere[near[0]]}?" if near else ""
 

@@ -169,7 +169,7 @@ def _tree(module: str) -> ast.Module:
         known = f"; did you mean {module[:-3]}:...?" if module.endswith(".py") else ""
         raise UserError(
             f"there is no Python module {module!r} to take a component from{known} (looked in the current folder and"
-            " where Python finds its packages)"
+            " where Python finds its packages): type the command in the folder of that module, or set PYTHONPATH"
         )
     try:
         return ast.parse(Path(spec.origin).read_text(encoding="utf-8"))

@@ -204,9 +204,10 @@ def _session(
     total = recipe.steps if recipe.steps is not None else math.ceil(recipe.n_epochs * per_epoch - 1e-9)
     longer = f"--n_epochs {math.ceil(2 * stream.epoch)}"
     if state.round >= total and not launch().restarts:  # a restart may find all done but the last pictures
+        how = "is finished" if state.round == total else f"is beyond round {total:,} already"
         raise UserError(
-            f"{run} is finished: {state.round} rounds, {stream.epoch:.4g} epochs; to train it further give a"
-            f" greater length, such as {f'--steps {2 * state.round}' if recipe.steps else longer}"
+            f"{run} {how}: {state.round:,} rounds, {stream.epoch:.4g} epochs; to train it further give a greater"
+            f" length, such as {f'--steps {2 * state.round}' if recipe.steps else longer}"
         )
     resolve_compile(recipe, experiment, world.device, total, _say(quiet))
     live = Live(

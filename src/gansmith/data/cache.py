@@ -46,6 +46,7 @@ class Entry:
     data: ImageSet
     broken: list[Broken]
     n_broken: int
+    n_coloured: int
 
 
 def cache_folder() -> Path:
@@ -94,7 +95,7 @@ def _open(path: Path, about: dict[str, Any]) -> Entry:
             raise ValueError("labels.npy has another digest")
         labels.flags.writeable = False
     data = ImageSet(about["name"], images, labels, tuple(about["classes"]), about["digest"])
-    return Entry(data, [Broken(*pair) for pair in about["broken"]], about["n_broken"])
+    return Entry(data, [Broken(*pair) for pair in about["broken"]], about["n_broken"], about.get("n_coloured", 0))
 
 
 class Draft:
@@ -147,6 +148,7 @@ class Draft:
         classes: tuple[str, ...],
         broken: list[Broken],
         digest: str | None = None,
+        n_coloured: int = 0,
     ) -> ImageSet:
         """Puts the set in its place and opens it; `digest` replaces the digest of the content."""
         shape = (self.count, *self._shape)
@@ -164,6 +166,7 @@ class Draft:
             "labels_sha256": labels_sha,
             "broken": [(item.file, item.why) for item in broken[:10]],
             "n_broken": len(broken),
+            "n_coloured": n_coloured,
         }
         with self._disk():
             self._file.seek(0)

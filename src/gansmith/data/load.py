@@ -87,8 +87,8 @@ def _held_back(found: ImageSet, split: str, validation: int, shuffled: bool, say
         return found
     if validation >= len(found):
         raise UserError(
-            f"data.validation is {validation}, and {found.name} has {len(found)} images to train on; the nearest is"
-            f" {len(found) - 1}"
+            f"data.validation is {validation}, and {found.name} has {len(found)} images in all; it must leave images to"
+            f" train on: a tenth of them is {max(1, len(found) // 10)}"
         )
     if not shuffled:
         return _spread(found, split, validation, say)

@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import math
 import sys
 import time
 from collections import deque
@@ -98,6 +99,7 @@ def cached(path: Path, wanted: Wanted) -> ImageSet | None:
             f"{entry.n_broken} of {total} pictures of {entry.data.name} are left out as broken "
             f"(the first: {first.file}: {first.why})"
         )
+    _tell_grey(entry.data.name, entry.n_coloured, len(entry.data), wanted)
     return entry.data
 
 
@@ -119,11 +121,7 @@ def prepare(source: Source, path: Path, wanted: Wanted) -> ImageSet:
                 coloured += sum(colours)
                 step(len(images) + len(failed))
         _tell(source.name, broken, len(labels), wanted)
-        if coloured and wanted.channels == 1:
-            wanted.say(
-                f"{coloured} of {len(labels)} pictures of {source.name} are stored in colour and become grey; to keep"
-                " the colours: --channels 3"
-            )
+        _tell_grey(source.name, coloured, len(labels), wanted)
         known = [label for label in labels if label is not None]
         all_labels = np.array(known, np.int64) if len(known) == len(labels) else None
         classes: tuple[str, ...] = ()
@@ -134,7 +132,7 @@ def prepare(source: Source, path: Path, wanted: Wanted) -> ImageSet:
         if source.digest is not None:
             how = (wanted.img_size, wanted.channels, wanted.fit, pictures.VERSION)
             digest = hashlib.sha256(f"{source.digest} {how}".encode()).hexdigest()
-        data = draft.finish(source.name, all_labels, classes, broken, digest)
+        data = draft.finish(source.name, all_labels, classes, broken, digest, coloured)
     wanted.say(f"prepared {len(data)} pictures of {source.name} at {size} in {time.monotonic() - started:.1f} s")
     return data
 
@@ -202,9 +200,19 @@ def _tell(name: str, broken: list[Broken], readable: int, wanted: Wanted) -> Non
         _check_share(name, len(broken), len(broken) + readable, broken[0], wanted)
 
 
+def _tell_grey(name: str, coloured: int, total: int, wanted: Wanted) -> None:
+    if coloured and wanted.channels == 1:
+        wanted.say(
+            f"{coloured} of {total} pictures of {name} are stored in colour and become grey; to keep the colours:"
+            " --channels 3"
+        )
+
+
 def _check_share(name: str, n_broken: int, total: int, first: Broken, wanted: Wanted) -> None:
     if n_broken > wanted.max_broken * total:
+        enough = math.ceil(100 * n_broken / total) / 100
         raise UserError(
             f"{n_broken} of {total} pictures of {name} are broken, more than max_broken = {wanted.max_broken:g} "
-            f"allows; mend or remove them, or raise --data.max_broken; the first: {first.file}: {first.why}"
+            f"allows; mend or remove them, or leave them out: --data.max_broken {enough:g}; the first: {first.file}:"
+            f" {first.why}"
         )

@@ -24,9 +24,10 @@ class Meters:
         self._sums: dict[str, Tensor] = {}
         self._count: dict[str, int] = {}
 
-    def add(self, metrics: Mapping[str, Tensor]) -> None:
-        """Add one value, a 0-dim tensor, per key; a key may be missing from some rounds."""
-        for key, value in metrics.items():
+    def add(self, metrics: Mapping[str, Tensor | float]) -> None:
+        """Add one value, a 0-dim tensor or a number, per key; a key may be missing from some rounds."""
+        for key, number in metrics.items():
+            value = torch.as_tensor(number)
             if value.ndim:
                 raise ValueError(f"{key} is a metric of shape {tuple(value.shape)}, not a single number")
             # float32 loses digits over a long epoch; mps has nothing better.
