@@ -42,9 +42,12 @@ Measure = Callable[..., Result]
 def measure(tmp_path: Path) -> Measure:
     """measure("parzen_ll>=0", "out", ...): the recipe gan made small, seed 0."""
 
-    def go(until: str, folder: str = "out", changes: dict[str, Any] | None = None, **options: Any) -> Result:
+    def go(
+        until: str | list[str], folder: str = "out", changes: dict[str, Any] | None = None, **options: Any
+    ) -> Result:
         options = {"seeds": (0,), "device": "cpu", "quiet": True, "say": lambda text: None, **options}
-        return time_to_quality("gan", [until], overrides={**SMALL, **(changes or {})}, out=tmp_path / folder, **options)
+        goals = [until] if isinstance(until, str) else until
+        return time_to_quality("gan", goals, overrides={**SMALL, **(changes or {})}, out=tmp_path / folder, **options)
 
     return go
 
@@ -97,6 +100,14 @@ def test_the_first_evaluation_that_meets_the_goal_counts_and_ends_the_training(m
     assert row.after_round == at - 2 and row.after_seconds < row.seconds
     assert row.images == 500 * at and row.epochs == at / 2 and result.every == 2
     assert max(line["round"] for line in read_metrics(Path(row.run) / "metrics.jsonl")) == at  # and trained no further
+
+
+def test_all_goals_of_one_value_count(measure: Measure) -> None:
+    easy = "parzen_ll>=-1e+09"
+    result = measure([NEVER, easy])
+    [row] = result.rows
+    assert not row.reached and row.rounds == 6 and list(row.values) == [KEY.removeprefix("eval/")]
+    assert result.goals == ["parzen_ll>=1e+06", easy]
 
 
 def test_evaluation_does_not_count_as_training(measure: Measure, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from gansmith.errors import UserError
 from gansmith.report import curves
-from gansmith.report.curves import plot_curves
+from gansmith.report.curves import plot_curves, plot_over_seconds
 
 
 def _rows(n: int) -> list[dict[str, Any]]:
@@ -99,6 +99,23 @@ def test_a_series_of_nothing_but_nan_still_gives_a_picture(tmp_path: Path, monke
     rows: list[dict[str, Any]] = [{"round": k, "grad/D": "nan", "loss/D": "nan"} for k in range(3)]
     figure = _draw(tmp_path, rows, monkeypatch)
     assert len(figure.axes) == 2 and figure.axes[-1].get_xlabel() == "rounds"
+
+
+def test_all_targets_of_a_score_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from matplotlib.figure import Figure
+
+    drawn: list[Any] = []
+    monkeypatch.setattr(Figure, "savefig", lambda self, part, **k: drawn.append(self) or part.touch())
+    metrics = tmp_path / "metrics.jsonl"
+    metrics.write_text(
+        "".join(json.dumps({"round": k, "seconds": 5.0 * k, "eval/density": 0.5 * k}) + "\n" for k in range(3))
+    )
+    plot_over_seconds({"seed 0": metrics}, {"eval/density": [0.9, 1.1]}, tmp_path / "curves.png")
+    [ax] = drawn[0].axes
+    [targets] = ax.collections
+    ends = [[tuple(map(float, end)) for end in line] for line in targets.get_segments()]
+    assert ends == [[(0.0, y), (1.0, y)] for y in (0.9, 1.1)]  # x in widths of the picture
+    assert _texts(ax) == ["seed 0", "target"] and ax.get_xlim() == pytest.approx((-0.5, 10.5))
 
 
 def test_the_running_median_ignores_a_spike_and_follows_a_slope() -> None:

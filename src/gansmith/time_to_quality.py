@@ -193,7 +193,7 @@ def time_to_quality(
     if not resolved.recipe.evaluation.every:
         flags["evaluation.every"] = _epoch(resolved.recipe, say)
     recipe = plan(what, flags=flags).recipe
-    by_key = {f"eval/{evaluator.called(VALUES[goal.value], goal.value)}": goal for goal in goals}
+    keyed = [(f"eval/{evaluator.called(VALUES[goal.value], goal.value)}", goal) for goal in goals]
     folder = out or Path("runs") / f"time-to-quality-{resolved.label}"
     runs = {seed: folder / f"seed-{seed}" for seed in seeds}
     for seed, run in runs.items():
@@ -201,11 +201,11 @@ def time_to_quality(
 
     rows = []
     for i, (seed, run) in enumerate(runs.items()):
-        row = _row(run, by_key, recipe, max_minutes) if is_run(run) else None
+        row = _row(run, keyed, recipe, max_minutes) if is_run(run) else None
         if row is None or not (row.reached or row.why_not):
             say(f"{i + 1} of {len(seeds)}: seed {seed} until {' and '.join(map(str, goals))}, in {run}")
             _train(what, run, {**flags, "seed": seed}, Until(goals, max_minutes), device, quiet, say)
-            row = _row(run, by_key, recipe, max_minutes)
+            row = _row(run, keyed, recipe, max_minutes)
         say(f"seed {seed}: {_said(row)}")
         rows.append(row)
     result = Result(
@@ -215,7 +215,7 @@ def time_to_quality(
         every=recipe.evaluation.every,
         max_minutes=max_minutes,
         weights="average" if recipe.ema.halflife_kimg else "raw",
-        protocol={key.removeprefix("eval/"): evaluator.protocol(VALUES[goal.value]) for key, goal in by_key.items()},
+        protocol={key.removeprefix("eval/"): evaluator.protocol(VALUES[goal.value]) for key, goal in keyed},
         hardware=_hardware(list(runs.values())),
         rows=rows,
     )
@@ -223,7 +223,7 @@ def time_to_quality(
     write_text(folder / "table.md", table(result))
     plot_over_seconds(
         {f"seed {row.seed}": Path(row.run) / "metrics.jsonl" for row in rows},
-        {key: goal.bound for key, goal in by_key.items()},
+        {key: [goal.bound for other, goal in keyed if other == key] for key, _ in keyed},
         folder / "curves.png",
     )
     say(f"written: {folder / 'result.json'}, {folder / 'table.md'}, {folder / 'curves.png'}")
@@ -308,16 +308,16 @@ def _train(
                 file.write(strict_json.dumps(session) + "\n")
 
 
-def _row(run: Path, goals: Mapping[str, Goal], recipe: Recipe, max_minutes: float) -> Row:
+def _row(run: Path, goals: Sequence[tuple[str, Goal]], recipe: Recipe, max_minutes: float) -> Row:
     """What the run's log says; neither reached nor a reason where it is to go on.
 
-    goals: by the keys of the log. Where they were not met, the latest evaluation is shown: of several goals none alone
-    is the score.
+    goals: with the keys of the log. Where they were not met, the latest evaluation is shown: of several goals none
+    alone is the score.
     """
     seed = plan(run).recipe.seed
     log = read_metrics(run / "metrics.jsonl")
-    scored = [row for row in log if all(key in row for key in goals)]
-    met = [i for i, row in enumerate(scored) if all(goal.met(float(row[key])) for key, goal in goals.items())]
+    scored = [row for row in log if all(key in row for key, _ in goals)]
+    met = [i for i, row in enumerate(scored) if all(goal.met(float(row[key])) for key, goal in goals)]
     start = {"round": 0, "seconds": 0.0, "images": 0, "epoch": 0.0}
     at = met[0] if met else len(scored) - 1
     row, last = scored[at] if scored else start, log[-1] if log else start
@@ -332,7 +332,7 @@ def _row(run: Path, goals: Mapping[str, Goal], recipe: Recipe, max_minutes: floa
         images=int(row["images"]),
         rounds=int(row["round"]),
         epochs=float(row["epoch"]),
-        values={key.removeprefix("eval/"): float(row[key]) for key in goals if key in row},
+        values={key.removeprefix("eval/"): float(row[key]) for key, _ in goals if key in row},
         after_round=int(before["round"]),
         after_seconds=float(before["seconds"]),
         trained_seconds=float(last["seconds"]),

@@ -96,11 +96,11 @@ def plot_scores(runs: Mapping[str, Path], out: Path, key: str = "eval/") -> None
         figure.savefig(part, format="png")
 
 
-def plot_over_seconds(runs: Mapping[str, Path], targets: Mapping[str, float], out: Path) -> None:
-    """Draw scores of several runs, by their names, over seconds of training, each with its target, as a PNG.
+def plot_over_seconds(runs: Mapping[str, Path], targets: Mapping[str, Sequence[float]], out: Path) -> None:
+    """Draw scores of several runs, by their names, over seconds of training, each with its targets, as a PNG.
 
-    runs: name -> metrics.jsonl. targets: key of the rows -> the value to be reached. The scale is logarithmic where all
-    values are positive and lie far apart.
+    runs: name -> metrics.jsonl. targets: key of the rows -> the values to be reached. The scale is logarithmic where
+    all values are positive and lie far apart.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -109,14 +109,15 @@ def plot_over_seconds(runs: Mapping[str, Path], targets: Mapping[str, float], ou
     FigureCanvasAgg(figure)
     axes = figure.subplots(len(targets), 1, sharex=True, squeeze=False)[:, 0]
     rows = {name: read_metrics(path) for name, path in runs.items()}
-    for ax, (key, target) in zip(axes, targets.items(), strict=True):
-        shown = [target]
+    for ax, (key, bounds) in zip(axes, targets.items(), strict=True):
+        shown = [*bounds]
         for name, found in rows.items():
             points = [(float(row["seconds"]), float(row[key])) for row in found if key in row]
             points = [(x, y) for x, y in points if math.isfinite(y)]
             shown += [y for _, y in points]
             ax.plot(*zip(*points, strict=True) if points else ([], []), linewidth=1.4, marker=".", label=name)
-        ax.axhline(target, color="0.35", linewidth=1.0, linestyle="--", label="target")
+        across = ax.get_yaxis_transform()
+        ax.hlines(bounds, 0, 1, transform=across, color="0.35", linewidth=1.0, linestyle="--", label="target")
         if min(shown) > 0 and max(shown) > 20 * min(shown):
             ax.set_yscale("log")
         ax.set_ylabel(key.removeprefix("eval/"))
