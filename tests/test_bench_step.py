@@ -404,6 +404,7 @@ def test_the_command_prints_the_page(monkeypatch: pytest.MonkeyPatch, found: Pro
 
     def instead(what: str, **options: Any) -> Profile:
         asked.update(options, what=what)
+        print("a network of one's own may print")
         return found
 
     monkeypatch.setattr(profiling, "profile", instead)

@@ -9,6 +9,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, redirect_stdout
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
@@ -400,24 +401,25 @@ def evaluate(
     if names is None and len(what) > 1 and all(runs):
         names = shared_metrics([Path(one) for one in what], features, reference)
     _heed_interrupts()
-    columns = [
-        run_evaluate(
-            Path(one),
-            metrics=names,
-            n=n,
-            seeds=chosen,
-            data=real,
-            reference=reference,
-            features=features,
-            inception_weights=Path(inception_weights) if inception_weights else None,
-            round=number_of_round,
-            ema=not raw,
-            device=device,
-            out=Path(out) if out else Path(one) if run else None,
-            say=_note,
-        )
-        for one, run in zip(what, runs, strict=True)
-    ]
+    with _result_alone():
+        columns = [
+            run_evaluate(
+                Path(one),
+                metrics=names,
+                n=n,
+                seeds=chosen,
+                data=real,
+                reference=reference,
+                features=features,
+                inception_weights=Path(inception_weights) if inception_weights else None,
+                round=number_of_round,
+                ema=not raw,
+                device=device,
+                out=Path(out) if out else Path(one) if run else None,
+                say=_note,
+            )
+            for one, run in zip(what, runs, strict=True)
+        ]
     if as_json:
         click.echo(strict_json.dumps([receipt.as_dict() for column in columns for receipt in column], indent=1))
         return
@@ -513,7 +515,8 @@ def bench_step(
     from gansmith import strict_json
     from gansmith.profiling import profile, report
 
-    result = profile(what, overrides=flags, device=device, switches=not no_switches, say=_note)
+    with _result_alone():
+        result = profile(what, overrides=flags, device=device, switches=not no_switches, say=_note)
     click.echo(strict_json.dumps(result.as_dict(), indent=1) if as_json else report(result), nl=as_json)
 
 
@@ -558,17 +561,18 @@ def bench_time_to_quality(
 
     _heed_interrupts()
     try:
-        result = time_to_quality(
-            what,
-            until,
-            seeds=range(seeds),
-            max_minutes=max_minutes,
-            overrides=flags,
-            out=Path(out) if out else None,
-            device=device,
-            quiet=quiet,
-            say=(lambda text: None) if quiet else _note,
-        )
+        with _result_alone():
+            result = time_to_quality(
+                what,
+                until,
+                seeds=range(seeds),
+                max_minutes=max_minutes,
+                overrides=flags,
+                out=Path(out) if out else None,
+                device=device,
+                quiet=quiet,
+                say=(lambda text: None) if quiet else _note,
+            )
     except Stopped as stop:
         click.echo("stopped and saved; the same command goes on where it was", err=True)
         sys.exit(128 + stop.signum)
@@ -780,6 +784,11 @@ def _print_scores(columns: Sequence[Sequence[Any]]) -> None:
 
 def _note(text: str) -> None:
     click.echo(text, err=True)
+
+
+def _result_alone() -> AbstractContextManager[Any]:
+    """What anybody prints meanwhile goes to stderr, so that stdout holds the result and nothing else."""
+    return redirect_stdout(sys.stderr)
 
 
 def _print_plan(resolved: Any) -> None:
