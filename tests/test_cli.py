@@ -223,6 +223,27 @@ def test_what_is_wrong_is_one_line(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_card_that_is_not_there_is_one_line(refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    for name in ("cuda:2", "cuda:7"):
+        said = refused("train", "--device", name, "--steps", "1")
+        assert said == f"--device {name}: PyTorch finds 2 CUDA device(s) here, and the first is cuda:0"
+
+
+@pytest.mark.parametrize(("address", "port"), [(None, "29500"), ("localhost", None), ("localhost", "abc")])
+def test_processes_that_cannot_find_each_other_are_one_line(
+    address: str | None, port: str | None, refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    numbers = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2"}
+    for name, value in {**numbers, "MASTER_ADDR": address, "MASTER_PORT": port}.items():
+        monkeypatch.delenv(name, raising=False)
+        if value is not None:
+            monkeypatch.setenv(name, value)
+    said = f"MASTER_ADDR is {address!r} and MASTER_PORT {port!r}; they must be where rank 0 is to be found, as torchrun"
+    assert said in refused("train", "--device", "cpu", "--steps", "1")
+
+
 def test_pictures_that_are_none_are_one_line(cli: Gansmith, refused: Callable[..., str], tmp_path: Path) -> None:
     (tmp_path / "own").mkdir()
     assert "no pictures in" in refused("train", "--data", "own", "--steps", 1)

@@ -65,6 +65,8 @@ def choose_device(name: str) -> torch.device:
     if not available.get(device.type, False):
         there = ", ".join(kind for kind, ok in available.items() if ok)
         raise UserError(f"--device {name}: PyTorch finds none here (there is: {there})")
+    if device.type == "cuda" and (device.index or 0) >= (count := torch.cuda.device_count()):
+        raise UserError(f"--device {name}: PyTorch finds {count} CUDA device(s) here, and the first is cuda:0")
     return device
 
 

@@ -5,6 +5,7 @@ Needed where there are at least two; a single process never imports this.
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -110,7 +111,14 @@ def joined(device: str) -> Iterator[Processes]:
     with _connection():
         # gloo beside nccl carries what is not on the device: streams, errors, the run's name.
         backend = "cpu:gloo,cuda:nccl" if own.type == "cuda" else "gloo"
-        store, rank, size = next(rendezvous("env://", here.rank, here.size, timeout=PATIENCE))
+        try:
+            store, rank, size = next(rendezvous("env://", here.rank, here.size, timeout=PATIENCE))
+        except ValueError:
+            address, port = (os.environ.get(name) for name in ("MASTER_ADDR", "MASTER_PORT"))
+            raise UserError(
+                f"MASTER_ADDR is {address!r} and MASTER_PORT {port!r}; they must be where rank 0 is to be found, as"
+                " torchrun sets them"
+            ) from None
         # torchrun's store outlives a restart, and with it the addresses of processes that are gone.
         store = PrefixStore(f"gansmith restart {here.restarts}", store)
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=PATIENCE)
