@@ -651,6 +651,34 @@ def test_what_one_rank_cannot_do_is_said_once_and_ends_all(
     assert not (tmp_path / "run").exists()
 
 
+def without_memory(rank: int, options: dict[str, Any]) -> tuple[str, str]:
+    """Training where one rank alone has no memory left for its third round."""
+    real, played = Simultaneous.round, 0
+
+    def round(self: Simultaneous, *batches: RealBatch) -> Metrics:
+        nonlocal played
+        played += 1
+        if os.environ["RANK"] == str(rank) and played == 3:
+            torch.empty(10**15)
+        return real(self, *batches)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Simultaneous, "round", round)
+        return train_here("gan", options)
+
+
+def test_a_rank_without_memory_says_so_and_the_others_end(
+    both: Both, pictures: Path, small: Small, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    options = {"data": pictures, "out": run, "steps": 9, "overrides": small("gan", **{"checkpoint.interval": 1})}
+    (_, other), (_, told) = both(without_memory, 1, options)
+    assert told.startswith("RankLost: there is not enough memory for a round: train with a smaller --batch_size, ")
+    assert other.startswith("RankLost: the connection to the other processes broke")
+    assert other.endswith(f"; {run} goes on from its newest checkpoint") and told.endswith(other.split("; ")[-1])
+    assert checkpoint.newest_good(run / "checkpoints", pytest.fail).name == "00000002"
+
+
 # ---- started again ---------------------------------------------------------------------------------------------
 
 

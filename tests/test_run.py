@@ -421,6 +421,83 @@ def test_an_explosion_by_the_learning_rate_is_caught(train: Train, tmp_path: Pat
             assert all(torch.isfinite(t).all() for t in player["net"].values()), name
 
 
+# ---- when memory does not suffice ------------------------------------------------------------------------------
+
+NO_MEMORY = "there is not enough memory for a round: train with a smaller --batch_size, or with --accumulate 2 or more"
+
+
+@pytest.fixture
+def full(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """full(at, "gansmith.players.Player.step", torch.OutOfMemoryError("...")): what fails in round `at`, and how."""
+
+    def arrange(at: int, where: str, error: Exception | None = None) -> None:
+        real, played = Simultaneous.round, 0
+
+        def fail(*args: Any, **options: Any) -> None:
+            if error is not None:
+                raise error
+            torch.empty(10**15)
+
+        def round(self: Simultaneous, *batches: Any) -> Any:
+            nonlocal played
+            played += 1
+            with pytest.MonkeyPatch.context() as patch:
+                if played == at:
+                    patch.setattr(where, fail)
+                return real(self, *batches)
+
+        monkeypatch.setattr(Simultaneous, "round", round)
+
+    return arrange
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        None,  # what PyTorch says of the CPU's memory
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    ],
+    ids=repr,
+)
+def test_a_round_without_memory_is_told_and_nothing_is_lost(
+    error: Exception | None, full: Callable[..., Any], train: Train, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    full(6, "gansmith.players.Player.step", error)
+    with pytest.raises(gansmith.UserError, match=NO_MEMORY) as caught:
+        train(run, steps=9)
+    said = f"Round 6 was stopped, and the state before it is saved in {run / 'checkpoints' / '00000005'}"
+    assert str(caught.value).endswith(said)
+    gansmith.train(run, device="cpu", quiet=True)
+    good = train(tmp_path / "good", steps=9)
+    assert compare(*(one / "checkpoints" / "00000009" for one in (run, good))).exact
+
+
+def test_without_memory_in_a_step_the_checkpoint_before_is_named(
+    full: Callable[..., Any], train: Train, tmp_path: Path
+) -> None:
+    full(6, "torch.optim.Adam.step", MemoryError())
+    with pytest.raises(gansmith.UserError, match="Round 6 was stopped, and the newest good checkpoint is .*00000004$"):
+        train(tmp_path / "run", steps=9, overrides={"checkpoint.interval": 2})
+
+
+def test_without_memory_in_the_first_round_nothing_stays(
+    full: Callable[..., Any], train: Train, tmp_path: Path
+) -> None:
+    full(1, "gansmith.players.Player.step")
+    with pytest.raises(gansmith.UserError, match=f"^{NO_MEMORY}, which goes over each batch in parts$"):
+        train(tmp_path / "run", steps=9)
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_only_speaks_of_memory_stays_what_it_is(full: Callable[..., Any], train: Train, tmp_path: Path) -> None:
+    full(1, "gansmith.players.Player.step", RuntimeError("CUDA error: an illegal memory access was encountered"))
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        train(tmp_path / "run", steps=9)
+
+
 def test_a_moving_average_leaves_the_training_as_it_is(train: Train, tmp_path: Path) -> None:
     runs = [train(tmp_path / str(h), steps=5, overrides={"ema.halflife_kimg": h}) for h in (None, 0.05)]
     without, averaged = (checkpoint.read(run / "checkpoints" / "00000005")[0] for run in runs)

@@ -5,6 +5,10 @@ class UserError(ValueError):
     """Bad input. The command line prints its text as one line and exits with code 2."""
 
 
+class OutOfMemory(UserError):
+    """A device has not the memory that a round takes; the text says which settings take less."""
+
+
 class NonFinite(ArithmeticError):
     """A loss or a gradient is not finite; raised before any weight of that move is touched."""
 

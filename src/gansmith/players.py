@@ -186,7 +186,7 @@ class Player:
         self.reduce: Reduce | None = None
         """Sums over the processes that train together; None where there is one."""
         self.moves = 0
-        """Steps taken."""
+        """Steps taken, or begun."""
         self.ema_halflife_kimg = ema_halflife_kimg
         self.ema = copy.deepcopy(net).requires_grad_(False) if ema_halflife_kimg else None
 
@@ -210,12 +210,12 @@ class Player:
         """
         for parameter, gradient in zip(self.parameters, grads.tensors, strict=True):
             parameter.grad = None if gradient is None else _laid_out_like(parameter, gradient)
+        self.moves += 1  # before the step, for one that fails may have moved some of the weights
         self.optimizer.step()
         for parameter in self.parameters:
             parameter.grad = None
         if self.constrain is not None:
             self.constrain()
-        self.moves += 1
 
     @torch.no_grad()
     def average(self, images: int, total: int) -> None:

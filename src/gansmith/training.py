@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import math
 import os
+import re
 import signal
 import threading
 import time
@@ -23,7 +24,7 @@ from gansmith import run as runs
 from gansmith.build import Experiment, build, choose_device, derive_seed, own_streams, resolve_compile
 from gansmith.cuda_math import cuda_math
 from gansmith.data import data_names
-from gansmith.errors import Diverged, NonFinite, RankLost, UserError
+from gansmith.errors import Diverged, NonFinite, OutOfMemory, RankLost, UserError
 from gansmith.launch import launch
 from gansmith.players import Player
 from gansmith.recipe import Recipe, Resolved, check_resumable, completed, difference, is_run, plan, to_dict, to_yaml
@@ -247,6 +248,11 @@ def _session(
                 live.done(state.round, state.images, record.losses())
     except NonFinite as error:
         raise Diverged(_diverged(world, run, experiment, record, error)) from None
+    except OutOfMemory as error:
+        if world.size > 1:  # the others are in the middle of the round, and cannot save it with this one
+            raise RankLost(str(error)) from None
+        kept = f". Round {state.round + 1} was stopped, and {_kept(world, run, experiment, record)}"
+        raise UserError(f"{error}{kept if state.round else ''}") from None
     finally:
         if log is not None:
             log.close()
@@ -277,9 +283,10 @@ def play(
         began = time.perf_counter()
         state.begin_round()
         experiment.schedules.apply(stream.position, int(stream.epoch))
-        batches = [next(stream) for _ in range(game.batches_per_round)]
-        with experiment.engine():
-            metrics = game.round(*batches)
+        with _in_memory():
+            batches = [next(stream) for _ in range(game.batches_per_round)]
+            with experiment.engine():
+                metrics = game.round(*batches)
         shown = sum(batch.size for batch in batches)
         state.round += 1
         state.images += shown
@@ -295,6 +302,21 @@ def play(
         if live.due():
             live.show(state.round, state.images, record.losses(), waited=stream.waited)
     return stop()
+
+
+@contextmanager
+def _in_memory() -> Iterator[None]:
+    """Tell in one way what each device and library tells in its own: that there is no memory left."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        texts = "out of memory|you tried to allocate|STATUS_ALLOC_FAILED"
+        if not isinstance(error, MemoryError) and not re.search(texts, str(error)):
+            raise
+        raise OutOfMemory(
+            "there is not enough memory for a round: train with a smaller --batch_size, or with --accumulate 2 or more,"
+            " which goes over each batch in parts"
+        ) from None
 
 
 # ---- stopping --------------------------------------------------------------------------------------------------
@@ -332,23 +354,30 @@ def _stop_signals(world: World) -> Iterator[None]:
 
 def _diverged(world: World, run: Path, experiment: Experiment, record: Record | None, error: NonFinite) -> str:
     """Save the state from before the round that failed, and say who, when, and what to try."""
+    kept = _kept(world, run, experiment, record)
+    if record is None:  # rank 0 says it
+        return str(error)
+    return (
+        f"training stopped in round {experiment.state.round + 1} (epoch {experiment.stream.epoch:.2f}): {error}; no"
+        f" weight was touched by it, and {kept}. Try a lower --lr or another --seed in a new run"
+    )
+
+
+def _kept(world: World, run: Path, experiment: Experiment, record: Record | None) -> str:
+    """Save the state from before a round that failed, on rank 0, and say where it is, or which good one is left."""
     state = experiment.state
     moved = state.take_back()
     state.gather_streams(world.gather)
-    if record is None:  # rank 0 says it
-        return str(error)
+    if record is None:
+        return ""
     tensors: dict[str, torch.Tensor] = {}
     checkpoint.pack(state.state_dict()["players"], tensors)
     finite = all(torch.isfinite(t).all() for t in tensors.values() if t.is_floating_point())
     if finite and not moved:
-        good = f"the state before it is saved in {record.checkpoint()}"
-    else:  # a state in the middle of a round is none that an uninterrupted training passes through
-        kept = next((p for p, reason in checkpoint.newest(run / "checkpoints") if reason is None), None)
-        good = f"the newest good checkpoint is {kept}" if kept else "there is no checkpoint from before"
-    return (
-        f"training stopped in round {state.round + 1} (epoch {experiment.stream.epoch:.2f}): {error}; no weight was"
-        f" touched by it, and {good}. Try a lower --lr or another --seed in a new run"
-    )
+        return f"the state before it is saved in {record.checkpoint()}"
+    # A state in the middle of a round is none that an uninterrupted training passes through.
+    good = next((p for p, reason in checkpoint.newest(run / "checkpoints") if reason is None), None)
+    return f"the newest good checkpoint is {good}" if good else "there is no checkpoint from before"
 
 
 # ---- starting --------------------------------------------------------------------------------------------------
