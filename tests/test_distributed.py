@@ -651,34 +651,6 @@ def test_what_one_rank_cannot_do_is_said_once_and_ends_all(
     assert not (tmp_path / "run").exists()
 
 
-def without_memory(rank: int, options: dict[str, Any]) -> tuple[str, str]:
-    """Training where one rank alone has no memory left for its third round."""
-    real, played = Simultaneous.round, 0
-
-    def round(self: Simultaneous, *batches: RealBatch) -> Metrics:
-        nonlocal played
-        played += 1
-        if os.environ["RANK"] == str(rank) and played == 3:
-            torch.empty(10**15)
-        return real(self, *batches)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Simultaneous, "round", round)
-        return train_here("gan", options)
-
-
-def test_a_rank_without_memory_says_so_and_the_others_end(
-    both: Both, pictures: Path, small: Small, tmp_path: Path
-) -> None:
-    run = tmp_path / "run"
-    options = {"data": pictures, "out": run, "steps": 9, "overrides": small("gan", **{"checkpoint.interval": 1})}
-    (_, other), (_, told) = both(without_memory, 1, options)
-    assert told.startswith("RankLost: there is not enough memory for a round: train with a smaller --batch_size, ")
-    assert other.startswith("RankLost: the connection to the other processes broke")
-    assert other.endswith(f"; {run} goes on from its newest checkpoint") and told.endswith(other.split("; ")[-1])
-    assert checkpoint.newest_good(run / "checkpoints", pytest.fail).name == "00000002"
-
-
 # ---- started again ---------------------------------------------------------------------------------------------
 
 
@@ -782,6 +754,36 @@ def test_when_a_rank_is_killed_the_others_end_with_one_line(
     )
     assert checkpoint.newest_good(run / "checkpoints", pytest.fail).name == "00000020"
     assert not list((run / "checkpoints").glob(".*"))
+
+
+FULL = """
+import os
+import torch
+from gansmith.games.two_player import Simultaneous
+
+
+class Full(Simultaneous):
+    def round(self, *batches):
+        if os.environ["RANK"] == "1" and self.D.moves == 2:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return super().round(*batches)
+"""
+
+
+def test_a_rank_without_memory_says_so_and_the_others_end(
+    ranks: Callable[..., list[Any]], pictures: Path, words: Callable[[Mapping[str, Any]], list[str]], small: Small,
+    tmp_path: Path
+) -> None:  # fmt: skip
+    (tmp_path / "full_game.py").write_text(FULL, encoding="utf-8")
+    tiny = words(small("gan", **{"game.name": "full_game:Full", "checkpoint.interval": 1}))
+    args = ["train", "gan", "--data", pictures, "--out", "run", "--device", "cpu", "--steps", "9", "--quiet", *tiny]
+    ends = [(*process.communicate(timeout=WAIT), process.returncode) for process in ranks(*args, cwd=tmp_path)]
+    on = "; run goes on from its newest checkpoint\n"
+    for rank, said in enumerate(("the connection to the other processes broke", "there is not enough memory for a")):
+        out, err, code = ends[rank]
+        assert (out, code) == ("", 1) and err.count("\n") == 1, err
+        assert err.startswith(f"gansmith: error: rank {rank}: {said}") and err.endswith(on)
+    assert checkpoint.newest_good(tmp_path / "run" / "checkpoints", pytest.fail).name == "00000002"
 
 
 def torchrun(folder: Path, *args: object, restarts: int = 0) -> subprocess.Popen[str]:
