@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 import gansmith
 from gansmith import checkpoint
+from gansmith.build import Experiment, derive_seed
 from gansmith.exactness import compare
 from gansmith.recipe import recipe_names
 from gansmith.record import Record
@@ -312,6 +313,30 @@ def test_a_finished_run_says_so(finished: Path) -> None:
 def test_more_epochs_win_over_the_rounds_of_the_recipe(finished: Path) -> None:
     gansmith.train(finished, n_epochs=1, device="cpu", quiet=True)
     assert checkpoint.everything(finished / "checkpoints")[0].name == f"{EPOCH:08d}"
+
+
+@pytest.mark.parametrize("stop", [2, 3])
+def test_on_another_kind_of_device_noise_and_dropout_begin_anew_by_the_round(
+    stop: int,
+    pictures: Path,
+    small: Small,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run, begun = tmp_path / "run", []
+    path = train("gan2014_mnist", steps=stop, at=run, data=pictures, overrides=small("gan2014_mnist"))
+    tree, info = checkpoint.read(path)
+    checkpoint.write(run / "checkpoints", stop, tree, info={**info, "device": "cuda"})
+
+    def begin(experiment: Experiment, *rest: Any) -> None:
+        begun.extend([torch.get_rng_state(), experiment.state.noise.get_state()])
+
+    monkeypatch.setattr("gansmith.training.play", begin)
+    train(run, steps=5, at=run, resume=True, quiet=False)
+    assert "was trained on cuda, this is cpu: noise and dropout begin with new seeds\n" in capsys.readouterr().out
+    for state, purpose in zip(begun, (5, 6), strict=True):
+        assert torch.equal(state, torch.Generator().manual_seed(derive_seed(0, purpose, 0, stop)).get_state())
 
 
 def test_changed_pictures_are_noticed(pictures: Path, small: Small, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ import torch
 
 from gansmith import checkpoint
 from gansmith import run as runs
-from gansmith.build import Experiment, build, choose_device, derive_seed, own_streams, resolve_compile
+from gansmith.build import Experiment, build, choose_device, own_streams, resolve_compile
 from gansmith.cuda_math import cuda_math
 from gansmith.data import data_names
 from gansmith.errors import Diverged, NonFinite, OutOfMemory, RankLost, UserError
@@ -431,8 +431,8 @@ def _load(
         shown = ", ".join(f"{key} was {before[key]} and is {engine[key]}" for key in changed)
         say(f"engine: {shown}; the training may round otherwise from here on")
     if elsewhere:
-        say(f"{path} was trained on {info['device']}, this is {device.type}: the noise goes on from a new seed")
-    if regrouped:
+        say(f"{path} was trained on {info['device']}, this is {device.type}: noise and dropout begin with new seeds")
+    elif regrouped:
         new = ", the others begin with new seeds" if size > 1 else ""
         say(f"{path} is of {1 + len(others)} rank(s), this is {size}: the noise and dropout of rank 0 go on{new}")
     try:
@@ -440,12 +440,10 @@ def _load(
     except (KeyError, RuntimeError) as error:
         where = path.parents[1] / "recipe.yaml"
         raise UserError(f"{path} does not fit {where}: {str(error).splitlines()[0]}") from None
-    if rank > 0 and (elsewhere or regrouped):
+    if elsewhere or (rank > 0 and regrouped):
         own_streams(state.noise, experiment.stream.seed, rank, state.round)
     elif rank > 0:
         state.set_streams(others[rank - 1])
-    elif elsewhere:
-        state.noise.manual_seed(derive_seed(experiment.stream.seed, 1, state.round))
 
 
 def _say(quiet: bool) -> Callable[[str], None]:
