@@ -202,6 +202,14 @@ def test_without_an_interval_an_epoch_is_one(measure: Measure) -> None:
     assert any("every 4 rounds" in text for text in said)
 
 
+def test_hardware_is_that_of_each_session_and_what_an_older_one_did_not_note_is_left_out(tmp_path: Path) -> None:
+    keys = ("device", "device_name", "cores", "threads", "torch", "python", "platform", "gansmith")
+    old = dict.fromkeys(keys, "x")
+    sessions = [old, {**old, "cuda": None, "commit": None}, {**old, "cuda": "13.0"}]
+    (tmp_path / "environment.json").write_text(json.dumps(sessions))
+    assert module._hardware([tmp_path]) == [old, {**old, "cuda": "13.0"}]
+
+
 # ---- tables ----------------------------------------------------------------------------------------------------
 
 

@@ -225,6 +225,7 @@ def test_the_page_says_what_was_found_and_json_holds_it(found: Profile) -> None:
     for word in ("forward of G", "a round by its parts", "100.0 %", "a large product", "a large copy", "threads 1"):
         assert word in page, page
     assert max(map(len, page.splitlines()[:-1])) <= 120
+    assert "cuda" not in page and ", cuda 13.0, " in report(replace(found, hardware={**found.hardware, "cuda": "13.0"}))
     assert json.loads(json.dumps(found.as_dict(), allow_nan=False))["flops"] == found.flops
 
 

@@ -23,6 +23,7 @@ from gansmith.exactness import compare
 from gansmith.games.two_player import Simultaneous
 from gansmith.recipe import plan
 from gansmith.report.log import read_metrics
+from gansmith.run import environment
 
 Small = Callable[..., dict[str, Any]]
 Train = Callable[..., Path]
@@ -125,6 +126,14 @@ def test_the_environment_is_noted(finished: Path) -> None:
     assert session["device"] == "cpu" and session["device_name"] and session["round"] == 0
     assert session["command"] == sys.argv and session["python"].startswith("3.")
     assert {"commit", "numpy", "torchvision", "platform", "threads", "started"} <= set(session)
+    assert session["cuda"] is None
+
+
+def test_of_a_card_name_and_cuda_are_noted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda device: f"card {device.index}")
+    monkeypatch.setattr("torch.version.cuda", "13.0")
+    found = environment(torch.device("cuda:1"))
+    assert (found["device"], found["device_name"], found["cuda"]) == ("cuda:1", "card 1", "13.0")
 
 
 def test_checkpoints_are_kept_as_asked(finished: Path) -> None:

@@ -679,7 +679,7 @@ def report(p: Profile) -> str:
                 s = switch.speedup
                 lines.append(f"  {name:28}  {s.median:.2f} ({s.low:.2f} to {s.high:.2f}){compiled}")
                 lines += [f"  {'':28}  {switch.note}"] * bool(switch.note)
-    shown = ("device", "device_name", "cores", "threads", "torch", "python", "gansmith", "commit")
+    shown = ("device", "device_name", "cuda", "cores", "threads", "torch", "python", "gansmith", "commit")
     lines += ["", "on " + ", ".join(f"{key} {p.hardware[key]}" for key in shown if p.hardware.get(key) is not None)]
     return "\n".join(lines) + "\n"
 

@@ -360,11 +360,11 @@ def _sessions(run: Path) -> list[dict[str, Any]]:
 
 def _hardware(runs: Sequence[Path]) -> list[dict[str, Any]]:
     """On what the runs were trained, as each session noted it; one entry for all that are alike."""
-    keys = ("device", "device_name", "cores", "threads", "torch", "python", "platform", "gansmith", "commit")
+    keys = ("device", "device_name", "cuda", "cores", "threads", "torch", "python", "platform", "gansmith", "commit")
     found: list[dict[str, Any]] = []
     for run in runs:
         for session in json.loads((run / "environment.json").read_text(encoding="utf-8")):
-            one = {key: session[key] for key in keys}
+            one = {key: session[key] for key in keys if session.get(key) is not None}
             if one not in found:
                 found.append(one)
     return found
