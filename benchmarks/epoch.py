@@ -45,6 +45,8 @@ def floor(device: str, steps: int) -> float:
     """Each layer's products: output, weight gradient, input gradient; D on real and on fake images, G once."""
     import torch
 
+    from gansmith.profiling import synchronize
+
     calls = []
     for widths, passes in ((G, 1), (D, 2)):
         for i, (before, after) in enumerate(zip(widths, widths[1:], strict=False)):
@@ -61,17 +63,13 @@ def floor(device: str, steps: int) -> float:
             if input_gradient:
                 g @ w
 
-    def wait() -> None:
-        if device.startswith("cuda"):
-            torch.cuda.synchronize()
-
     for _ in range(20):
         round()
-    wait()
+    synchronize(torch.device(device))
     began = time.perf_counter()
     for _ in range(steps):
         round()
-    wait()
+    synchronize(torch.device(device))
     return time.perf_counter() - began
 
 
@@ -117,15 +115,9 @@ def main() -> None:
         ratio = statistics.median(b / s for b, s in zip(base, seconds, strict=True))
         spread = f"({min(seconds):.3f} to {max(seconds):.3f})"
         print(f"{name:30s} {statistics.median(seconds):9.3f} {spread:>20s}   {ratio:14.2f}")
-    on = environment(device)
-    shown = [
-        f"{key} {on[key]}" for key in ("device", "device_name", "cores", "threads", "torch", "torchvision", "python")
-    ]
-    if device.type == "cuda":
-        import torch
-
-        shown += [f"CUDA {torch.version.cuda}", f"driver {driver()}"]
-    print("on " + ", ".join(shown))
+    on = environment(device) | {"driver": driver() if device.type == "cuda" else None}
+    keys = ("device", "device_name", "cuda", "driver", "cores", "threads", "torch", "torchvision", "python")
+    print("on " + ", ".join(f"{key} {on[key]}" for key in keys if on[key] is not None))
 
 
 if __name__ == "__main__":

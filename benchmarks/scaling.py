@@ -18,7 +18,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -37,9 +37,9 @@ class Measured(NamedTuple):
 
 
 def worker(recipe_name: str, kind: str, rounds: int, device: str) -> None:
-    """Play rounds of the recipe in this process; rank 0 prints what it measured as JSON."""
+    """Play the loop of `train`, without its record, in this process; rank 0 prints what it measured as JSON."""
     import hashlib
-    from contextlib import AbstractContextManager, nullcontext
+    from contextlib import ExitStack
     from unittest.mock import patch
 
     import numpy as np
@@ -48,58 +48,53 @@ def worker(recipe_name: str, kind: str, rounds: int, device: str) -> None:
     from gansmith import plan
     from gansmith.build import build
     from gansmith.data import ImageSet
-    from gansmith.distributed import Processes, joined
+    from gansmith.distributed import joined
     from gansmith.launch import launch
+    from gansmith.profiling import synchronize
+    from gansmith.report.live import Live
+    from gansmith.training import alone, play
+    from gansmith.world import World
 
     here = launch()
-    entered: AbstractContextManager[Processes | None] = joined(device) if here.size > 1 else nullcontext(None)
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-    with entered as world:
-        where = world.device if world is not None else torch.device(device)
+    with ExitStack() as entered:
+        world = entered.enter_context(joined(device)) if here.size > 1 else World(torch.device(device))
         recipe = plan(recipe_name).recipe
         batch_size = recipe.batch_size * (here.size if kind == "weak" else 1)
         recipe = plan(recipe_name, flags={"batch_size": batch_size}).recipe
+        entered.enter_context(alone(world.device, tf32=recipe.engine.precision == "tf32"))
         side = recipe.data.img_size
         shape = (16 * batch_size, recipe.data.channels, side, side)
         images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
         data = ImageSet("noise", images, None, (), hashlib.sha256(images.tobytes()).hexdigest())
         with patch("gansmith.build.load_images", lambda *args, **keys: data):
-            made = build(recipe, where, say=lambda text: None, progress=False, world=world)
-        sums: list[list[torch.Tensor]] = []
+            made = build(recipe, world.device, say=lambda text: None, progress=False, world=world)
+        live = Live(start=0, total=1, rounds_per_epoch=1, images_per_round=1, images=0, quiet=True)
 
-        def play() -> None:
-            made.state.begin_round()
-            made.game.round(*(next(made.stream) for _ in range(made.game.batches_per_round)))
-
-        def milliseconds(call: object, times: int) -> float:
-            if where.type == "cuda":
-                torch.cuda.synchronize()
+        def milliseconds(call: Callable[[], object], times: int) -> float:
+            synchronize(world.device)
             began = time.perf_counter()
-            for _ in range(times):
-                call()  # type: ignore[operator]
-            if where.type == "cuda":
-                torch.cuda.synchronize()
+            call()
+            synchronize(world.device)
             return 1000 * (time.perf_counter() - began) / times
 
-        for _ in range(5):
-            play()
-        round_ms = milliseconds(play, rounds)
+        def train(times: int) -> None:
+            play(made, None, live, made.state.round + times, world.stop)
+
+        train(5)
+        round_ms = milliseconds(lambda: train(rounds), rounds)
         reduce_ms = 0.0
-        if world is not None:
+        if (whole := world.reduce) is not None:
+            sums: list[list[torch.Tensor]] = []
 
             def caught(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
                 sums.append([t.clone() for t in tensors])
-                return world.sum(tensors)
+                return whole(tensors)
 
             for player in made.game.players:
                 player.reduce = caught
-            play()
-
-            def reduce() -> None:
-                for tensors in sums:
-                    world.sum(tensors)
-
-            reduce_ms = milliseconds(reduce, rounds)
+            train(1)
+            reduce_ms = milliseconds(lambda: [whole(tensors) for _ in range(rounds) for tensors in sums], rounds)
         made.stream.close()
         if here.rank == 0:
             shown = batch_size * made.game.batches_per_round

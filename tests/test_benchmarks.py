@@ -1,5 +1,6 @@
 """The scripts under benchmarks/: they run as the docs say, and what they print fits together. No speed is asserted."""
 
+import json
 import os
 import platform
 import re
@@ -7,11 +8,14 @@ import runpy
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 import gansmith
+from gansmith.build import Experiment, build
+from gansmith.recipe import plan, to_yaml
 
 SCRIPTS = Path(__file__).parents[1] / "benchmarks"
 NUMBER = r"([\d,]+(?:\.\d+)?)"
@@ -60,7 +64,16 @@ def test_epoch_prints_times_of_the_post_that_fit_its_seconds() -> None:
     post, _ = found["the post's script"]
     for name, (seconds, ratio) in found.items():
         assert ratio.is_ratio(post, seconds), name
-    assert re.match(r"on device cpu, device_name .+, cores \d+, threads \d+, torch \d", on) and "driver" not in on
+    assert re.match(r"on device cpu, device_name .+, cores \d+, threads \d+, torch \d", on)
+    assert "driver" not in on and "cuda" not in on
+
+
+def test_epoch_waits_for_the_device_that_it_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    normal, waited = torch.randn, []
+    monkeypatch.setattr(torch, "randn", lambda *shape, device: normal(*shape))
+    monkeypatch.setattr(torch.cuda, "synchronize", waited.append)
+    runpy.run_path(str(SCRIPTS / "epoch.py"))["floor"]("cuda:1", 1)
+    assert waited == [torch.device("cuda:1")] * 2
 
 
 def test_the_post_s_script_takes_as_many_batches_as_it_is_told(tmp_path: Path) -> None:
@@ -141,6 +154,35 @@ def test_scaling_prints_efficiency_and_shares_that_fit_its_speeds_and_times() ->
             else Printed(share).is_ratio(Printed(reduce_ms), Printed(round_ms))
         )
     assert cases == [(kind, *case) for kind in ("weak", "strong") for case in (("1", "1"), ("1", "2"), ("2", "1"))]
+
+
+def test_scaling_times_the_rounds_of_a_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made: list[Experiment] = []
+    settings: list[tuple[torch.dtype, bool]] = []
+
+    def noted(*args: Any, **options: Any) -> Experiment:
+        experiment = build(*args, **options)
+        experiment.generator.net.register_forward_hook(
+            lambda net, z, images: settings.append((images.dtype, torch.backends.cudnn.deterministic))
+        )
+        made.append(experiment)
+        return experiment
+
+    monkeypatch.setattr("gansmith.build.build", noted)
+    keys = {"engine.precision": "bfloat16", "ema.halflife_kimg": 1, "networks.G.widths": [16], "networks.D.widths": [8]}
+    recipe = tmp_path / "small.yaml"
+    schedule = [{"name": "exponential", "of": "lr", "factor": 2.0}]
+    recipe.write_text(to_yaml(plan("gan", flags={**keys, "schedules": schedule}).recipe, "small"))
+    runpy.run_path(str(SCRIPTS / "scaling.py"))["worker"](str(recipe), "strong", 2, "cpu")
+    assert set(json.loads(capsys.readouterr().out)) == {"images_per_second", "round_ms", "reduce_ms"}
+    [experiment] = made
+    assert settings == [(torch.bfloat16, True)] * 7 and experiment.state.images == 7 * 64
+    assert experiment.generator.optimizer.param_groups[0]["lr"] < 2e-4
+    assert experiment.generator.ema is not None
+    for mean, weight in zip(experiment.generator.ema.parameters(), experiment.generator.net.parameters(), strict=True):
+        assert not torch.equal(mean, weight)
 
 
 # ---- wrong arguments -------------------------------------------------------------------------------------------
