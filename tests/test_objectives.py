@@ -339,4 +339,7 @@ def test_a_loss_without_a_signature_to_look_at_is_taken(
 ) -> None:
     monkeypatch.setitem(OBJECTIVES, "minimax", Objective(torch.sub, torch.sub, paper="none", at_zero=(0.0, 0.0)))
     recipe = plan("gan", flags=small("gan", **{"data.name": str(pictures), "objective": "minimax"})).recipe
-    build(recipe, torch.device("cpu"), say=lambda text: None, progress=False)
+    made = build(recipe, torch.device("cpu"), say=lambda text: None, progress=False)
+    played = made.game.round(next(made.stream))
+    made.stream.close()
+    assert float(played["loss/D"]) == float(played["loss/G"]) != 0

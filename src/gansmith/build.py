@@ -117,19 +117,7 @@ def build(
     if world.rank > 0:
         own_streams(noise, recipe.seed, world.rank)
     game = _game(recipe, players, prior, noise)
-    if recipe.objective is not None and _objective(recipe.objective).lipschitz and not _bounded(recipe, networks):
-        say(
-            f"warning: objective.name is {recipe.objective.name} and nothing keeps D Lipschitz: its scores may grow"
-            " without bound, and its loss is no distance; it needs penalties: [{name: wgan_gp, weight: 10}], or a"
-            " network that bounds its weights (constrain)"
-        )
-    if recipe.objective is not None and _objective(recipe.objective).probability:
-        for name, network in networks.items():
-            if name.startswith("D") and isinstance([*network.modules()][-1], nn.Sigmoid):
-                say(
-                    f"warning: the network of {name} seems to end in a sigmoid, and the objective"
-                    f" {recipe.objective.name} takes that of the scores itself: leave it away, or D(x) is 0.5 at least"
-                )
+    _warn(recipe, networks, say)
     schedules = _schedules(recipe, game)
     data = data or load()
     if recipe.batch_size > len(data):
@@ -404,6 +392,25 @@ def _game(recipe: Recipe, players: Mapping[str, Player], prior: Prior, noise: to
     if not isinstance(game, Game) or not getattr(game, "players", None):
         raise UserError(f"game: {recipe.game.name} must be a gansmith.games.game.Game that sets self.players")
     return game
+
+
+def _warn(recipe: Recipe, networks: Mapping[str, nn.Module], say: Callable[[str], None]) -> None:
+    """What trains, and hardly to what was meant."""
+    if recipe.objective is None:
+        return
+    objective = _objective(recipe.objective)
+    if objective.lipschitz and not _bounded(recipe, networks):
+        say(
+            f"warning: objective.name is {recipe.objective.name} and nothing keeps D Lipschitz: its scores may grow"
+            " without bound, and its loss is no distance; it needs penalties: [{name: wgan_gp, weight: 10}], or a"
+            " network that bounds its weights (constrain)"
+        )
+    for name, network in networks.items():
+        if objective.probability and name.startswith("D") and isinstance([*network.modules()][-1], nn.Sigmoid):
+            say(
+                f"warning: the network of {name} seems to end in a sigmoid, and the objective {recipe.objective.name}"
+                " takes that of the scores itself: leave it away, or D(x) is 0.5 at least"
+            )
 
 
 def _bounded(recipe: Recipe, networks: Mapping[str, nn.Module]) -> bool:
