@@ -18,7 +18,7 @@ WARM_UP = 10
 """Rounds before the clock and the count of faults start."""
 
 TRAIN = """
-import json, resource, sys, time
+import json, pathlib, resource, sys, time
 import gansmith
 from gansmith.allocator import keep_freed_memory
 
@@ -36,7 +36,7 @@ keys = {"checkpoint.interval": 10**9, "sample_interval": 10**9, "evaluation.ever
 gansmith.train(recipe, steps=rounds, out=out, device="cpu", overrides=keys, quiet=True, enough=note)
 (began, faults), (ended, more) = seen[int(sys.argv[5])], seen[-1]
 rounds = len(seen) - 1 - int(sys.argv[5])
-last = json.loads(open(out + "/metrics.jsonl").read().splitlines()[-1])
+last = json.loads(pathlib.Path(out, "metrics.jsonl").read_text().splitlines()[-1])
 images = last["images"] / last["round"] * rounds
 print(json.dumps([images / (ended - began), (more - faults) / rounds, usage().ru_maxrss / 1024]))
 """

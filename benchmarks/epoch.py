@@ -14,7 +14,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 EPOCH = 938
@@ -45,7 +44,7 @@ def floor(device: str, steps: int) -> float:
     """Each layer's products: output, weight gradient, input gradient; D on real and on fake images, G once."""
     import torch
 
-    from gansmith.profiling import synchronize
+    from gansmith.bench.step import seconds_of
 
     calls = []
     for widths, passes in ((G, 1), (D, 2)):
@@ -63,14 +62,12 @@ def floor(device: str, steps: int) -> float:
             if input_gradient:
                 g @ w
 
-    for _ in range(20):
-        round()
-    synchronize(torch.device(device))
-    began = time.perf_counter()
-    for _ in range(steps):
-        round()
-    synchronize(torch.device(device))
-    return time.perf_counter() - began
+    def rounds(n: int) -> None:
+        for _ in range(n):
+            round()
+
+    rounds(20)
+    return seconds_of(lambda: rounds(steps), torch.device(device))
 
 
 CASES = {"the post's script": post, "gansmith train gan": ours, "matrix products alone": floor}
@@ -94,9 +91,9 @@ def main() -> None:
     for name in ("repeats", "steps"):
         if getattr(options, name) < 1:
             parser.error(f"--{name} is {getattr(options, name)}; it must be at least 1")
-    from gansmith.build import choose_device
+    from gansmith.engine import choose_device
     from gansmith.errors import UserError
-    from gansmith.run import environment
+    from gansmith.run.folder import environment
 
     try:
         device = choose_device(options.device)

@@ -20,17 +20,17 @@ from torch import Tensor, nn
 from torchvision import transforms
 from torchvision.utils import save_image
 
-from gansmith.build import choose_device
-from gansmith.data import load_images
+from gansmith.data import load_sets
+from gansmith.engine import choose_device
 from gansmith.errors import UserError
-from gansmith.report.pictures import grid, save_png, to_uint8
+from gansmith.run.pictures import grid, save_png, to_uint8
 
 
 class Digits(torch.utils.data.Dataset[tuple[Tensor, int]]):
     """What torchvision.datasets.MNIST does for an index, on the digits that gansmith ships."""
 
     def __init__(self) -> None:
-        data = load_images("mnist", img_size=28, channels=1)
+        (data,) = load_sets("mnist", size=(28, 28), channels=1, needs=(("x", "y"),))
         assert data.labels is not None
         self.images = torch.from_numpy(data.images[:, 0].copy())
         self.labels = torch.from_numpy(data.labels.copy())

@@ -17,10 +17,9 @@ import os
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 class Case(NamedTuple):
@@ -38,7 +37,6 @@ class Measured(NamedTuple):
 
 def worker(recipe_name: str, kind: str, rounds: int, device: str) -> None:
     """Play the loop of `train`, without its record, in this process; rank 0 prints what it measured as JSON."""
-    import hashlib
     from contextlib import ExitStack
     from unittest.mock import patch
 
@@ -46,14 +44,24 @@ def worker(recipe_name: str, kind: str, rounds: int, device: str) -> None:
     import torch
 
     from gansmith import plan
+    from gansmith.bench.step import seconds_of
     from gansmith.build import build
     from gansmith.data import ImageSet
     from gansmith.distributed import joined
     from gansmith.launch import launch
-    from gansmith.profiling import synchronize
-    from gansmith.report.live import Live
+    from gansmith.run.live import Live
     from gansmith.training import alone, play
     from gansmith.world import World
+
+    def made_up(*_: object, size: tuple[int, int], channels: int, needs: Any, **__: object) -> tuple[ImageSet, ...]:
+        rng, n = np.random.default_rng(0), 16 * batch_size
+
+        def column(field: str) -> Any:
+            return (
+                rng.integers(0, 10, n) if field == "y" else rng.integers(0, 256, (n, channels, *size), dtype=np.uint8)
+            )
+
+        return tuple(ImageSet("noise", {name: column(name) for name in own}, tuple("0123456789"), "") for own in needs)
 
     here = launch()
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
@@ -63,26 +71,18 @@ def worker(recipe_name: str, kind: str, rounds: int, device: str) -> None:
         batch_size = recipe.batch_size * (here.size if kind == "weak" else 1)
         recipe = plan(recipe_name, flags={"batch_size": batch_size}).recipe
         entered.enter_context(alone(world.device, tf32=recipe.engine.precision == "tf32"))
-        side = recipe.data.img_size
-        shape = (16 * batch_size, recipe.data.channels, side, side)
-        images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-        data = ImageSet("noise", images, None, (), hashlib.sha256(images.tobytes()).hexdigest())
-        with patch("gansmith.build.load_images", lambda *args, **keys: data):
+        with patch("gansmith.build.load_sets", made_up):
             made = build(recipe, world.device, say=lambda text: None, progress=False, world=world)
         live = Live(start=0, total=1, rounds_per_epoch=1, images_per_round=1, images=0, quiet=True)
 
-        def milliseconds(call: Callable[[], object], times: int) -> float:
-            synchronize(world.device)
-            began = time.perf_counter()
-            call()
-            synchronize(world.device)
-            return 1000 * (time.perf_counter() - began) / times
+        def milliseconds(call: Callable[[], object]) -> float:
+            return 1000 * seconds_of(call, world.device) / rounds
 
         def train(times: int) -> None:
-            play(made, None, live, made.state.round + times, world.stop)
+            play(made, None, live, made.state.round + times)
 
         train(5)
-        round_ms = milliseconds(lambda: train(rounds), rounds)
+        round_ms = milliseconds(lambda: train(rounds))
         reduce_ms = 0.0
         if (whole := world.reduce) is not None:
             sums: list[list[torch.Tensor]] = []
@@ -94,7 +94,7 @@ def worker(recipe_name: str, kind: str, rounds: int, device: str) -> None:
             for player in made.game.players:
                 player.reduce = caught
             train(1)
-            reduce_ms = milliseconds(lambda: [whole(tensors) for _ in range(rounds) for tensors in sums], rounds)
+            reduce_ms = milliseconds(lambda: [whole(tensors) for _ in range(rounds) for tensors in sums])
         made.stream.close()
         if here.rank == 0:
             shown = batch_size * made.game.batches_per_round

@@ -6,13 +6,13 @@ Run it in an empty folder: python from_python.py
 from pathlib import Path
 
 import gansmith
-from gansmith.report.export import save_images
+from gansmith.run.export import save_images
 
 
 def main() -> None:
-    run = gansmith.train("gan", steps=300, overrides={"lr": 2e-4, "sample_interval": 100})
+    run = gansmith.train("gan", steps=300, lr=2e-4, sample_interval=100)  # dotted keys go into overrides={...}
     sampler = gansmith.load(run)
-    save_images(sampler.sample(seeds=range(64)), Path("samples.png"), columns=8)
+    save_images(sampler.sample(64), Path("samples.png"), columns=8)  # the first 64 seeds
     path = sampler.interpolate(seeds=[0, 7], frames=8)  # (1, 8, C, H, W)
     save_images(path[0], Path("path.png"), columns=8)
     print(f"{run}, samples.png, path.png")

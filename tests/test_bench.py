@@ -5,55 +5,57 @@ import math
 import signal
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from PIL import Image
 
-from gansmith import time_to_quality as module
+from gansmith.bench import time_to_quality as module
+from gansmith.bench.time_to_quality import parse_goal, summarise, table, time_to_quality
 from gansmith.cli import main
-from gansmith.data import Stream
+from gansmith.data import Stream, load_sets
 from gansmith.errors import UserError
-from gansmith.recipe import plan
-from gansmith.record import Record
-from gansmith.report.log import read_metrics
-from gansmith.time_to_quality import Result, Row, parse_goal, table, time_to_quality
+from gansmith.recipe import plan, with_full_paths
+from gansmith.run.log import read_metrics
+from gansmith.run.record import Record
 from gansmith.training import Stopped, train
 
 SMALL: dict[str, Any] = {
-    "data.validation": 59_000,
-    "batch_size": 500,
-    "networks.G.widths": [16],
-    "networks.D.widths": [16],
+    **{"data.validation": 40, "batch_size": 20, "networks.G.widths": [16], "networks.D.widths": [16]},
     "lr": 0.02,  # the score rises at every evaluation
-    "steps": 6,
-    "log_interval": 1,
-    "evaluation.every": 2,
-    "evaluation.n": 50,
+    **{"steps": 6, "log_interval": 1, "evaluation.every": 2, "evaluation.n": 50, "sample_interval": 1000},
 }
 KEY = "eval/parzen_ll_50_validation"
 NEVER = "parzen_ll>=1e6"
-Measure = Callable[..., Result]
+Measure = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A folder of 80 digits: 40 are held back, two batches make an epoch."""
+    folder = tmp_path_factory.mktemp("digits")
+    (data,) = load_sets("mnist", size=(28, 28), channels=1)
+    for i, image in enumerate(data.images[:80, 0]):
+        Image.fromarray(image).save(folder / f"{i:02}.png")
+    return str(folder)
 
 
 @pytest.fixture
-def measure(tmp_path: Path) -> Measure:
+def measure(digits: str, tmp_path: Path) -> Measure:
     """measure("parzen_ll>=0", "out", ...): the recipe gan made small, seed 0."""
 
-    def go(
-        until: str | list[str], folder: str = "out", changes: dict[str, Any] | None = None, **options: Any
-    ) -> Result:
+    def go(until: str, folder: str = "out", changes: dict[str, Any] | None = None, **options: Any) -> dict[str, Any]:
         options = {"seeds": (0,), "device": "cpu", "quiet": True, "say": lambda text: None, **options}
-        goals = [until] if isinstance(until, str) else until
-        return time_to_quality("gan", goals, overrides={**SMALL, **(changes or {})}, out=tmp_path / folder, **options)
+        flags = {**SMALL, "data.name": digits, **(changes or {})}
+        return time_to_quality("gan", until.split(), overrides=flags, out=tmp_path / folder, **options)
 
     return go
 
 
-def scores(row: Row) -> dict[int, float]:
-    log = read_metrics(Path(row.run) / "metrics.jsonl")
+def scores(row: dict[str, Any]) -> dict[int, float]:
+    log = read_metrics(Path(row["run"]) / "metrics.jsonl")
     return {line["round"]: float(line[KEY]) for line in log if KEY in line}
 
 
@@ -62,52 +64,42 @@ def scores(row: Row) -> dict[int, float]:
 
 def test_a_goal_is_met_at_its_bound_and_never_by_nan() -> None:
     fd, coverage = parse_goal("fd<=60"), parse_goal(" coverage >= 0.5 ")
-    assert fd.met(60) and fd.met(-1) and not fd.met(60.001) and not fd.met(math.nan) and not fd.met(math.inf)
-    assert coverage.met(0.5) and not coverage.met(0.499) and not coverage.met(math.nan)
-    assert (str(fd), str(coverage)) == ("fd<=60", "coverage>=0.5")
-    assert parse_goal("density<=1.1").at_most and not parse_goal("density>=0.9").at_most  # best in between
+    assert [fd.met({"fd": x}) for x in (60, -1, 60.001, math.nan, math.inf)] == [True, True, False, False, False]
+    assert [coverage.met({"coverage": x}) for x in (0.5, 0.499, math.nan)] == [True, False, False]
+    assert not fd.met({}) and (str(fd), str(coverage)) == ("fd<=60", "coverage>=0.5")
+    assert [parse_goal(f"density{rest}").bound for rest in ("<=1.1", ">=-9e-1")] == [1.1, -0.9]  # best in between
 
 
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
+def test_a_wrong_goal_is_told() -> None:
+    for text, said in (
         ("fd", "in quotes"),  # what is left of fd<=60 without quotes
-        ("fd<60", "<= or >="),
         ("fd<=nan", "a number"),
         ("coverag>=0.5", "did you mean coverage"),
         ("fd>=60", "fd is better lower; say fd<=60"),
         ("recall<=0.1", "recall is better higher; say recall>=0.1"),
-    ],
-)
-def test_a_wrong_goal_is_told(text: str, said: str) -> None:
-    with pytest.raises(UserError, match=said):
-        parse_goal(text)
+    ):
+        with pytest.raises(UserError, match=said):
+            parse_goal(text)
 
 
 # ---- runs ------------------------------------------------------------------------------------------------------
 
 
 def test_the_first_evaluation_that_meets_the_goal_counts_and_ends_the_training(measure: Measure) -> None:
-    [missed] = measure(NEVER, "long").rows
+    easy = "parzen_ll>=-1e+09"
+    both = measure(f"{NEVER} {easy}", "long")  # of goals of one value all count
+    [missed] = both["rows"]
+    assert both["goals"] == ["parzen_ll>=1e+06", easy] and [*missed["values"]] == [KEY.removeprefix("eval/")]
     found = scores(missed)
     assert list(found) == [0, 2, 4, 6]
-    assert not missed.reached and "6 rounds" in missed.why_not and missed.rounds == 6
+    assert not missed["reached"] and "6 rounds" in missed["why_not"] and missed["rounds"] == 6
     assert found[0] < found[2] < found[4]
-    at, bound = 4, (found[2] + found[4]) / 2
-    result = measure(f"parzen_ll>={bound}")
-    [row] = result.rows
-    assert row.reached and row.rounds == at and row.values == {KEY.removeprefix("eval/"): found[at]}
-    assert row.after_round == at - 2 and row.after_seconds < row.seconds
-    assert row.images == 500 * at and row.epochs == at / 2 and result.every == 2
-    assert max(line["round"] for line in read_metrics(Path(row.run) / "metrics.jsonl")) == at  # and trained no further
-
-
-def test_all_goals_of_one_value_count(measure: Measure) -> None:
-    easy = "parzen_ll>=-1e+09"
-    result = measure([NEVER, easy])
-    [row] = result.rows
-    assert not row.reached and row.rounds == 6 and list(row.values) == [KEY.removeprefix("eval/")]
-    assert result.goals == ["parzen_ll>=1e+06", easy]
+    result = measure(f"parzen_ll>={(found[2] + found[4]) / 2}")
+    [row] = result["rows"]
+    assert row["reached"] and row["values"] == {KEY.removeprefix("eval/"): found[4]}
+    assert [row[key] for key in ("rounds", "images", "epochs", "after_round")] == [4, 80, 2, 2]
+    assert row["after_seconds"] < row["seconds"] and result["every"] == 2
+    assert max(line["round"] for line in read_metrics(Path(row["run"]) / "metrics.jsonl")) == 4  # trained no further
 
 
 def test_evaluation_does_not_count_as_training(measure: Measure, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,19 +107,19 @@ def test_evaluation_does_not_count_as_training(measure: Measure, monkeypatch: py
 
     def slow(self: Record) -> None:
         full(self)
-        time.sleep(0.7)
+        time.sleep(0.3)
 
     monkeypatch.setattr(Record, "evaluate", slow)
     began = time.perf_counter()
-    [row] = measure(NEVER).rows
-    assert row.trained_seconds < 2 * 0.7  # what was slept between the first and the last line of the log
-    assert 4 * 0.7 + row.trained_seconds < row.wall_seconds < time.perf_counter() - began
+    [row] = measure(NEVER)["rows"]
+    assert row["trained_seconds"] < 2 * 0.3  # what was slept between the first and the last line of the log
+    assert 4 * 0.3 + row["trained_seconds"] < row["wall_seconds"] < time.perf_counter() - began
 
 
 def test_a_training_that_is_stopped_goes_on_and_finds_the_same(
     measure: Measure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = measure(NEVER, "whole").rows[0]
+    whole = measure(NEVER, "whole")["rows"][0]
     full = module.train
 
     def stopped(*args: Any, enough: Any, **options: Any) -> Path:
@@ -143,62 +135,56 @@ def test_a_training_that_is_stopped_goes_on_and_finds_the_same(
         with pytest.raises(Stopped):
             measure(NEVER)
     assert not (tmp_path / "out" / "result.json").exists()
-    again = measure(NEVER).rows[0]
-    assert scores(again) == scores(whole) and again.images == whole.images
+    again = measure(NEVER)["rows"][0]
+    assert scores(again) == scores(whole) and again["images"] == whole["images"]
     sessions = [json.loads(line) for line in (tmp_path / "out" / "sessions.jsonl").read_text().splitlines()]
     assert [session["ended"] for session in sessions] == ["interrupted", "length"]
-    assert again.wall_seconds == pytest.approx(sum(session["wall_seconds"] for session in sessions))
+    assert again["wall_seconds"] == pytest.approx(sum(session["wall_seconds"] for session in sessions))
 
 
 def test_what_is_done_is_not_done_again_unless_more_time_is_given(
     measure: Measure, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    [short] = measure(NEVER, max_minutes=1e-6).rows
-    assert not short.reached and "--max-minutes" in short.why_not and short.rounds == 0
+    [short] = measure(NEVER, max_minutes=1e-6)["rows"]
+    assert not short["reached"] and "--max-minutes" in short["why_not"] and short["rounds"] == 0
     with monkeypatch.context() as patch:
-        patch.setattr(module, "train", lambda *args, **options: pytest.fail("trained again"))
-        assert measure(NEVER, max_minutes=1e-6).rows == [short]
-    [longer] = measure(NEVER).rows
-    assert longer.rounds == 6 and "--steps" in longer.why_not
-    worst = min(scores(longer).values())
-    monkeypatch.setattr(module, "train", lambda *args, **options: pytest.fail("trained again"))
-    [easier] = measure(f"parzen_ll>={worst}").rows  # a lower goal: the scores are there already
-    assert easier.reached and easier.seconds <= longer.seconds
-
-
-def test_a_harder_goal_is_trained_for_after_an_easier_one(measure: Measure) -> None:
-    [easy] = measure("parzen_ll>=-1e9").rows
-    assert easy.reached and easy.rounds == 0
-    [hard] = measure(NEVER).rows
-    assert not hard.reached and hard.rounds == 6 and "--steps" in hard.why_not
+        patch.setattr(module, "train", lambda **options: pytest.fail("trained again"))
+        assert measure(NEVER, max_minutes=1e-6)["rows"] == [short]
+        [easy] = measure("parzen_ll>=-1e9")["rows"]  # a lower goal: the scores are there already
+        assert easy["reached"] and easy["rounds"] == 0
+    [longer] = measure(NEVER)["rows"]
+    assert longer["rounds"] == 6 and "--steps" in longer["why_not"] and not longer["reached"]
 
 
 def test_a_training_that_diverges_is_a_result(measure: Measure, monkeypatch: pytest.MonkeyPatch) -> None:
-    [row] = measure(NEVER, changes={"lr": 1e30}).rows
-    assert not row.reached and row.why_not == "diverged"
-    monkeypatch.setattr(module, "train", lambda *args, **options: pytest.fail("trained again"))
-    assert measure(NEVER, changes={"lr": 1e30}).rows == [row]
+    [row] = measure(NEVER, changes={"lr": 1e30})["rows"]
+    assert not row["reached"] and row["why_not"] == "diverged"
+    monkeypatch.setattr(module, "train", lambda **options: pytest.fail("trained again"))
+    assert measure(NEVER, changes={"lr": 1e30})["rows"] == [row]
 
 
-def test_runs_that_were_scored_or_trained_otherwise_are_refused(measure: Measure, tmp_path: Path) -> None:
+def test_runs_that_were_scored_or_trained_otherwise_are_refused(measure: Measure, digits: str, tmp_path: Path) -> None:
     measure(NEVER, max_minutes=1e-6)
-    same = {**SMALL, "evaluation.metrics": ["parzen_ll"], "evaluation.best": None}
-    with pytest.raises(UserError, match=r"seed-0 is of another benchmark.*optimizers\.G\.lr was 0\.02 and is 0\.01"):
-        measure(NEVER, changes={"lr": 0.01})
+    same = {**SMALL, "data.name": digits, "evaluation.metrics": ["parzen_ll"], "evaluation.best": None}
+
+    def check(**changes: Any) -> None:
+        wanted = with_full_paths(plan("gan", flags={**same, **changes})).recipe
+        module._check_same(tmp_path / "out" / "seed-0", wanted)
+
+    check(steps=50)
     for changes, said in (
+        ({"lr": 0.01}, r"seed-0 is of another benchmark: optimizers\.G\.lr was 0\.02 and is 0\.01"),
         ({"evaluation.n": 60}, r"evaluation\.n was 50 and is 60"),
-        ({"data.memory": "map"}, r"data\.memory was auto and is map"),
-        ({"data.name": "fashion_mnist"}, r"data\.name was mnist and is fashion_mnist"),
+        ({"data.name": "fashion_mnist"}, r"data\.name was .*digits\d and is fashion_mnist"),
     ):
         with pytest.raises(UserError, match=said):
-            module._check_same(tmp_path / "out" / "seed-0", plan("gan", flags={**same, **changes}).recipe)
-    module._check_same(tmp_path / "out" / "seed-0", plan("gan", flags={**same, "steps": 50}).recipe)
+            check(**changes)
 
 
 def test_without_an_interval_an_epoch_is_one(measure: Measure) -> None:
     said: list[str] = []
-    result = measure(NEVER, changes={"evaluation.every": 0, "batch_size": 300, "steps": 4}, say=said.append)
-    assert result.every == 4 and list(scores(result.rows[0])) == [0, 4]  # 1,000 images
+    result = measure(NEVER, changes={"evaluation.every": 0, "batch_size": 12, "steps": 4}, say=said.append)
+    assert result["every"] == 4 and list(scores(result["rows"][0])) == [0, 4]  # 40 images
     assert any("every 4 rounds" in text for text in said)
 
 
@@ -213,90 +199,66 @@ def test_hardware_is_that_of_each_session_and_what_an_older_one_did_not_note_is_
 # ---- tables ----------------------------------------------------------------------------------------------------
 
 
-def result_of(*seconds: float | None) -> Result:
-    rows = [
-        Row(
-            i,
-            f"run-{i}",
-            s is not None,
-            "" if s else "over",
-            s or 99.0,
-            64,
-            1,
-            0.5,
-            {"fd_mnist_10k": 5.0},
-            0,
-            0.0,
-            9,
-            9,
-        )
+def rows_of(*seconds: float | None) -> list[dict[str, Any]]:
+    common = {"images": 64, "rounds": 1, "epochs": 0.5, "values": {"fd": math.nan}, "after_round": 0}
+    common |= {"after_seconds": 0.0, "trained_seconds": 9, "wall_seconds": 9}
+    return [
+        {"seed": i, "reached": s is not None, "why_not": "" if s else "over", "seconds": s or 99.0, **common}
         for i, s in enumerate(seconds)
     ]
-    return Result("gan", {}, ["fd<=60"], 10, 10.0, "raw", {"fd_mnist_10k": {"n": 1}}, [{"device": "cpu"}], rows)
 
 
 @pytest.mark.parametrize(
-    ("seconds", "mean", "deviation", "median"),
+    ("seconds", "expected"),
     [
-        ((1.0, 2.0, 6.0), 3.0, math.sqrt(7), 2.0),
-        ((1.0, None, 3.0), 2.0, math.sqrt(2), 3.0),  # who did not reach it is later than all who did
-        ((1.0, None, None), 1.0, None, None),
-        ((None,), math.nan, None, None),
+        ((1.0, 2.0, 6.0), (3, 3, 3.0, pytest.approx(math.sqrt(7)), 2.0)),
+        ((1.0, None, 3.0), (2, 3, 2.0, pytest.approx(math.sqrt(2)), 3.0)),  # who did not reach it is later than all
+        ((1.0, None, None), (1, 3, 1.0, None, None)),
+        ((None,), (0, 1, None, None, None)),
     ],
 )
 def test_seeds_that_did_not_reach_it_are_not_averaged_but_count_in_the_median(
-    seconds: tuple[float | None, ...], mean: float, deviation: float | None, median: float | None
+    seconds: tuple[float | None, ...], expected: tuple[Any, ...]
 ) -> None:
-    found = result_of(*seconds).seconds()
-    assert found[0] == pytest.approx(mean, nan_ok=True)
-    assert (found[1], found[2]) == (None if deviation is None else pytest.approx(deviation), median)
+    assert tuple(summarise(rows_of(*seconds)).values()) == expected
 
 
-def test_the_table_says_who_did_not_reach_it_and_json_has_no_nan() -> None:
-    result = result_of(1.5, None)
-    text = table(result)
+def test_the_table_says_who_did_not_reach_it() -> None:
+    rows = rows_of(1.5, None)
+    about = {"recipe": "gan", "changes": {}, "goals": ["fd<=60"], "every": 10, "weights": "raw"}
+    measured = {"protocol": {"fd": {"n": 1}}, "hardware": [{"device": "cpu"}]}
+    text = table({**about, **measured, "rows": rows, "summary": summarise(rows)}).markdown()
     assert "Reached with 1 of 2 seeds" in text and "seed 1: over" in text and "not reached" in text
-    assert json.loads(json.dumps(result_of(None).as_dict(), allow_nan=False))["summary"] == {
-        **{"reached": 0, "of": 1, "seconds_mean_of_reached": None},
-        **{"seconds_deviation_of_reached": None, "seconds_median_of_all": None},
-    }
 
 
-def test_values_that_are_no_numbers_are_texts_in_its_json() -> None:
-    result = replace(result_of(1.5), max_minutes=math.inf)
-    result = replace(result, rows=[replace(result.rows[0], values={"fd_mnist_10k": math.nan})])
-    found = json.loads(json.dumps(result.as_dict(), allow_nan=False))
-    assert found["max_minutes"] == "inf" and found["rows"][0]["values"] == {"fd_mnist_10k": "nan"}
-
-
-def test_the_command_prints_what_it_writes_and_ends_well_without_success(tmp_path: Path) -> None:
+def test_the_command_prints_what_it_writes_and_ends_well_without_success(digits: str, tmp_path: Path) -> None:
     out = str(tmp_path / "out")
     words = ["bench", "time-to-quality", "gan", "--until", NEVER, "--seeds", "1", "--out", out, "--device", "cpu"]
     words += [word for key, value in SMALL.items() for word in (f"--{key}", str(value))]
-    words += ["--objective", "wasserstein"]  # of which training warns
+    words += ["--objective", "wasserstein", "--data", digits]  # of which training warns
     done = CliRunner().invoke(main, [*words, "--json"])
     assert done.exit_code == 0 and "warning: objective.name is wasserstein" in done.stderr, done.output
     assert json.loads(done.stdout) == json.loads((tmp_path / "out" / "result.json").read_text())
     again = CliRunner().invoke(main, [*words, "--quiet"])
-    assert again.stdout == (tmp_path / "out" / "table.md").read_text() and "Not reached: seed 0" in again.stdout
+    assert "Not reached: seed 0" in again.stdout and "| seed |" not in again.stdout
+    written = (tmp_path / "out" / "table.md").read_text()
+    assert (
+        written.replace("|", " ").replace("-:", " ").replace("-", " ").split() == again.stdout.replace("-", " ").split()
+    )
     assert (tmp_path / "out" / "curves.png").stat().st_size > 1000
 
 
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        (["--until", "parzen_ll>=0"], "--data.validation 10000"),
-        (["--until", "parzen_ll>=0", "--seed", "3"], "--seeds K"),
-        ([], "--until 'fd<=60'"),
-        (["--until", "score>=2", "--data.validation", "1000", "--img_size", "32"], "28x28"),
-        (["--until", "fd<=60", "--max-minutes", "0"], "more than 0"),
-    ],
-)
-def test_what_cannot_be_measured_is_one_line(words: list[str], said: str, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    done = CliRunner().invoke(main, ["bench", "time-to-quality", "gan", "--device", "cpu", "--out", str(out), *words])
-    assert done.exit_code == 2 and said in done.stderr and done.stderr.count("\n") == 1, done.stderr
-    assert not out.exists()
+def test_what_cannot_be_measured_is_one_line(tmp_path: Path) -> None:
+    for words, said in (
+        ("--until fd<=60", "--data.validation N"),
+        ("--until fd<=60 --seed 3", "--seeds K"),
+        ("", "--until 'fd<=60'"),
+        ("--until fd<=60 --max-minutes 0", "more than 0"),
+    ):
+        command = ["bench", "time-to-quality", "gan", "--device", "cpu", "--out", str(tmp_path / "out")]
+        done = CliRunner().invoke(main, [*command, *words.split()])
+        assert done.exit_code == 2 and said in done.stderr and done.stderr.count("\n") == 1, done.stderr
+    assert not (tmp_path / "out").exists()
 
 
 # ---- waiting for data ------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from gansmith.recipe import plan
 
 Small = Callable[..., dict[str, Any]]
 TEXT = (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text(encoding="utf-8")
+pytestmark = pytest.mark.usefixtures("blind")
 FILES = {
     "myobj:HINGE": ("objective", "HINGE = Objective("),
     "mynet:MyD": ("networks.D", "class MyD("),
@@ -43,36 +44,27 @@ def test_a_file_from_the_page_trains_and_resumes_to_the_bit(
     assert found.exact, found.different
 
 
-def refused(key: str, text: str, here: Path, pictures: Path, small: Small) -> str:
-    module = f"mine{len(text)}"  # a module's source is read once in a process
-    (here / f"{module}.py").write_text(text, encoding="utf-8")
-    flags = {k: v for k, v in small("gan").items() if not k.startswith(f"{key}.")}
-    recipe = plan("gan", flags={**flags, "data.name": str(pictures), key: f"{module}:Mine"}).recipe
-    with pytest.raises(UserError) as caught:
-        build(recipe, torch.device("cpu"), say=lambda text: None, progress=False)
-    return str(caught.value)
+GAME = "from gansmith.games.game import Game\nclass Mine(Game):\n    def __init__(self, G, D): ...\n"
 
 
 @pytest.mark.parametrize(
     ("key", "text", "says"),
     [
         ("game", "class Mine:\n    def __init__(self, G, D, prior, objective): ...\n", "gansmith.games.game.Game"),
-        (
-            "game",
-            "from gansmith.games.game import Game\nclass Mine(Game):\n"
-            "    def __init__(self, G, D, prior, objective): ...\n"
-            "    def round(self, *batches): ...\n",
-            "that sets self.players",
-        ),
+        ("game", f"{GAME}    def round(self, *batches): ...\n", "in `makers` what it can make"),
         ("prior", "class Mine:\n    width = 3\n", "gansmith.priors.Prior"),
         ("prior", "from gansmith.priors import Prior\nclass Mine(Prior): ...\n", "`width` is the length of its z"),
     ],
 )
-def test_what_is_no_game_and_no_prior_is_told(
+def test_what_is_no_game_and_no_prior_is_refused(
     key: str, text: str, says: str, here: Path, pictures: Path, small: Small
 ) -> None:
-    told = refused(key, text, here, pictures, small)
-    assert re.match(rf"{key}: mine\d+:Mine must be a ", told) and says in told
+    module = f"mine{len(text)}"  # a module's source is read once in a process
+    (here / f"{module}.py").write_text(text, encoding="utf-8")
+    dropped = {"prior": None, "objective": None} if text.startswith(GAME) else {}
+    flags = {**small("gan"), "data.name": str(pictures), **dropped, key: f"{module}:Mine"}
+    with pytest.raises(UserError, match=rf"^{key}: {module}:Mine must .*{re.escape(says)}"):
+        build(plan("gan", flags=flags).recipe, torch.device("cpu"), say=lambda text: None, progress=False)
 
 
 @pytest.mark.parametrize(("objective", "warned"), [("non_saturating", True), ("wasserstein", False)])
@@ -88,5 +80,5 @@ def test_a_sigmoid_at_the_end_of_d_is_warned_of(
     changes = {"data.name": str(pictures), "networks.D": "postd:Post", "objective": objective}
     said: list[str] = []
     made = build(plan("gan", flags={**flags, **changes}).recipe, torch.device("cpu"), say=said.append, progress=False)
-    assert isinstance([*made.game.players[1].net.modules()][-1], nn.Sigmoid)
+    assert isinstance([*made.game.D.net.modules()][-1], nn.Sigmoid)
     assert any("seems to end in a sigmoid" in text for text in said) is warned

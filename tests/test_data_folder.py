@@ -1,558 +1,535 @@
-"""Folders of pictures: every mode of Pillow to the pixel, broken files, classes, and the cache of them."""
+"""Folders of pictures: each mode to the pixel, how folders are read as what is needed, broken files, the cache."""
 
 import os
 import threading
+import zlib
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from gansmith.data import ImageSet, load_images
+from gansmith.data import ImageSet, load_sets
 from gansmith.data import cache as cache_module
-from gansmith.data.pictures import to_array
+from gansmith.data import load as loading
+from gansmith.data.folder import has_split
+from gansmith.data.load import spread
+from gansmith.data.pictures import open_picture, to_array
 from gansmith.errors import UserError
 
+PLAIN, LABELLED, PAIRS, DOMAINS = (("x",),), (("x", "y"),), (("a", "b"),), (("a",), ("b",))
 GREY = np.array([[0, 50, 100], [150, 200, 255], [1, 2, 3]], np.uint8)
 COLOUR = np.stack([GREY, GREY[::-1], GREY.T], axis=-1)
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("GANSMITH_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    path = tmp_path / "faces"
-    path.mkdir()
+def folder(cache: Path) -> Path:
+    (path := cache.with_name("faces")).mkdir()
     return path
 
 
-def load(folder: Path, said: list[str] | None = None, **changed: Any) -> ImageSet:
-    arguments: dict[str, Any] = {"img_size": 3, "channels": 3, "n_cpu": 2, **changed}
-    return load_images(str(folder), say=(lambda _: None) if said is None else said.append, **arguments)
+def load(what: Path | str, needs: Any = PLAIN, said: list[str] | None = None, **changed: Any) -> tuple[ImageSet, ...]:
+    say = (lambda _: None) if said is None else said.append
+    made = {"size": (3, 3), "channels": 1, "n_cpu": 2, "progress": False, "say": say, **changed}
+    return load_sets(str(what), needs=needs, **made)
 
 
-def flat(path: Path, value: int, size: tuple[int, int] = (3, 3)) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("L", size, value).save(path)
+def put(folder: Path, pictures: Mapping[str, int | tuple[int, int]], size: tuple[int, int] = (4, 4)) -> None:
+    """Pictures, .png where nothing else is said, of one level each, or of two side by side."""
+    for name, levels in pictures.items():
+        path = folder / (name if "." in name.rpartition("/")[2] else f"{name}.png")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        each = [np.full(size, level, np.uint8) for level in (levels if isinstance(levels, tuple) else (levels,))]
+        Image.fromarray(np.concatenate(each, axis=1)).save(path)
 
 
-def firsts(data: ImageSet) -> list[int]:
-    return [int(value) for value in data.images[:, 0, 0, 0]]
+def levels(*sets: ImageSet) -> dict[str, list[int]]:
+    """The first pixel of each picture, by field."""
+    return {name: [int(v) for v in c[:, 0, 0, 0]] for data in sets for name, c in data.pictures.items()}
 
 
-# --- pixels ---
-
-
-def expect(image: Image.Image, grey: np.ndarray, colour: np.ndarray) -> None:  # type: ignore[type-arg]
-    """The picture in 1 and in 3 channels, at its own size, to the pixel."""
-    size = image.width
-    for fit in ("crop", "pad", "stretch"):
-        np.testing.assert_array_equal(to_array(image, size, 1, fit), grey[None])
-        np.testing.assert_array_equal(to_array(image, size, 3, fit), colour.transpose(2, 0, 1))
-
-
-def as_colour(grey: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
-    return np.repeat(grey[..., None], 3, axis=-1)
-
-
-def luma(colour: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
-    """ITU-R 601 in 16-bit fixed point, with Pillow's rounding."""
-    weights = np.array([19595, 38470, 7471], np.int64)
-    return ((colour.astype(np.int64) @ weights + 0x8000) >> 16).astype(np.uint8)
-
-
-def test_grey_and_colour_are_taken_as_they_are() -> None:
-    expect(Image.fromarray(GREY), GREY, as_colour(GREY))
-    expect(Image.fromarray(COLOUR), luma(COLOUR), COLOUR)
-
-
-def test_bilevel() -> None:
-    bits = GREY > 120
-    grey = np.where(bits, 255, 0).astype(np.uint8)
-    expect(Image.fromarray(grey).convert("1", dither=Image.Dither.NONE), grey, as_colour(grey))
-
-
-@pytest.mark.parametrize("mode", ["LA", "RGBA"])
-def test_transparency_is_laid_on_white(mode: str) -> None:
-    alpha = np.array([[255, 0, 255], [0, 255, 0], [255, 255, 0]], np.uint8)
-    image = Image.fromarray(GREY if mode == "LA" else COLOUR)
-    image.putalpha(Image.fromarray(alpha))
-    assert image.mode == mode
-    colour = np.where(alpha[..., None] == 255, as_colour(GREY) if mode == "LA" else COLOUR, 255).astype(np.uint8)
-    expect(image, luma(colour), colour)
-
-
-def test_half_transparent_black_on_white_is_mid_grey() -> None:
-    image = Image.new("RGBA", (3, 3), (0, 0, 0, 128))
-    assert set(to_array(image, 3, 1, "crop").ravel().tolist()) == {127}
-
-
-def test_four_channels_keep_the_transparency() -> None:
-    image = Image.new("RGBA", (2, 2), (10, 20, 30, 40))
-    assert to_array(image, 2, 4, "crop")[:, 0, 0].tolist() == [10, 20, 30, 40]
-    assert to_array(Image.fromarray(GREY), 3, 4, "crop")[3].tolist() == [[255] * 3] * 3
-
-
-def test_palette_with_and_without_transparency(folder: Path) -> None:
-    image = Image.new("P", (2, 1))
-    image.putpalette([255, 0, 0, 0, 0, 255])
-    image.putpixel((1, 0), 1)
-    image.save(folder / "a.png")
-    image.save(folder / "b.png", transparency=1)
-    image.save(folder / "c.png", transparency=bytes([255, 0]))
-    image.save(folder / "d.gif", transparency=1)
-    data = load(folder, fit="stretch", img_size=2)
-    red, blue, white = [255, 0, 0], [0, 0, 255], [255, 255, 255]
-    for index, right in enumerate([blue, white, white, white]):
-        assert data.images[index, :, 0, 0].tolist() == red
-        assert data.images[index, :, 0, 1].tolist() == right
-
-
-def test_colour_key_transparency(folder: Path) -> None:
-    Image.fromarray(COLOUR).save(folder / "rgb.png", transparency=tuple(int(v) for v in COLOUR[1, 1]))
-    Image.fromarray(GREY).save(folder / "grey.png", transparency=200)
-    colour, grey = COLOUR.copy(), GREY.copy()
-    colour[1, 1], grey[1, 1] = 255, 255
-    data = load(folder)
-    np.testing.assert_array_equal(data.images[0], as_colour(grey).transpose(2, 0, 1))
-    np.testing.assert_array_equal(data.images[1], colour.transpose(2, 0, 1))
-
-
-@pytest.mark.parametrize("kind", ["png", "tif", "big-endian tif", "pgm", "I"])
-def test_sixteen_bits_are_scaled_not_clipped(folder: Path, kind: str) -> None:
-    deep = GREY.astype(np.uint16) * 257
-    deep[0, 0], deep[0, 1], deep[0, 2] = 128, 129, 65535 - 129  # round to 0, 1 and 254
-    if kind == "I":
-        Image.fromarray(deep.astype(np.int32)).save(folder / "a.tif")
-    elif kind == "pgm":
-        (folder / "a.pgm").write_bytes(b"P5 3 3 65535\n" + deep.astype(">u2").tobytes())
-    elif kind == "big-endian tif":
-        Image.frombytes("I;16B", (3, 3), deep.astype(">u2").tobytes()).save(folder / "a.tif")
-    else:
-        Image.fromarray(deep).save(folder / f"a.{kind}")
-    expected = GREY.copy()
-    expected[0] = [0, 1, 254]
-    np.testing.assert_array_equal(load(folder, channels=1).images[0, 0], expected)
-
-
-def test_floats_count_as_unit_or_byte_range() -> None:
-    np.testing.assert_array_equal(to_array(Image.fromarray(GREY / np.float32(255)), 3, 1, "crop")[0], GREY)
-    np.testing.assert_array_equal(to_array(Image.fromarray(GREY.astype(np.float32)), 3, 1, "crop")[0], GREY)
-    for bad in (-1.0, 256.0, float("nan"), float("inf")):
-        with pytest.raises(ValueError, match="floats must lie"):
-            to_array(Image.fromarray(np.full((3, 3), bad, np.float32)), 3, 1, "crop")
-    with pytest.raises(ValueError, match="integers must lie"):
-        to_array(Image.fromarray(np.full((3, 3), 70_000, np.int32)), 3, 1, "crop")
-
-
-@pytest.mark.parametrize("mode", ["CMYK", "YCbCr", "HSV", "LAB"])
-def test_other_colour_spaces_come_out_as_rgb(mode: str) -> None:
-    if mode == "LAB":
-        image = Image.new("LAB", (2, 2), (255, 128, 128))
-        white = to_array(image, 2, 3, "crop")
-        assert white.min() > 250
-        return
-    colours = [(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)]
-    for colour in colours:
-        image = Image.new("RGB", (2, 2), colour).convert(mode)
-        for channels in (1, 3, 4):
-            found = to_array(image, 2, channels, "crop")[:, 0, 0].astype(int)
-            wanted = to_array(Image.new("RGB", (2, 2), colour), 2, channels, "crop")[:, 0, 0].astype(int)
-            assert abs(found - wanted).max() <= 2
-
-
-@pytest.mark.parametrize("ending", ["png", "tif", "webp"])
-def test_exif_orientation_is_applied(folder: Path, ending: str) -> None:
-    """Each of the eight ways to store the same picture gives that picture."""
-    stored = {
-        1: COLOUR,
-        2: COLOUR[:, ::-1],
-        3: COLOUR[::-1, ::-1],
-        4: COLOUR[::-1],
-        5: COLOUR.transpose(1, 0, 2),
-        6: np.rot90(COLOUR),
-        7: COLOUR[::-1, ::-1].transpose(1, 0, 2),
-        8: np.rot90(COLOUR, -1),
-    }
-    for orientation, pixels in stored.items():
-        image = Image.fromarray(np.ascontiguousarray(pixels))
-        exif = Image.Exif()
-        exif[0x0112] = orientation
-        options: dict[str, Any] = {"lossless": True} if ending == "webp" else {}
-        image.save(folder / f"{orientation}.{ending}", exif=exif, **options)
-    data = load(folder)
-    assert len(data) == 8
-    for pixels in data.images:
-        np.testing.assert_array_equal(pixels, COLOUR.transpose(2, 0, 1))
-
-
-def test_fits() -> None:
-    """A 4 by 2 picture, left half black and right half white."""
-    pixels = np.array([[0, 0, 255, 255]] * 2, np.uint8)
-    image = Image.fromarray(pixels)
-    assert to_array(image, 2, 1, "crop")[0].tolist() == [[0, 255], [0, 255]]
-    padded = to_array(image, 4, 1, "pad")[0]
-    assert padded.tolist() == [[0] * 4, [0, 0, 255, 255], [0, 0, 255, 255], [0] * 4]
-    tall = to_array(Image.fromarray(np.full((8, 1), 255, np.uint8)), 4, 1, "pad")[0]
-    assert tall.tolist() == [[0, 255, 0, 0]] * 4
-    assert to_array(image, 2, 1, "stretch")[0, 0, 0] < 30
-    assert to_array(image, 2, 1, "stretch")[0, 0, 1] > 225
-
-
-def test_downscaling_does_not_alias() -> None:
-    """A chequerboard becomes grey; taking every other pixel would make it black or white."""
-    board = (np.indices((64, 64)).sum(axis=0) % 2 * 255).astype(np.uint8)
-    assert abs(to_array(Image.fromarray(board), 16, 1, "crop").astype(int) - 127).max() < 12
-
-
-# --- folders ---
+def firsts(*args: Any, **how: Any) -> list[int]:
+    return levels(*load(*args, **how))["x"]
 
 
 def test_a_flat_folder_in_the_order_of_names(folder: Path) -> None:
-    for value, name in enumerate(["b.PNG", "a.jpg", "c.webp", "d.bmp", "e.gif", "f.TIFF", "g.jpeg"]):
-        flat(folder / name, 10 * value)
-    flat(folder / ".hidden.png", 99)
-    flat(folder / ".thumbs" / "x.png", 99)
-    (folder / "notes.txt").write_text("not looked at")
-    said: list[str] = []
-    data = load(folder, said, progress=False)
-    assert firsts(data) == [10, 0, 20, 30, 40, 50, 60]
-    assert data.name == "faces" and data.labels is None and data.classes == ()
-    assert said[0] == "preparing 7 pictures of faces at 3x3, 3 channels"
-    assert said[1].startswith("prepared 7 pictures of faces at 3x3, 3 channels in ")
-    assert len(said) == 2
+    put(folder, {"b.PNG": 1, "a.jpg": 0, "c.webp": 2, "d.bmp": 3, "e.gif": 4, "f.TIFF": 5, "g.jpeg": 6})
+    put(folder, dict.fromkeys((".x.png", ".thumbs/x", "@eaDir/x", "$RECYCLE.BIN/x", "__MACOSX/x"), 99))
+    for name in ("notes.txt", "a.PSD", "b.psd", "Makefile"):
+        (folder / name).write_text("not looked at")
+    (data,) = load(folder, said=(said := []))
+    assert levels(data) == {"x": list(range(7))} and data.labels is None and (data.name, data.classes) == ("faces", ())
+    passed, begun, done = said
+    assert passed.startswith(f"passed over in {folder}: 4 files with other endings (2 .psd, 1 ")
+    assert begun == "preparing 7 pictures of faces at 3x3, 1 channel" and done.startswith("prepared 7 pictures")
 
 
 def test_class_folders(folder: Path) -> None:
-    flat(folder / "dog" / "1.png", 1)
-    flat(folder / "cat" / "2.png", 2)
-    flat(folder / "dog" / "puppies" / "3.png", 3)
+    put(folder, {"dog/1": 1, "cat/2": 2, "dog/puppies/3": 3, "#recycle/9": 9})
     (folder / "empty").mkdir()
-    data = load(folder)
-    assert data.classes == ("cat", "dog")
-    assert firsts(data) == [2, 1, 3]
-    assert data.labels is not None and data.labels.tolist() == [0, 1, 1]
+    (data,) = load(folder, LABELLED)
+    assert data.classes == ("cat", "dog") and levels(data) == {"x": [2, 1, 3]}
+    assert data.columns["y"].tolist() == [0, 1, 1]
+    with pytest.raises(UserError, match="no folders a and b for the train split, nor just two others; give .*mnist_co"):
+        load(folder, DOMAINS)
+    assert load(folder / "dog")[0].labels is None  # a single folder is no class
+    put(folder, {"4": 4})
+    (data,) = load(folder, (("b",),), said := [])
+    assert levels(data) == {"b": [4, 2, 1, 3]} and data.classes == () and "without labels" in said[0]
+    with pytest.raises(UserError, match="no labels in .*faces; give a folder with one subfolder per class"):
+        load(folder, LABELLED)
+    with pytest.raises(UserError, match="it must name one picture, such as x, or two, such as a and b"):
+        load(folder, (("a", "b", "c"),))
 
 
-def test_pictures_beside_subfolders_make_all_unlabelled(folder: Path) -> None:
-    flat(folder / "dog" / "1.png", 1)
-    flat(folder / "cat" / "2.png", 2)
-    flat(folder / "3.png", 3)
-    said: list[str] = []
-    data = load(folder, said)
-    assert data.labels is None and data.classes == () and len(data) == 3
-    assert "without labels" in said[0]
+@pytest.mark.parametrize(
+    ("names", "trained", "tested"),
+    [
+        ("train test", "train", "test"),
+        ("Train VAL", "Train", "VAL"),
+        ("train test val other __MACOSX", "train", "test"),
+        ("train", "train", None),
+        ("a b test", "a b", "test"),
+        (". test Validation", ".", "test"),
+        ("trainA trainB testA testB", "trainA trainB", None),
+        ("car plane train", "car plane train", None),
+        ("bottle/train bottle/test cup/train cup/test", "bottle/train cup/train", None),
+    ],
+)
+def test_which_folders_train(folder: Path, names: str, trained: str, tested: str | None) -> None:
+    """Test pictures never do; a class may be called train where no test folder stands beside it."""
+    value = {name: i for i, name in enumerate(names.split())}
+    put(folder, {f"{name}/1": i for name, i in value.items()})
+    assert sorted(firsts(folder, said=(said := []))) == sorted(value[name] for name in trained.split())
+    assert has_split(folder, "test") == (tested is not None)
+    if tested:
+        assert firsts(folder, split="test") == [value[tested]]
+    else:
+        with pytest.raises(UserError, match="has no test split; it would be the pictures in .*/test"):
+            load(folder, split="test")
+    for name, out in (("other", ["other"]), ("Validation", ["Validation", "test"])):
+        assert (name in value) == (f"left out of training: {', '.join(str(folder / one) for one in out)}" in said)
 
 
-def test_a_single_subfolder_is_no_class(folder: Path) -> None:
-    flat(folder / "all" / "1.png", 1)
-    assert load(folder).labels is None
+def test_links_in_a_circle_end_and_pipes_do_not_hang(folder: Path) -> None:
+    put(folder, {"a/1": 0, "b/1": 1})
+    for link, to in {"a/up": folder, "b/self": folder / "b", "c": folder / "a"}.items():
+        (folder / link).symlink_to(to, target_is_directory=True)
+    os.mkfifo(folder / "b" / "3.png")
+    (data,) = load(folder)
+    assert data.classes == ("a", "b", "c") and levels(data) == {"x": [0, 1, 0]}
 
 
-def test_train_and_test_subfolders_are_splits(folder: Path) -> None:
-    flat(folder / "train" / "1.png", 1)
-    flat(folder / "test" / "2.png", 2)
-    assert firsts(load(folder)) == [1]
-    assert firsts(load(folder, split="test")) == [2]
-    with pytest.raises(UserError, match="has no test split"):
-        load(folder / "train", split="test")
+def test_colours_that_are_lost_are_said_at_each_load(folder: Path) -> None:
+    put(folder, {"grey": 7})
+    red = Image.new("RGB", (3, 3), (255, 0, 1))
+    for i, image in enumerate([Image.new("RGB", (3, 3), (9, 9, 9)), red, red.convert("P")]):
+        image.save(folder / f"{i}.png")
+    for channels, times in ((1, 1), (1, 1), (3, 0)):
+        load(folder, said=(said := []), channels=channels)
+        assert sum("2 of 4 pictures of faces are stored in colour and become grey" in line for line in said) == times
 
 
-def test_a_class_may_be_called_train(folder: Path) -> None:
-    for i, name in enumerate(("car", "plane", "train")):
-        flat(folder / name / "1.png", i)
-    data = load(folder)
-    assert data.classes == ("car", "plane", "train") and firsts(data) == [0, 1, 2]
+# ---- pairs ------------------------------------------------------------------------------------------------------
 
 
-def test_links_in_a_circle_end(folder: Path) -> None:
-    flat(folder / "a" / "1.png", 1)
-    flat(folder / "b" / "2.png", 2)
-    (folder / "a" / "up").symlink_to(folder, target_is_directory=True)
-    (folder / "b" / "self").symlink_to(folder / "b", target_is_directory=True)
-    (folder / "c").symlink_to(folder / "a", target_is_directory=True)
-    data = load(folder)
-    assert data.classes == ("a", "b", "c")
-    assert firsts(data) == [1, 2, 1]
+def test_halves_left_is_a_unless_the_direction_is_b2a(folder: Path) -> None:
+    put(folder, {"train/0": (0, 100), "train/1": (1, 101), "val/9": (9, 109)})
+    (data,) = load(folder, PAIRS, said := [])
+    assert levels(data) == {"a": [0, 1], "b": [100, 101]} and data.labels is None
+    assert f"{folder / 'train'}: the left half of each picture is a, the right half b" in said
+    assert "preparing 2 pairs of faces at 3x3, 1 channel" in said
+    (turned,) = load(folder, PAIRS, said := [], pairs="halves", direction="b2a")
+    assert levels(turned) == {"a": [100, 101], "b": [0, 1]} and turned.digest != data.digest
+    assert f"{folder / 'train'}: the left half of each picture is b, the right half a" in said
+    assert levels(*load(folder, PAIRS, split="test")) == {"a": [9], "b": [109]}
+    assert has_split(folder, "test", PAIRS) and not has_split(folder, "test", DOMAINS)
+    with pytest.raises(UserError, match="nor just two others; .*for files with both side by side: --data.pairs halves"):
+        load(folder, DOMAINS)
+    assert levels(*load(folder, DOMAINS, pairs="halves", direction="b2a")) == levels(turned)
+    Image.fromarray(np.repeat(np.array([[2570, 51400]] * 4, np.uint16), 4, 1)).save(folder / "val" / "9.png")
+    assert levels(*load(folder, PAIRS, split="test")) == {"a": [10], "b": [200]}  # 16 bits keep one range
+    put(folder, {"train/2": 1}, size=(4, 5))
+    with pytest.raises(UserError, match=r"2\.png is 5 pixels wide, .* the width must be even"):
+        load(folder, PAIRS)
 
 
-def test_a_pipe_does_not_hang(folder: Path) -> None:
-    flat(folder / "1.png", 1)
-    os.mkfifo(folder / "2.png")
-    assert firsts(load(folder)) == [1]
+@pytest.mark.parametrize("names", ["a B", "train/a train/B", "trainA trainB", "a/train b/train"])
+def test_folders_of_equal_names_are_pairs_or_domains(folder: Path, names: str) -> None:
+    """In each layout; the test pictures beside them are another split."""
+    for side, name in enumerate(names.split()):
+        test = name.replace("train", "test") if "train" in name else f"test/{name}"
+        put(folder, {f"{name}/x/2.{('bmp', 'png')[side]}": 100 * side + 2, f"{name}/1": 100 * side + 1})
+        put(folder, {f"{test}/9": 100 * side + 9})
+    for needs, pairs in ((PAIRS, "auto"), (PAIRS, "folders"), (DOMAINS, "auto")):
+        assert levels(*load(folder, needs, said := [], pairs=pairs)) == {"a": [1, 2], "b": [101, 102]}
+        assert said[0] == "a is {}, b is {}".format(*(folder / name for name in names.split()))
+        assert levels(*load(folder, needs, direction="b2a")) == {"a": [101, 102], "b": [1, 2]}
+        assert levels(*load(folder, needs, split="test")) == {"a": [9], "b": [109]}
+        assert has_split(folder, "test", needs)
 
 
-# --- broken files ---
+def test_pictures_without_a_partner_are_said_and_left_out(folder: Path) -> None:
+    put(folder, {f"a/{i:02}": i for i in range(14)} | {f"b/{i:02}.tif": 100 + i for i in (3, 5, 99)})
+    for _ in range(2):  # from the cache, too
+        assert levels(*load(folder, PAIRS, said := [])) == {"a": [3, 5], "b": [103, 105]}
+        (line,) = [line for line in said if "left out: 13 without a partner of the same name: " in line]
+        assert line.count("/a/") == 10 and line.endswith(" and 3 more")
+    for i in (3, 5):
+        (folder / "b" / f"{i:02}.tif").unlink()
+    with pytest.raises(UserError, match=r"no picture in .*/a has a partner in .*/b"):
+        load(folder, PAIRS)
 
 
-def break_things(folder: Path) -> dict[str, str]:
-    """Files broken in six ways, and a part of the reason that each is to have."""
-    flat(folder / "whole.png", 7, (64, 64))
-    raw = (folder / "whole.png").read_bytes()
-    Image.effect_noise((64, 64), 100).save(folder / "noise.png")
-    noise = (folder / "noise.png").read_bytes()
-    (folder / "noise.png").unlink()
-    (folder / "cut.png").write_bytes(noise[: len(noise) // 2])
-    (folder / "empty.jpg").write_bytes(b"")
-    (folder / "text.png").write_text("This is not a picture.")
-    (folder / "gone.png").symlink_to(folder / "nowhere")
-    (folder / "header.png").write_bytes(raw[:20])
-    width = (30_000).to_bytes(4, "big") * 2
-    bomb = raw[:16] + width + raw[24:]
-    import zlib
-
-    (folder / "bomb.png").write_bytes(bomb[:29] + zlib.crc32(bomb[12:29]).to_bytes(4, "big") + bomb[33:])
-    return {
-        "bomb.png": "decompression bomb",
-        "cut.png": "truncated",
-        "empty.jpg": "an empty file",
-        "gone.png": "No such file",
-        "header.png": "",
-        "text.png": "not a picture",
-    }
+def test_what_cannot_be_a_pair_is_refused_and_a_broken_partner_leaves_it_out(folder: Path) -> None:
+    with pytest.raises(UserError, match="has no folders a and b for the train split; give a folder with subfolders"):
+        load(folder, PAIRS, pairs="folders")
+    put(folder, {f"{side}/{i}": i for side in "ab" for i in range(3)})
+    (folder / "b" / "1.png").write_bytes(b"")
+    assert levels(*load(folder, PAIRS, said := [])) == {"a": [0, 2], "b": [0, 2]}
+    assert "left out 1.png with its partner 1.png: an empty file" in said
+    with pytest.raises(UserError, match="no labels in .*a and .*b; give a folder"):
+        load(folder, (("a", "b", "y"),))
+    put(folder, {"b/1": 1}, size=(4, 6))
+    with pytest.raises(UserError, match=r"a/1\.png is 4x4 and .*b/1\.png is 6x4 .*; the two .* must have one size"):
+        load(folder, PAIRS)
+    put(folder, {"b/1.bmp": 1})
+    with pytest.raises(UserError, match=r"b/1\.bmp and .*b/1\.png have one name, apart from the ending"):
+        load(folder, PAIRS)
 
 
-def test_test_pictures_in_a_subfolder_are_not_trained_on(folder: Path) -> None:
-    for i in range(3):
-        flat(folder / f"{i}.png", i)
-    flat(folder / "test" / "8.png", 8)
-    flat(folder / "val" / "9.png", 9)
-    said: list[str] = []
-    assert firsts(load(folder, said)) == [0, 1, 2]
-    assert f"left out of training: {folder / 'test'}, {folder / 'val'}" in said
-    assert firsts(load(folder, split="test")) == [8]
-    flat(folder / "cat" / "5.png", 5)  # now they are classes
-    assert sorted(firsts(load(folder))) == [0, 1, 2, 5, 8, 9]
+@pytest.mark.parametrize("names", ["horse zebra", "train/horse train/zebra", "B/x A/y"])
+def test_any_two_folders_are_domains(folder: Path, names: str) -> None:
+    for side, name in enumerate(names.split()):
+        put(folder, {f"{name}/{i}": 100 * side + i for i in range(3 + side)} | {"test/9": 9})
+    first, second = sorted(names.replace("/x", "").replace("/y", "").split())
+    a, b = load(folder, DOMAINS, said := [])
+    assert said[0] == f"a is {folder / first}, b is {folder / second}"
+    both = [[0, 1, 2], [100, 101, 102, 103]][:: -1 if first == "A" else 1]
+    assert levels(a, b) == {"a": both[0], "b": both[1]}
+    turned = load(folder, DOMAINS, direction="b2a")
+    assert levels(*turned) == {"a": both[1], "b": both[0]} and [data.digest for data in turned] == [b.digest, a.digest]
 
 
-def test_colours_that_are_lost_are_told(folder: Path) -> None:
-    folder.mkdir(exist_ok=True)
-    flat(folder / "grey.png", 7)
-    for i in range(2):
-        Image.new("RGB", (3, 3), (255, 0, i)).save(folder / f"red{i}.png")
-    said: list[str] = []
-    load(folder, said, channels=1)
-    told = "2 of 3 pictures of faces are stored in colour and become grey; to keep the colours: --channels 3"
-    assert told in said
-    said.clear()
-    load(folder, said, channels=1)
-    assert said == [told]  # each time, not only when they are prepared
-    said.clear()
-    load(folder, said, channels=3)
-    assert said and not any("grey" in line for line in said)
+@pytest.mark.parametrize("needs", [PAIRS, DOMAINS])
+def test_so_many_are_held_back_of_each(folder: Path, needs: Any) -> None:
+    put(folder, {f"{side}/{i:02}": base + i for side, base in (("a", 0), ("b", 100)) for i in range(12)})
+    train, held = (levels(*load(folder, needs, validation=4, split=split)) for split in ("train", "validation"))
+    for side, base in (("a", 0), ("b", 100)):
+        assert len(held[side]) == 4 and sorted(train[side] + held[side]) == list(range(base, base + 12))
+    assert [v + 100 for v in held["a"]] == held["b"]
 
 
-def test_broken_files_are_listed_with_their_reasons(folder: Path) -> None:
-    reasons = break_things(folder)
-    said: list[str] = []
-    data = load(folder, said, max_broken=0.9)
-    assert firsts(data) == [7]
-    left_out = {line.removeprefix("left out ").split(":")[0]: line for line in said if line.startswith("left out")}
-    assert set(left_out) == set(reasons)
-    for name, reason in reasons.items():
-        assert reason in left_out[name]
-        assert "\n" not in left_out[name]
-    said.clear()
-    again = load(folder, said, max_broken=0.9)
-    assert len(said) == 1 and "6 of 7 pictures of faces are left out as broken" in said[0]
-    assert again.digest == data.digest
-    with pytest.raises(UserError, match="6 of 7 pictures"):
-        load(folder, max_broken=0.5)
+def test_parts_are_the_whole_with_all_classes_in_both(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Made once in pieces of any size, mapped, then found in the cache."""
+    counts = (40, 7, 25, 12)
+    put(folder, {f"class{c}/{i:02}": 60 * c + i for c, count in enumerate(counts) for i in range(count)})
+    monkeypatch.setattr(loading, "CHUNK", 7)
+    (whole,) = load(folder)
+    for n in (1, 28, 83):
+        train, held = (load(folder, validation=n, split=split)[0] for split in ("train", "validation"))
+        assert (len(train), len(held)) == (84 - n, n) and len({whole.digest, train.digest, held.digest}) == 3
+        numbers = [np.array(levels(part)["x"]) for part in (train, held)]
+        assert all((np.diff(part) > 0).all() for part in numbers)
+        assert sorted(np.concatenate(numbers)) == levels(whole)["x"]
+        for part, grey in zip((train, held), numbers, strict=True):
+            assert isinstance(part.images, np.memmap) and np.array_equal(grey // 60, part.columns["y"])
+            assert part.classes == whole.classes and not any(c.flags.writeable for c in part.columns.values())
+        if n == 28:  # a third of each class, to within the two stretches that it shares with its neighbours
+            assert (abs(np.bincount(held.columns["y"]) - np.array(counts) / 3) <= 2).all()
+    monkeypatch.setattr(loading, "spread", None)
+    (again,) = load(folder, validation=83, split="validation")
+    assert again.digest == held.digest and np.array_equal(again.images, held.images)
 
 
-def test_too_many_broken_files_are_an_error_and_leave_no_cache(folder: Path, cache: Path) -> None:
-    for index in range(9):
-        flat(folder / f"{index}.png", index)
-    (folder / "x.png").write_bytes(b"")
-    with pytest.raises(UserError, match=r"1 of 10 .* more than max_broken = 0.01 .* x.png: an empty file"):
-        load(folder)
-    assert list(cache.iterdir()) == []
-    assert len(load(folder, max_broken=0.1)) == 9
+def test_one_place_of_every_stretch_at_random() -> None:
+    """Against an order with a period, such as ten classes in turn: each gets its tenth, where even steps see one."""
+    for n, k in ((60, 1), (60, 59), (84, 28), (10_007, 1000), (5, 3)):
+        places = spread(n, k)
+        assert len(places) == k and all(j * n // k <= place < (j + 1) * n // k for j, place in enumerate(places))
+    counts = np.bincount(spread(100_000, 10_000) % 10, minlength=10)
+    assert np.abs(counts - 1000).max() < 6 * np.sqrt(1000 * 0.9)
+    assert spread(1000, 5).tolist() == [42, 335, 527, 614, 862]  # the same on every machine
 
 
-def test_a_long_list_is_cut_short(folder: Path) -> None:
-    flat(folder / "whole.png", 7)
-    for index in range(13):
-        (folder / f"{index:02}.png").write_bytes(b"")
-    said: list[str] = []
-    load(folder, said, max_broken=1)
-    assert len([line for line in said if line.startswith("left out")]) == 10
-    assert "and 3 more" in said
+def test_what_cannot_be_held_back_is_refused(folder: Path) -> None:
+    put(folder, {f"{i:02}": i for i in range(20)})
+    for n, split in ((20, "train"), (1000, "validation"), (-1, "train")):
+        with pytest.raises(UserError, match=rf"data\.validation is {n}, .* has 20 images in all; .*of them is 2$"):
+            load(folder, validation=n, split=split)
+    with pytest.raises(UserError, match="has no validation images: --data.validation N holds N back"):
+        load(folder, split="validation")
+    with pytest.raises(UserError, match="tfd has validation images of its own: it must be 0"):
+        load("tfd", validation=10)
 
 
-def test_labels_stay_with_their_pictures_when_some_are_broken(folder: Path) -> None:
-    for index in range(40):
-        flat(folder / ("even" if index % 2 == 0 else "odd") / f"{index:02}.png", index)
-    for index in (0, 13, 20, 39):
-        (folder / ("even" if index % 2 == 0 else "odd") / f"{index:02}.png").write_bytes(b"x")
-    data = load(folder, max_broken=0.2, n_cpu=4)
-    assert data.labels is not None and len(data) == 36
-    assert [value % 2 for value in firsts(data)] == data.labels.tolist()
-
-
-@pytest.mark.parametrize("content", ["nothing", "text", "only broken"])
-def test_a_folder_without_pictures_says_what_was_looked_for(folder: Path, content: str, cache: Path) -> None:
-    if content == "text":
-        (folder / "a.txt").write_text("a")
-    if content == "only broken":
-        (folder / "a.png").write_text("a")
-        with pytest.raises(UserError, match="none of the 1 pictures .* a.png: not a picture"):
-            load(folder, max_broken=1)
-        assert list(cache.iterdir()) == []
-        return
+def test_broken_files_are_listed_with_their_reasons_and_no_refusal_but_for_none_left(folder: Path) -> None:
+    (folder / "text.txt").write_text("no picture")
     with pytest.raises(UserError, match=r"no pictures in .*faces.*looked for .*\.jpg.*\.png"):
         load(folder)
+    (folder / "text.txt").rename(folder / "text.png")
+    with pytest.raises(UserError, match=r"none of the 1 pictures .* text\.png: not a picture"):
+        load(folder, max_broken=1)
+    put(folder, {"whole": 7}, (64, 64))
+    raw = (folder / "whole.png").read_bytes()
+    Image.effect_noise((64, 64), 100).save(folder / "cut.png")
+    os.truncate(folder / "cut.png", 1000)
+    (folder / "gone.png").symlink_to(folder / "nowhere")
+    (folder / "self.png").symlink_to(folder / "self.png")
+    bomb = raw[:16] + (30_000).to_bytes(4, "big") * 2 + raw[24:]
+    bomb = bomb[:29] + zlib.crc32(bomb[12:29]).to_bytes(4, "big") + bomb[33:]
+    for name, content in (("empty.jpg", b""), ("header.png", raw[:20]), ("bomb.png", bomb)):
+        (folder / name).write_bytes(content)
+    reasons = {"bomb": "decompression bomb", "cut": "truncated", "empty": "an empty file", "gone": "No such file"}
+    reasons |= {"header": "", "self": "levels of symbolic links", "text": "not a picture"}
+    assert firsts(folder, said=(said := [])) == [7]
+    left_out = [line.removeprefix("left out ") for line in said if line.startswith("left out")]
+    assert {line.partition(".")[0] for line in left_out} == set(reasons)
+    assert all(reasons[line.partition(".")[0]] in line and "\n" not in line for line in left_out)
+    assert firsts(folder, said=(again := [])) == [7]
+    assert len(again) == 1 and "7 of 8 pictures of faces are left out as broken" in again[0] and again[0] in said
 
 
-# --- cache ---
+def test_more_than_ten_broken_files_are_an_error_and_leave_no_cache(folder: Path, cache: Path) -> None:
+    """Where they are fewer, labels stay with their pictures."""
+    put(folder, {f"{('even', 'odd')[i % 2]}/{i:02}": i for i in range(40)})
+    files = sorted(folder.glob("*/*"))
+    for file in files[:20:2]:
+        file.write_bytes(b"")
+    (data,) = load(folder, LABELLED, max_broken=0, n_cpu=4)
+    assert len(data) == 30 and [value % 2 for value in levels(data)["x"]] == data.columns["y"].tolist()
+    files[1].write_bytes(b"")
+    entries = list(cache.iterdir())
+    with pytest.raises(UserError, match=r"11 of 40 .* more than max_broken = 0.2 .* even/00.png: an empty file"):
+        load(folder, max_broken=0.2)
+    assert list(cache.iterdir()) == entries
+    assert len(firsts(folder, said=(said := []), max_broken=0.5)) == 29
+    assert len([line for line in said if line.startswith("left out")]) == 10
+    with pytest.raises(UserError, match="11 of 40 pictures"):
+        load(folder, max_broken=0.2)  # what was prepared is refused, too
 
 
-def test_the_second_load_reads_no_picture(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    flat(folder / "1.png", 1)
-    first = load(folder)
-    monkeypatch.setattr("gansmith.data.pictures.open_picture", pytest.fail)
-    said: list[str] = []
-    second = load(folder, said)
-    assert said == [] and isinstance(second.images, np.memmap)
-    assert second.digest == first.digest and np.array_equal(first.images, second.images)
+# ---- the cache --------------------------------------------------------------------------------------------------
 
 
-def test_a_change_of_files_or_preprocessing_makes_a_new_set(folder: Path) -> None:
-    flat(folder / "1.png", 1, (4, 2))
-    digests = {load(folder).digest, load(folder, channels=1).digest, load(folder, img_size=4).digest}
-    digests.add(load(folder, fit="pad").digest)
-    flat(folder / "1.png", 100, (4, 2))
-    changed = load(folder)
-    assert firsts(changed) == [100]
-    flat(folder / "2.png", 2)
-    digests |= {changed.digest, load(folder).digest}
-    assert len(digests) == 6
+def test_a_load_reads_pictures_where_files_or_preprocessing_have_changed(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(folder, {"1": 1}, size=(2, 4))
+    options: list[dict[str, Any]] = [{}, {"channels": 3}, {"size": (3, 4)}, {"fit": "pad"}]
+    (first, *others) = [load(folder, **changed)[0] for changed in options]
+    with monkeypatch.context() as patch:
+        patch.setattr("gansmith.data.pictures.open_picture", pytest.fail)
+        (again,) = load(folder, said=(said := []))
+    assert said == [] and isinstance(again.images, np.memmap)
+    assert again.digest == first.digest and np.array_equal(first.images, again.images)
+    put(folder, {"1": 100}, size=(2, 4))
+    (changed,) = load(folder)
+    assert levels(changed) == {"x": [100]}
+    put(folder, {"2": 2})
+    assert len({data.digest for data in (first, *others, changed, *load(folder))}) == 6
 
 
 def test_the_digest_depends_on_the_content_alone(folder: Path, tmp_path: Path) -> None:
-    for index in range(3):
-        flat(folder / str(index) / "x.png", index)
-    first = load(folder)
+    put(folder, {f"{i}/x": i for i in range(3)})
+    digest = load(folder, channels=3)[0].digest
+    assert digest.startswith("99c0dcafff72")  # runs of older versions ask for it
     moved = tmp_path / "elsewhere" / "faces"
     moved.parent.mkdir()
     folder.rename(moved)
     os.utime(moved / "1" / "x.png", (1, 1))
-    assert load(moved).digest == first.digest
+    assert load(moved, channels=3)[0].digest == digest
     (moved / "2").rename(moved / "0" / "deeper")
-    assert load(moved).digest != first.digest  # the same pixels with other labels
+    assert load(moved, channels=3)[0].digest != digest  # the same pixels with other labels
 
 
-def test_two_loads_at_once(folder: Path, cache: Path) -> None:
-    for index in range(50):
-        flat(folder / f"{index:02}.png", index)
-    found: list[list[int]] = []
-    threads = [threading.Thread(target=lambda: found.append(firsts(load(folder)))) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert found == [list(range(50))] * 4
-    assert len(list(cache.iterdir())) == 1
+DAMAGE = {
+    "images.npy": [lambda raw: raw[:-1] + bytes([raw[-1] ^ 1]), lambda raw: raw[:130], lambda _: b""],
+    "labels.npy": [lambda raw: raw[:-8] + bytes(8)],
+    "set.json": [lambda _: b"{", lambda _: b"{}"],
+}
 
 
-def test_more_pictures_than_are_read_ahead_keep_their_order(folder: Path) -> None:
-    for index in range(200):
-        flat(folder / f"{index:03}.png", index)
-    assert firsts(load(folder, n_cpu=1)) == list(range(200))
+def test_a_damaged_entry_is_said_and_made_anew(folder: Path, cache: Path) -> None:
+    put(folder, {"a/1": 0, "b/1": 1})
+    (whole,) = load(folder)
+    (entry,) = cache.iterdir()
+    for file, damage in [(entry / name, damage) for name, own in DAMAGE.items() for damage in (*own, None)]:
+        content = file.read_bytes()
+        file.unlink()
+        if damage is not None:
+            file.write_bytes(damage(content))
+        (data,) = load(folder, said=(said := []))
+        assert file.name == "set.json" or ("making it anew" in said[0] and str(entry) in said[0])
+        assert data.digest == whole.digest and levels(data) == {"x": [0, 1]} and data.columns["y"].tolist() == [0, 1]
+        load(folder, said=(said := []))
+        assert said == [] and list(cache.iterdir()) == [entry]
 
 
-def test_an_interrupt_leaves_nothing_behind(folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for index in range(100):
-        flat(folder / f"{index:02}.png", index)
-
-    def interrupted(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(cache_module.Draft, "write", interrupted)
-    with pytest.raises(KeyboardInterrupt):
+def test_nothing_is_left_behind(folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By an interrupt, on a full disk, for days by a process that was killed, or by several loads at once."""
+    put(folder, {f"{i:03}": i for i in range(200)})
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(cache_module.Draft, "write", Mock(side_effect=KeyboardInterrupt))
         load(folder)
     assert list(cache.iterdir()) == []
     assert not [t for t in threading.enumerate() if t.name.startswith("gansmith-prepare")]
-
-
-def test_a_full_disk_is_an_error_of_one_line(folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    flat(folder / "1.png", 1)
-
-    def full(_: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(cache_module, "_flush", full)
-    with pytest.raises(UserError, match="No space left on device .* set GANSMITH_CACHE") as caught:
+    with monkeypatch.context() as patch, pytest.raises(UserError, match=r"No space left .* set GANSMITH_CACHE[^\n]*$"):
+        patch.setattr(cache_module, "_flush", Mock(side_effect=OSError(28, "No space left on device")))
         load(folder)
-    assert "\n" not in str(caught.value)
     assert list(cache.iterdir()) == []
+    for name, then in ((".tmp-new", None), (".tmp-old", (1, 1))):
+        (cache / name).mkdir()
+        os.utime(cache / name, then)
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: firsts(folder, n_cpu=1), range(4)))
+    assert found == [list(range(200))] * 4 and len(list(cache.iterdir())) == 2
+    assert [path.name for path in cache.glob(".tmp-*")] == [".tmp-new"]
 
 
-def test_what_a_killed_process_left_is_removed_after_days(folder: Path, cache: Path) -> None:
-    for age in (0, 10):
-        left = cache / f".tmp-{age}"
-        left.mkdir(parents=True)
-        then = left.stat().st_mtime - age * 86_400
-        os.utime(left, (then, then))
-    flat(folder / "1.png", 1)
-    load(folder)
-    assert [path.name for path in cache.glob(".tmp-*")] == [".tmp-0"]
-
-
-def test_without_a_cache_the_set_lies_in_memory(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    flat(folder / "a" / "1.png", 1)
-    flat(folder / "b" / "2.png", 2)
-    in_cache = load(folder)
+def test_where_the_cache_lies_and_that_the_set_lies_in_memory_without_one(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(folder, {"a/1": 0, "b/1": 1})
+    (in_cache,) = load(folder)
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("GANSMITH_CACHE", str(tmp_path / "file"))
-    said: list[str] = []
-    data = load(folder, said)
+    (data,) = load(folder, said=(said := []))
     assert any("cannot be written" in line for line in said)
     assert np.array_equal(data.images, in_cache.images) and data.digest == in_cache.digest
+    assert not any(column.flags.writeable for held in (data, in_cache) for column in held.columns.values())
+    monkeypatch.setattr("sys.platform", "linux")
+    monkeypatch.setenv("HOME", "/home/someone")
+    monkeypatch.delenv("GANSMITH_CACHE")
+    for value, expected in (("", "/home/someone/.cache/gansmith"), ("/x", "/x/gansmith")):
+        monkeypatch.setenv("XDG_CACHE_HOME", value)
+        assert cache_module.cache_folder() == Path(expected)
 
 
-# --- what is asked for ---
+def test_impossible_values_are_refused_and_unknown_names_answered_with_the_nearest(folder: Path) -> None:
+    wrong = {"channels": 2, "split": "valid", "fit": "cover", "pairs": "both", "direction": "b"}
+    for key, value in wrong.items():
+        with pytest.raises(UserError, match=f"{key} is {value!r}; it must be one of "):
+            load(folder, **{key: value})
+    for what, text in {
+        "mnits": "no data named 'mnits'; did you mean mnist?",
+        "CIFAR-10": "did you mean cifar10?",
+        "./pictures": "no such folder: .*pictures",
+        "a/b": "no such folder",
+        "": "no data named ''",
+        __file__: "is a file; unpack it",
+    }.items():
+        with pytest.raises(UserError, match=text):
+            load(what)
 
 
-@pytest.mark.parametrize(
-    ("changed", "text"),
-    [
-        ({"img_size": 0}, "img_size is 0; it must be at least 1"),
-        ({"channels": 2}, "channels is 2; it must be 1, 3 or 4, the nearest is 1"),
-        ({"channels": 5}, "the nearest is 4"),
-        ({"split": "valid"}, "split is 'valid'; it must be one of 'train', 'validation', 'test'"),
-        ({"fit": "cover"}, "fit is 'cover'; it must be one of 'crop', 'pad', 'stretch'"),
-        ({"max_broken": 1.5}, "max_broken is 1.5"),
-        ({"n_cpu": 0}, "n_cpu is 0"),
-    ],
-)
-def test_impossible_values_are_refused(folder: Path, changed: dict[str, Any], text: str) -> None:
-    with pytest.raises(UserError, match=text):
-        load(folder, **changed)
+# ---- pixels -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("what", "text"),
-    [
-        ("mnits", "no data named 'mnits'; did you mean mnist?"),
-        ("CIFAR-10", "did you mean cifar10?"),
-        ("FashionMNIST", "did you mean fashion_mnist?"),
-        ("./pictures", "no such folder: .*pictures"),
-        ("a/b", "no such folder"),
-        ("", "no data named ''"),
-    ],
-)
-def test_an_unknown_name_is_answered_with_the_nearest(what: str, text: str) -> None:
-    with pytest.raises(UserError, match=text):
-        load_images(what, img_size=8, channels=1)
+def array(image: Image.Image, channels: int, fit: str = "crop", size: tuple[int, int] | None = None) -> Any:
+    """The picture as it is prepared, (H, W, channels) or (H, W), at its own size where none is given."""
+    found = to_array(image, size or (image.height, image.width), channels, fit).transpose(1, 2, 0)
+    return found[..., 0] if channels == 1 else found
 
 
-def test_a_file_is_not_a_folder(tmp_path: Path) -> None:
-    (tmp_path / "a.zip").write_bytes(b"")
-    with pytest.raises(UserError, match="is a file; unpack it"):
-        load(tmp_path / "a.zip")
+def expect(image: Image.Image, colour: Any) -> None:
+    """The picture in 3 channels and in 1, to the pixel: by ITU-R 601 in 16-bit fixed point, with Pillow's rounding."""
+    grey = ((colour.astype(np.int64) @ [19595, 38470, 7471] + 0x8000) >> 16).astype(np.uint8)
+    for fit in ("crop", "pad", "stretch"):
+        np.testing.assert_array_equal(array(image, 1, fit), grey)
+        np.testing.assert_array_equal(array(image, 3, fit), colour)
+
+
+def test_pictures_are_taken_as_they_are_and_transparency_is_laid_on_white_or_kept(tmp_path: Path) -> None:
+    bits = np.where(GREY > 120, 255, 0).astype(np.uint8)
+    expect(Image.fromarray(bits).convert("1", dither=Image.Dither.NONE), np.dstack([bits] * 3))
+    alpha = np.array([[255, 0, 255], [0, 255, 0], [255, 255, 0]], np.uint8)
+    for pixels, own in ((GREY, np.dstack([GREY] * 3)), (COLOUR, COLOUR)):
+        expect(image := Image.fromarray(pixels), own)
+        image.putalpha(Image.fromarray(alpha))
+        expect(image, np.where(alpha[..., None] == 255, own, 255).astype(np.uint8))
+        np.testing.assert_array_equal(array(image, 4), np.dstack([own, alpha]))
+    assert set(array(Image.new("RGBA", (3, 3), (0, 0, 0, 128)), 1).ravel()) == {127}
+    assert (array(Image.fromarray(GREY), 4)[..., 3] == 255).all()
+    palette = Image.new("P", (2, 1))
+    palette.putpalette([255, 0, 0, 0, 0, 255])
+    palette.putpixel((1, 0), 1)
+    rgb = Image.new("RGB", (2, 1), (255, 0, 0))
+    rgb.putpixel((1, 0), (1, 2, 3))
+    indices: list[Any] = [(palette, "gif", 1), (palette, "png", 1), (palette, "png", bytes([255, 0]))]
+    for image, ending, transparent in (*indices, (rgb, "png", (1, 2, 3))):
+        image.save(file := tmp_path / f"a.{ending}", transparency=transparent)
+        assert array(open_picture(file), 3).tolist() == [[[255, 0, 0], [255, 255, 255]]]
+    assert array(palette, 3).tolist() == [[[255, 0, 0], [0, 0, 255]]]
+    Image.fromarray(GREY).save(file, transparency=200)
+    assert array(open_picture(file), 3)[1, 1].tolist() == [255, 255, 255]
+
+
+def test_deep_greys_are_scaled_not_clipped_and_other_colour_spaces_come_out_as_rgb(tmp_path: Path) -> None:
+    """Greys of 16 and 12 bits, and floats in a range of 1 or of 255."""
+    deep = GREY.astype(np.uint16) * 257
+    deep[0] = [128, 129, 65535 - 129]  # round to 0, 1 and 254
+    for ending in ("png", "tif"):
+        Image.fromarray(deep).save(tmp_path / f"a.{ending}")
+    Image.fromarray(deep.astype(np.int32)).save(tmp_path / "b.tif")
+    Image.frombytes("I;16B", (3, 3), deep.astype(">u2").tobytes()).save(tmp_path / "c.tif")
+    (tmp_path / "d.pgm").write_bytes(b"P5 3 3 65535\n" + deep.astype(">u2").tobytes())
+    for file in tmp_path.iterdir():
+        np.testing.assert_array_equal(array(open_picture(file), 1), [[0, 1, 254], *GREY[1:]])
+    for values in (np.rint(GREY / 255 * 4095).astype(np.uint16), GREY / np.float32(255), GREY.astype(np.float32)):
+        np.testing.assert_array_equal(array(Image.fromarray(values), 1), GREY)
+    for bad in (-1.0, 256.0, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="floats must lie"):
+            array(Image.fromarray(np.full((3, 3), bad, np.float32)), 1)
+    with pytest.raises(ValueError, match="integers must lie"):
+        array(Image.fromarray(np.full((3, 3), 70_000, np.int32)), 1)
+    for mode in ("CMYK", "YCbCr", "HSV"):
+        for colour in [(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)]:
+            plain = Image.new("RGB", (2, 2), colour)
+            for channels in (1, 3, 4):
+                assert abs(array(plain.convert(mode), channels).astype(int) - array(plain, channels)).max() <= 2
+    assert array(Image.new("LAB", (2, 2), (255, 128, 128)), 3).min() > 250
+
+
+@pytest.mark.parametrize("ending", ["png", "tif", "webp"])
+def test_exif_orientation_is_applied(tmp_path: Path, ending: str) -> None:
+    """Each of the eight ways to store the same picture gives that picture."""
+    turned = COLOUR.transpose(1, 0, 2)
+    half = COLOUR[::-1, ::-1]
+    stored = [COLOUR, COLOUR[:, ::-1], half, COLOUR[::-1], turned, np.rot90(COLOUR), half.transpose(1, 0, 2)]
+    options: dict[str, Any] = {"lossless": True} if ending == "webp" else {}
+    for orientation, pixels in enumerate([*stored, np.rot90(COLOUR, -1)], start=1):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        Image.fromarray(np.ascontiguousarray(pixels)).save(file := tmp_path / f"a.{ending}", exif=exif, **options)
+        np.testing.assert_array_equal(array(open_picture(file), 3), COLOUR)
+
+
+def test_fits() -> None:
+    """A picture of 2 rows by 4 columns, left half black and right half white; and one of 6 by 6 into rectangles."""
+    image = Image.fromarray(np.array([[0, 0, 255, 255]] * 2, np.uint8))
+    assert array(image, 1, "crop", (2, 2)).tolist() == [[0, 255], [0, 255]]
+    assert array(image, 1, "pad", (4, 4)).tolist() == [[0] * 4, [0, 0, 255, 255], [0, 0, 255, 255], [0] * 4]
+    tall = Image.fromarray(np.full((8, 1), 255, np.uint8))
+    assert array(tall, 1, "pad", (4, 4)).tolist() == [[0, 255, 0, 0]] * 4
+    left, right = array(image, 1, "stretch", (2, 2))[0]
+    assert left < 30 and right > 225
+    grid = np.repeat(np.repeat(np.arange(9, dtype=np.uint8).reshape(3, 3) * 20, 2, 0), 2, 1)
+    square = Image.fromarray(grid)
+    np.testing.assert_array_equal(array(square, 1, "crop", (4, 6)), grid[1:5])
+    np.testing.assert_array_equal(array(square, 1, "crop", (6, 4)), grid[:, 1:5])
+    np.testing.assert_array_equal(array(square, 1, "pad", (6, 10)), np.pad(grid, ((0, 0), (2, 2))))
+    assert array(square, 3, "stretch", (5, 7)).shape == (5, 7, 3)
+    # A chequerboard becomes grey; taking every other pixel would make it black or white.
+    board = (np.indices((64, 64)).sum(axis=0) % 2 * 255).astype(np.uint8)
+    assert abs(array(Image.fromarray(board), 1, size=(16, 16)).astype(int) - 127).max() < 12

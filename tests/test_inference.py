@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,44 +11,46 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from gansmith import Sampler, UserError, plan, recipe_names
-from gansmith.build import build_network, build_prior
-from gansmith.inference import CHUNK
+import gansmith
+from gansmith import Sampler, UserError, plan
+from gansmith.build import Classes, build_network, build_prior
+from gansmith.games.aae import AdversarialAutoencoder
+from gansmith.games.cyclegan import CycleGAN
+from gansmith.games.two_player import Simultaneous
+from gansmith.inference import CHUNK, choose_maker, open_run
 from gansmith.priors import Codes, Normal
+from gansmith.recipe import resolve
 
+# BatchNorm and three channels, convolutions and codes, [0, 1], normalised contrast, labels and dropout.
 SHRINK: dict[str, dict[str, Any]] = {
-    "gan": {"networks.G.widths": [32, 48, 64], "img_size": 12},
-    "wgan_gp": {"networks.G.widths": [32, 48, 64], "img_size": 12, "channels": 3},
-    "began": {"networks.G.width": 4, "img_size": 16},
+    "gan": {"networks.G.widths": [32, 48, 64], "img_size": [8, 12], "channels": 3},
     "infogan": {"networks.G.width": 8, "img_size": 12},
-    "fast_mnist": {"networks.G.width": 8, "img_size": 12},
     "gan2014_mnist": {"networks.G.widths": [32, 48], "img_size": 12},
-    "gan2014_tfd_pretrain": {"networks.G.widths": [32, 48], "networks.G.sparse_out": 20, "img_size": 12},
-    "gan2014_tfd": {
-        "networks.G.weights": None,
-        **{"networks.G.front": 24, "networks.G.inner_dim": 16, "networks.G.widths": [32, 48], "img_size": 12},
-        "networks.G.irange": 1,  # behind two layers of sigmoids the pictures of small weights are all the same
-    },
     "gan2014_cifar10_fc": {"networks.G.widths": [32, 48], "img_size": 12},
-    "gan2014_cifar10_conv": {"networks.G.width": 32, "networks.G.maps": 6},
+    "cgan": {
+        **{"data.values": "unit", "networks.G": "cgan_generator", "networks.G.widths": [12, 24, 32], "img_size": 12},
+        "networks.D": "cgan_discriminator",
+    },
 }
 
 
 def sampler(name: str, *, training: bool = False) -> Sampler:
     """A shrunk recipe's untrained generator, whose running statistics are those of some noise, not of the start."""
     recipe = plan(name, flags=SHRINK[name]).recipe
-    prior = build_prior(recipe)
+    prior, maker = build_prior(recipe), resolve("game", recipe.game.name, False).makers["sample"]
+    classes = Classes(("a", "b", "c"), (3, 0, 1)) if name == "cgan" else Classes()
     with torch.random.fork_rng():
         torch.manual_seed(4)
-        net = build_network(recipe, "G", prior)
+        net = build_network(recipe, "G", prior, classes=3)
         for parameter in net.parameters():
             if parameter.dim() > 1:
                 parameter.data.mul_(1.5)  # pictures that differ plainly
     noise = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for _ in range(3):
-            net(prior.sample(16, noise) * 1.5 + 0.2)
-    return Sampler(net.train(training), prior, values=recipe.data.values, round=7)
+            z = prior.sample(16, noise) * 1.5 + 0.2
+            net(z, torch.arange(16) % 3) if name == "cgan" else net(z)
+    return Sampler(net.train(training), prior, maker=maker, values=recipe.data.values, classes=classes)
 
 
 def levels(one: Sampler, x: Tensor) -> np.ndarray[Any, Any]:
@@ -57,18 +61,9 @@ def levels(one: Sampler, x: Tensor) -> np.ndarray[Any, Any]:
     return np.clip(y * 255 if one.values == "unit" else (y + 1) * 127.5, 0, 255)
 
 
-# One makes numbers: `gansmith figure density` draws those.
-PICTURES = [name for name in recipe_names() if name != "figure1"]
-
-
-@pytest.fixture(params=PICTURES)
+@pytest.fixture(params=SHRINK)
 def one(request: pytest.FixtureRequest) -> Sampler:
     return sampler(request.param)
-
-
-def test_every_recipe_is_covered() -> None:
-    assert set(SHRINK) == set(PICTURES)
-    assert {n for n in recipe_names() if plan(n).recipe.data.values == "raw"} == set(recipe_names()) - set(PICTURES)
 
 
 # ---- one seed, one picture --------------------------------------------------------------------------------------
@@ -76,40 +71,19 @@ def test_every_recipe_is_covered() -> None:
 
 def test_a_seed_gives_its_picture_whatever_the_batch(one: Sampler) -> None:
     many = one.sample(range(200))
-    assert many.dtype == np.uint8 and many.shape[0] == 200
-    assert len({picture.tobytes() for picture in many}) == 200
-    for seed in (0, 1, 63, 64, 127, 128, 199):
+    assert many.dtype == np.uint8 and len({picture.tobytes() for picture in many}) == len(many) == 200
+    for seed in (0, 63, 64, 199):
         assert np.array_equal(one.sample([seed])[0], many[seed])
-    for count in (2, 63, 64, 65):
-        assert np.array_equal(one.sample(range(count)), many[:count])
+    for count in (63, 65):
+        assert np.array_equal(one.sample(count), many[:count])
     order = np.random.default_rng(0).permutation(200)
     assert np.array_equal(one.sample(order.tolist()), many[order])
-    assert np.array_equal(one.sample([5, 5, 150, 5]), many[[5, 5, 150, 5]])
-
-
-def test_every_pass_has_the_same_number_of_rows(one: Sampler) -> None:
-    """That is how the promise is kept on devices whose sums depend on the shape of the batch."""
-    rows: list[int] = []
-    handle = one.net.register_forward_pre_hook(lambda net, args: rows.append(len(args[0])))
-    for count in (1, CHUNK - 1, CHUNK, 2 * CHUNK + 3):
-        assert len(one.generate(one.latents(range(count)))) == count
-    handle.remove()
-    assert rows == [CHUNK] * (1 + 1 + 1 + 3)
-
-
-def test_neither_the_global_stream_nor_the_mode_matters(one: Sampler) -> None:
-    with torch.random.fork_rng():
-        torch.manual_seed(1)
-        first = one.sample(range(5))
-        torch.manual_seed(2)
-        before = torch.get_rng_state()
-        one.net.train()
-        assert np.array_equal(one.sample(range(5)), first)
-        assert torch.equal(torch.get_rng_state(), before)
-
-
-def test_a_latent_is_the_priors_draw_of_its_seed(one: Sampler) -> None:
-    z = one.latents([3, 41])
+    assert np.array_equal(one.sample([5, 150, 5]), many[[5, 150, 5]])
+    rows: list[int] = []  # of every pass, so that the promise holds on devices whose sums depend on the batch
+    one.nets[0].register_forward_pre_hook(lambda net, args: rows.append(len(args[0])))
+    one.generate(one.latents(range(2 * CHUNK + 3)), one.labels(None, range(2 * CHUNK + 3)))
+    assert rows == [CHUNK] * 3
+    z = one.latents([3, 41])  # the prior's draws of these seeds
     for row, seed in zip(z, (3, 41), strict=True):
         assert torch.equal(row, one.prior.sample(1, torch.Generator().manual_seed(seed))[0])
 
@@ -117,140 +91,149 @@ def test_a_latent_is_the_priors_draw_of_its_seed(one: Sampler) -> None:
 def test_pictures_are_the_eval_mode_output_in_bytes(one: Sampler) -> None:
     z = one.latents(range(9))
     with torch.no_grad():
-        x = one.net.eval()(z)
+        net = one.nets[0].eval()
+        x = net(z, torch.arange(9) % 3) if one.maker.labelled else net(z)
     assert np.abs(one.sample(range(9)) - levels(one, x)).max() <= 0.5 + 1e-3
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_is_rounded_once_only(dtype: torch.dtype) -> None:
-    class Given(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.x = nn.Parameter(torch.linspace(-1.2, 1.2, 400, dtype=torch.float64).reshape(1, 1, 20, 20).to(dtype))
-
-        def forward(self, z: Tensor) -> Tensor:
-            return self.x.expand(len(z), -1, -1, -1)
-
-    one = Sampler(Given(), Normal(dim=2))
-    assert one.dtype == dtype
-    assert np.array_equal(one.sample([0]), np.rint(levels(one, one.net.x.detach())))
-
-
-# ---- sampling changes nothing -----------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize("name", PICTURES)
-def test_sampling_changes_no_weight_buffer_or_mode(name: str, training: bool) -> None:
+@pytest.mark.parametrize("name", SHRINK)
+def test_sampling_changes_no_weight_buffer_mode_or_stream(name: str, training: bool) -> None:
     one = sampler(name, training=training)
-    before = {key: value.clone() for key, value in one.net.state_dict().items()}
-    one.sample(range(70))
+    before = {key: value.clone() for key, value in one.nets[0].state_dict().items()}
+    stream = torch.get_rng_state()
+    first = one.sample(range(5))
     one.interpolate([1, 2], 4)
-    assert all(m.training == training for m in one.net.modules())
-    after = one.net.state_dict()
-    assert all(torch.equal(before[key], after[key]) for key in before)
-    assert all(p.grad is None for p in one.net.parameters())
+    one.draw(70, 1)
+    assert all(m.training == training for m in one.nets[0].modules())
+    assert all(torch.equal(before[key], value) for key, value in one.nets[0].state_dict().items())
+    assert all(p.grad is None for p in one.nets[0].parameters())
+    assert torch.equal(torch.get_rng_state(), stream)
+    torch.rand(3)
+    assert np.array_equal(one.sample(range(5)), first)
 
 
-def test_the_mode_comes_back_after_an_error() -> None:
-    class Broken(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.w = nn.Parameter(torch.ones(()))
+class Given(nn.Module):
+    """Always the same picture."""
 
-        def forward(self, z: Tensor) -> Tensor:
-            raise RuntimeError("no picture today")
+    def __init__(self, x: Tensor) -> None:
+        super().__init__()
+        self.x = nn.Parameter(x)
 
-    one = Sampler(Broken().train(), Normal(dim=2))
-    with pytest.raises(RuntimeError, match="no picture today"):
-        one.sample([0])
-    assert one.net.training
+    def forward(self, z: Tensor) -> Tensor:
+        return self.x.expand(len(z), *self.x.shape[1:])
 
 
-def test_double_precision_draws_doubles() -> None:
-    one = sampler("gan")
-    assert one.dtype == torch.float32
-    double = Sampler(one.net.double(), one.prior)
-    assert double.dtype == double.latents([0]).dtype == double.generate(double.latents([0])).dtype == torch.float64
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_other_precisions_are_rounded_once_only(dtype: torch.dtype) -> None:
+    x = torch.linspace(-1.2, 1.2, 400, dtype=torch.float64).reshape(1, 1, 20, 20).to(dtype)
+    one = Sampler(Given(x), Normal(dim=2))
+    assert one.dtype == one.latents([0]).dtype == one.generate(one.latents([0])).dtype == dtype
+    assert np.array_equal(one.sample([0]), np.rint(levels(one, x)))
+
+
+# ---- labels -----------------------------------------------------------------------------------------------------
+
+
+def test_labels_are_one_for_all_one_for_each_or_the_seeds_own() -> None:
+    one = sampler("cgan")
+    seeds = [3, 7, 8]
+    assert np.array_equal(one.sample(seeds), one.sample(seeds, [0, 1, 2]))
+    assert np.array_equal(one.sample(seeds, 2), one.sample(seeds, [2, 2, 2]))
+    assert not np.array_equal(one.sample(seeds, 2), one.sample(seeds, 1))
+    for wrong in (3, -1, [0, 1], [0, 1, 5]):
+        with pytest.raises(UserError, match="labels are .* from 0 to 2"):
+            one.sample(seeds, wrong)
+    with pytest.raises(UserError, match="one for each latent"):
+        one.generate(one.latents(seeds))
+    with pytest.raises(UserError, match="has no labels"):
+        sampler("gan").sample(seeds, 1)
+
+
+def test_draws_have_labels_as_often_as_the_training_images() -> None:
+    one, told = sampler("cgan"), []
+    one.nets[0].register_forward_pre_hook(lambda net, args: told.append(args[1]))
+    few = one.draw(100, 5)
+    counts = torch.bincount(torch.cat(told), minlength=3)
+    assert counts[1] == 0 and abs(counts[0] / counts.sum() - 0.75) < 0.2  # of 3, 0 and 1
+    assert torch.equal(one.draw(1100, 5)[:100], few) and not torch.equal(one.draw(100, 6), few)
+    assert few.min() >= 0 and few.max() <= 1 and few.device.type == "cpu"
 
 
 # ---- paths ------------------------------------------------------------------------------------------------------
 
 
-def test_a_path_begins_and_ends_at_its_samples(one: Sampler) -> None:
+def test_a_path_is_the_priors_and_begins_and_ends_at_its_samples(one: Sampler) -> None:
     """To one grey level: the sphere's formula gives its ends back only up to rounding."""
-    seeds, frames = [4, 90, 7], 6
-    paths = one.interpolate(seeds, frames)
-    ends = one.sample(seeds).astype(int)
+    seeds, frames, label = [4, 90, 7], 7, 0 if one.maker.labelled else None
+    paths, ends = one.interpolate(seeds, frames), one.sample(seeds, label).astype(int)
     assert paths.dtype == np.uint8 and paths.shape == (2, frames, *ends.shape[1:])
     for i, path in enumerate(paths.astype(int)):
         assert np.abs(path[0] - ends[i]).max() <= 1 and np.abs(path[-1] - ends[i + 1]).max() <= 1
         assert len({frame.tobytes() for frame in path}) == frames
-
-
-def test_a_path_is_the_priors(one: Sampler) -> None:
     a, b = one.latents([4, 90])
-    middle = one.prior.between(a, b, torch.tensor([0.5]))
-    assert np.abs(one.interpolate([4, 90], 3)[0, 1] - levels(one, one.generate(middle))[0]).max() <= 0.51
-
-
-def test_a_path_to_itself_stands_still(one: Sampler) -> None:
-    (path,) = one.interpolate([3, 3], 5).astype(int)
-    assert np.abs(path - one.sample([3])[0].astype(int)).max() <= 1
-
-
-def test_a_path_there_is_the_path_back(one: Sampler) -> None:
-    (there,), (back,) = one.interpolate([3, 8], 7).astype(int), one.interpolate([8, 3], 7).astype(int)
-    assert np.abs(there - back[::-1]).max() <= 1
-
-
-# ---- traversals -------------------------------------------------------------------------------------------------
+    middle = one.generate(one.prior.between(a, b, torch.tensor([0.5])), one.labels(label, [0]))
+    assert np.abs(paths[0, 3] - levels(one, middle)[0]).max() <= 0.51
+    (back,) = one.interpolate([90, 4], frames).astype(int)
+    assert np.abs(paths[0].astype(int) - back[::-1]).max() <= 1
+    (still,) = one.interpolate([7, 7], 5).astype(int)
+    assert np.abs(still - ends[2]).max() <= 1
 
 
 def test_traverse_is_the_sample_with_one_part_changed() -> None:
-    one = sampler("infogan")
-    prior = one.prior
-    assert isinstance(prior, Codes)
-    seeds = [2, 77, 5]
+    one, seeds = sampler("infogan"), [2, 77, 5]
+    assert isinstance(one.prior, Codes)
     z = one.latents(seeds)
-    for name, columns, start in (("category", 10, 62), ("code1", 6, 72), ("code2", 6, 73)):
+    for name, columns in (("category", 10), ("code1", 6), ("code2", 6)):
         walks = one.traverse(name, seeds, columns=6)
         assert walks.shape == (3, columns, 1, 12, 12) and walks.dtype == np.uint8
-        for row in range(3):
-            for column in range(columns):
-                changed = z[row].clone()
-                if name == "category":
-                    changed[62:72] = torch.eye(10)[column]
-                else:
-                    changed[start] = -2 + 4 * column / 5
-                expected = (one.generate(changed[None])[0].numpy() + 1) * 127.5
-                assert np.abs(walks[row, column] - expected).max() <= 0.51
-        assert len({walk.tobytes() for walk in walks.reshape(-1, 1, 12, 12)}) == 3 * columns
+        for walk, changed in zip(walks, one.prior.traverse(z, name, 6), strict=True):
+            assert np.abs(walk - levels(one, one.generate(changed))).max() <= 0.51
+    own = z[:, 62:72].argmax(1).numpy()  # traversing the own category gives the sample back
+    assert np.array_equal(one.traverse("category", seeds)[np.arange(3), own], one.sample(seeds))
 
 
-def test_traversing_the_own_category_gives_the_sample_back() -> None:
-    one = sampler("infogan")
-    seeds = range(8)
-    own = one.latents(seeds)[:, 62:72].argmax(1).numpy()
-    walks = one.traverse("category", seeds)
-    assert np.array_equal(walks[np.arange(8), own], one.sample(seeds))
+# ---- what a game can make, and refusals -------------------------------------------------------------------------
 
 
-# ---- numbers ----------------------------------------------------------------------------------------------------
+def test_a_maker_is_chosen_by_name_by_what_it_imitates_or_by_kind() -> None:
+    two, both = CycleGAN.makers, AdversarialAutoencoder.makers
+    assert choose_maker(CycleGAN) is two["a2b"] and choose_maker(CycleGAN, "b2a") is two["b2a"]
+    assert choose_maker(CycleGAN, to="a", kind="pictures") is two["b2a"]
+    assert choose_maker(AdversarialAutoencoder, kind="pictures") is both["reconstruct"]
+    assert choose_maker(AdversarialAutoencoder) is both["sample"]
+    wrong: list[tuple[Any, dict[str, Any], str]] = [
+        (CycleGAN, {"maker": "a2c"}, r"no maker 'a2c'; did you mean a2b\? \(makers: a2b, b2a\)"),
+        (CycleGAN, {"to": "x"}, "nothing here makes 'x'; it must be one of b, a"),
+        (CycleGAN, {"kind": "latent"}, "makes pictures from pictures: gansmith translate RUN"),
+        (Simultaneous, {"kind": "pictures"}, "makes pictures from latents: gansmith sample RUN"),
+    ]
+    for game, options, text in wrong:
+        with pytest.raises(UserError, match=text):
+            choose_maker(game, **options)
 
 
-def test_numbers_are_no_pictures_and_have_one_seed_each_too() -> None:
-    recipe = plan("figure1").recipe
-    prior = build_prior(recipe)
-    one = Sampler(build_network(recipe, "G", prior), prior, values="raw")
-    many = one.generate(one.latents(range(100)))
-    assert torch.equal(one.generate(one.latents([70]))[0], many[70]) and many.shape == (100, 1, 1, 1)
-    torch.testing.assert_close(many.flatten(), 1.5 + 0.7 * one.latents(range(100)).flatten())  # it starts as that line
-    with pytest.raises(UserError, match="makes numbers, not pictures"):
-        one.sample([0])
-
-
-# ---- refusals ---------------------------------------------------------------------------------------------------
+def test_a_run_is_opened_at_a_round_with_its_average_or_without(
+    pictures: Path, small: Callable[..., dict[str, Any]], tmp_path: Path, blind: None
+) -> None:
+    keys = small("gan", **{"checkpoint.interval": 2, "ema.halflife_kimg": 0.05})
+    run = gansmith.train("gan", data=pictures, out=tmp_path / "run", steps=4, device="cpu", overrides=keys, quiet=True)
+    newest = gansmith.load(run, device="cpu")
+    assert repr(newest) == "Sampler(latent -> x, averaged weights of round 4, cpu)" and newest.shape == (1, 16, 16)
+    others = [gansmith.load(run, device="cpu", round=2), gansmith.load(run, device="cpu", ema=False)]
+    assert len({one.sample(3).tobytes() for one in (newest, *others)}) == 3
+    assert np.array_equal(gansmith.load(run, device="cpu", maker="sample", to=None).sample(3), newest.sample(3))
+    opened = open_run(run, 2)
+    D = opened.network("D", torch.device("cpu"), ema=False)
+    assert not D.training and D(torch.zeros(3, 1, 16, 16)).shape == (3,) and opened.digest == others[0].digest
+    for call, text in (
+        (lambda: opened.network("E", torch.device("cpu"), ema=False), r"simultaneous has no player E \(it has: G, D\)"),
+        (lambda: gansmith.load(run, round="best"), "keeps no best checkpoint"),
+        (lambda: gansmith.load(run, round=3), r"no checkpoint of round 3 \(it has: 4, 2\)"),
+        (lambda: gansmith.load(tmp_path), "is not a run"),
+    ):
+        with pytest.raises(UserError, match=text):
+            call()
 
 
 def test_what_cannot_be_drawn_is_refused() -> None:
@@ -264,3 +247,11 @@ def test_what_cannot_be_drawn_is_refused() -> None:
         one.traverse("category")
     with pytest.raises(UserError, match="it has category, code1, code2"):
         sampler("infogan").traverse("code3")
+    flat = Sampler(Given(torch.zeros(1, 3)).train(), Normal(dim=2))
+    with pytest.raises(UserError, match=r"G returned \(64, 3\) for 64 latents; it must be \(64, C, H, W\)"):
+        flat.sample([0])
+    assert flat.nets[0].training  # the mode comes back after an error
+    recipe = plan("figure1").recipe
+    numbers = Sampler(build_network(recipe, "G", build_prior(recipe)), build_prior(recipe), values="raw")
+    with pytest.raises(UserError, match="makes numbers, not pictures"):
+        numbers.sample([0])

@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +11,6 @@ import pytest
 import gansmith
 from gansmith.data.cache import Draft
 
-pytestmark = pytest.mark.skipif(
-    not Path("/proc/self/status").exists(), reason="without /proc nobody tells which memory is not that of a file"
-)
 MB = 1 << 20
 SIDE = 64
 SMALL, LARGE = 20, 320
@@ -39,7 +35,7 @@ entry, memory, side, out = sys.argv[1:]
 data = load_entry(Path(entry), print).data
 keys = {"img_size": int(side), "channels": 3, "data.memory": memory, "n_cpu": 2, "log_interval": 1}
 keys |= {"networks.G.widths": [8], "networks.D.widths": [8]}
-with patch("gansmith.build.load_images", lambda *args, **options: data):
+with patch("gansmith.build.load_sets", lambda *args, **options: (data,)), patch("gansmith.run.record.plot_curves"):
     gansmith.train("gan", out=out, steps=12, device="cpu", overrides=keys, quiet=True, enough=note)
 assert len(seen) == 12, seen
 print(max(seen))
@@ -57,26 +53,21 @@ def prepared(folder: Path, megabytes: int) -> Path:
     return draft.path
 
 
-@pytest.fixture
-def taken(tmp_path: Path) -> Callable[..., float]:
-    """taken(set, memory): MB of anonymous memory during a few rounds, in a process of its own."""
-
-    def run(entry: Path, memory: str) -> float:
-        env = {**os.environ, "PYTHONPATH": str(Path(gansmith.__file__).parents[1])}
-        words = [str(entry), memory, str(SIDE), str(tmp_path / f"{entry.name}-{memory}")]
-        done = subprocess.run([sys.executable, "-c", TRAIN, *words], env=env, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        return int(done.stdout.splitlines()[-1]) / 1024
-
-    return run
+def taken(entry: Path, memory: str) -> float:
+    """MB of anonymous memory during a few rounds, in a process of its own."""
+    env = {**os.environ, "PYTHONPATH": str(Path(gansmith.__file__).parents[1])}
+    words = [str(entry), memory, str(SIDE), str(entry.with_name(f"{entry.name}-{memory}"))]
+    done = subprocess.run([sys.executable, "-c", TRAIN, *words], env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return int(done.stdout.splitlines()[-1]) / 1024
 
 
 @pytest.mark.slow  # three processes with torch
-def test_a_memory_mapped_set_takes_no_memory_of_its_size(tmp_path: Path, taken: Callable[..., float]) -> None:
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc to see which memory is not a file's")
+def test_a_memory_mapped_set_takes_no_memory_of_its_size(tmp_path: Path) -> None:
     small, large = prepared(tmp_path, SMALL), prepared(tmp_path, LARGE)
     mapped = taken(small, "map"), taken(large, "map")
-    more = mapped[1] - mapped[0]
-    assert abs(more) < 0.1 * (LARGE - SMALL), f"{mapped} MB for sets of {SMALL} and {LARGE} MB"
+    assert abs(mapped[1] - mapped[0]) < 0.1 * (LARGE - SMALL), f"{mapped} MB for sets of {SMALL} and {LARGE} MB"
     # The measure sees a set that is held: the same one, read into memory.
     held = taken(large, "device") - mapped[1]
     assert 0.85 * LARGE < held < 1.3 * LARGE, f"{held} MB for a set of {LARGE} MB"

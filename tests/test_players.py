@@ -1,49 +1,26 @@
-"""Players: gradients of their own, steps of their own, and a stop before anything is broken."""
+"""Players and `move`: gradients of their own, steps of their own, and a stop before anything is broken."""
 
 from __future__ import annotations
 
 import copy
+import weakref
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from gansmith.data import Batch
+from gansmith.batch import Batch
 from gansmith.errors import NonFinite
-from gansmith.games.two_player import Alternating, Simultaneous, TwoPlayer
+from gansmith.games.critique import score
+from gansmith.games.two_player import Alternating, Simultaneous
 from gansmith.objectives import OBJECTIVES
-from gansmith.penalties import PenaltySum
-from gansmith.players import OPTIMIZERS, Player, adam, gradients, sgd
+from gansmith.penalties import PenaltySum, Term, wgan_gp
+from gansmith.players import OPTIMIZERS, Moved, Player, adam, move, sgd
 from gansmith.priors import Normal
 
 SHAPE = (1, 2, 2)
-
-
-class Generator(nn.Module):
-    """z (N, 3) -> (N, 1, 2, 2); with `crack`, the value is the same and the gradient is infinite."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(nn.Linear(3, 5), nn.BatchNorm1d(5), nn.Tanh(), nn.Linear(5, 4))
-        self.crack = False
-
-    def forward(self, z: Tensor) -> Tensor:
-        x = self.layers(z)
-        if self.crack:
-            x = x + torch.sqrt(x - x.detach())
-        return x.view(-1, *SHAPE)
-
-
-class Discriminator(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.LeakyReLU(0.2), nn.Linear(6, 1))
-        self.crack = False
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.layers(x.flatten(1)).squeeze(1)
-        return y + torch.sqrt(y - y.detach()) if self.crack else y
 
 
 @pytest.fixture(autouse=True)
@@ -51,62 +28,55 @@ def seeded() -> None:
     torch.manual_seed(0)
 
 
-def play(kind: type[TwoPlayer], objective: str = "non_saturating") -> TwoPlayer:
-    G, D = Player("G", Generator().double(), adam), Player("D", Discriminator().double(), adam)
-    noise = torch.Generator().manual_seed(1)
-    return kind(G, D, Normal(dim=3), OBJECTIVES[objective], PenaltySum([]), noise)
+def mlp(before: int, after: int, *last: nn.Module) -> nn.Sequential:
+    """With BatchNorm, whose running statistics show who passed."""
+    layers = [nn.Linear(before, 6), nn.BatchNorm1d(6), nn.LeakyReLU(0.2), nn.Linear(6, after)]
+    return nn.Sequential(nn.Flatten(), *layers, *last).double()
 
 
-def real(value: float | None = None) -> Batch:
-    x = torch.randn(8, *SHAPE, dtype=torch.float64)
-    return Batch(x if value is None else torch.full_like(x, value), None)
+def play(kind: type[Simultaneous]) -> Simultaneous:
+    G, D = Player("G", mlp(3, 4, nn.Unflatten(1, SHAPE)), adam), Player("D", mlp(4, 1, nn.Flatten(0)), adam)
+    penalty = PenaltySum([])
+    return kind(G, D, Normal(dim=3), OBJECTIVES["non_saturating"], penalty, torch.Generator().manual_seed(1))
 
 
-def weights(*players: Player) -> list[Tensor]:
-    return [p.detach().clone() for player in players for p in player.parameters]
+def real(n: int = 8) -> Batch:
+    return Batch({"x": torch.randn(n, *SHAPE, dtype=torch.float64)}, n)
+
+
+def stepped(*players: Player) -> list[Tensor]:
+    """All that a step changes: weights, and the optimizer's moments."""
+    moments = [t.clone() for p in players for state in p.optimizer.state.values() for t in state.values()]
+    return [w.detach().clone() for p in players for w in p.parameters] + moments
+
+
+def buffers(player: Player) -> list[Tensor]:
+    return [b.clone() for b in player.net.buffers()]
 
 
 def same(a: list[Tensor], b: list[Tensor]) -> bool:
-    return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+    return all(map(torch.equal, a, b))
 
 
-def no_grads(*players: Player) -> bool:
-    return all(p.grad is None for player in players for p in player.net.parameters())
+def moved(losses: Moved, n: int = 1) -> dict[str, Tensor]:
+    return move(Batch({"x": torch.zeros(n)}, n), 1, lambda part: (losses, {}))
 
 
-# ---- a stop before anything is broken ---------------------------------------------------------------------------
+# ---- a stop before anything is broken ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", [Simultaneous, Alternating])
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_loss_that_is_not_finite_stops_before_a_weight_moved(kind: type[TwoPlayer], value: float) -> None:
+def test_a_loss_that_is_not_finite_stops_before_a_weight_moved(kind: type[Simultaneous], value: float) -> None:
     game = play(kind)
     game.round(real())
-    before = weights(*game.players)
-    optimizers = [copy.deepcopy(p.optimizer.state_dict()) for p in game.players]
+    game.round(real())
+    before = stepped(*game.players)
     with pytest.raises(NonFinite, match=r"^the loss of D is not finite$") as caught:
-        game.round(real(value))
+        game.round(Batch({"x": torch.full((8, *SHAPE), value, dtype=torch.float64)}, 8))
     assert (caught.value.player, caught.value.what) == ("D", "the loss")
-    assert same(before, weights(*game.players)) and no_grads(*game.players)
-    for player, old in zip(game.players, optimizers, strict=True):
-        for slot, state in player.optimizer.state_dict()["state"].items():
-            assert all(torch.equal(state[k], old["state"][slot][k]) for k in state)
-
-
-@pytest.mark.parametrize("kind", [Simultaneous, Alternating])
-@pytest.mark.parametrize("who", ["G", "D"])
-def test_a_gradient_that_is_not_finite_stops_before_a_weight_moved(kind: type[TwoPlayer], who: str) -> None:
-    game = play(kind)
-    player = game.G if who == "G" else game.D
-    game.round(real())
-    before_g, before_d = weights(game.G), weights(game.D)
-    player.net.crack = True  # type: ignore[assignment]
-    with pytest.raises(NonFinite, match=rf"^the gradient of {who} is not finite$") as caught:
-        game.round(real())
-    assert (caught.value.player, caught.value.what) == (who, "the gradient")
-    assert same(before_g, weights(game.G)) and no_grads(game.G, game.D)
-    if kind is Simultaneous or who == "D":
-        assert same(before_d, weights(game.D))  # in turns, D's own, good move was before
+    assert same(before, stepped(*game.players)) and len(before) == 4 * 12
+    assert all(w.grad is None for player in game.players for w in player.parameters)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
@@ -114,66 +84,120 @@ def test_a_shared_loss_names_both_and_a_gradient_its_own_player(value: float) ->
     a, b = Player("G", nn.Linear(1, 1), adam), Player("Q", nn.Linear(1, 1), adam)
     x = torch.ones(1, 1)
     with pytest.raises(NonFinite, match="the loss of G and Q is not finite"):
-        gradients((a.net(x) + b.net(x)).sum() * value, a, b)
+        moved({"info": ((a, b), (a.net(x) + b.net(x)).sum() * value)})
+    before = stepped(a, b)
     for bad, good in ((a, b), (b, a)):
-        y = bad.net(x)
-        loss = (good.net(x) + y + torch.sqrt(y - y.detach())).sum()
+        y = bad.net(x)  # the value is finite, its slope is not
         with pytest.raises(NonFinite, match=f"the gradient of {bad.name} is not finite"):
-            gradients(loss, a, b)
+            moved({"info": ((a, b), (good.net(x) + y + torch.sqrt(y - y.detach())).sum())})
+    assert same(before, stepped(a, b)) and a.moves == b.moves == 0
 
 
-# ---- gradients --------------------------------------------------------------------------------------------------
+# ---- gradients ---------------------------------------------------------------------------------------------------
 
 
-def test_gradients_are_those_of_backward_and_leave_grad_alone() -> None:
-    a, b = Player("A", nn.Linear(3, 4).double(), adam), Player("B", nn.Linear(4, 1).double(), adam)
-    x = torch.randn(6, 3, dtype=torch.float64)
-    loss = b.net(torch.tanh(a.net(x))).square().mean()
-    of_a, of_b = gradients(loss, a, b, retain_graph=True)
-    alone = a.gradients(loss, retain_graph=True)
-    assert no_grads(a, b)
-    loss.backward()
-    for player, grads in ((a, of_a), (b, of_b), (a, alone)):
-        expected = [p.grad for p in player.parameters]
-        total = 0.0
-        for found, by_backward in zip(grads.tensors, expected, strict=True):
-            assert found is not None and by_backward is not None
-            torch.testing.assert_close(found, by_backward, rtol=1e-13, atol=1e-15)
-            total += float(by_backward.square().sum())
-        assert grads.norm.item() == pytest.approx(total**0.5, rel=1e-13)
+def test_a_move_steps_along_the_sum_of_what_names_a_player_all_at_one_point() -> None:
+    """Two losses share a graph and a player; who is named by one alone gets no gradient of the other."""
+
+    def losses(a: nn.Module, b: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+        h = torch.tanh(a(x))
+        return b(h).square().mean(), h.square().mean() - b(h).mean()
+
+    A, B = Player("A", nn.Linear(3, 4).double(), sgd), Player("B", nn.Linear(4, 1).double(), sgd)
+    a, b, x = copy.deepcopy(A.net), copy.deepcopy(B.net), torch.randn(5, 3, dtype=torch.float64)
+
+    def of_part(part: Batch) -> Any:
+        one, two = losses(A.net, B.net, part["x"])
+        return {"one": ((A, B), one), "two": (A, two)}, {"game/said": two.detach() * 3}
+
+    metrics = move(Batch({"x": x}, 5), 2, of_part)  # in parts of 3 and 2
+    one, two = losses(a, b, x)
+    of_b = torch.autograd.grad(one, list(b.parameters()), retain_graph=True)
+    of_a = torch.autograd.grad(one + two, list(a.parameters()))
+    for net, slopes, player in ((a, of_a, A), (b, of_b, B)):
+        for w, slope, found in zip(net.parameters(), slopes, player.parameters, strict=True):
+            torch.testing.assert_close(found, w - 0.1 * slope, rtol=1e-12, atol=1e-14)
+            assert found.grad is None
+        norm = torch.cat([s.flatten() for s in slopes]).norm()
+        torch.testing.assert_close(metrics[f"grad/{player.name}"], norm, rtol=1e-12, atol=0)
+    expected = {"loss/one": one, "loss/two": two, "game/said": 3 * two}
+    torch.testing.assert_close({k: metrics[k] for k in expected}, {k: v.detach() for k, v in expected.items()})
+    assert all(value.shape == () and not value.requires_grad for value in metrics.values())
 
 
-def test_a_parameter_outside_the_loss_has_no_gradient_and_stays() -> None:
-    for name, make in OPTIMIZERS.items():
-        net = nn.ModuleDict({"used": nn.Linear(2, 1), "idle": nn.Linear(2, 1)})
-        player = Player("D", net, make)
-        used, idle = list(net["used"].parameters()), list(net["idle"].parameters())
-        before = [p.detach().clone() for p in idle]
-        for _ in range(3):
-            grads = player.gradients(net["used"](torch.ones(4, 2)).square().sum())
-            assert [g is None for g in grads.tensors] == [False, False, True, True]
-            old = [p.detach().clone() for p in used]
-            player.step(grads)
-            assert no_grads(player), name
-            assert not any(torch.equal(p, q) for p, q in zip(used, old, strict=True)), name
-        assert same(before, [p.detach() for p in idle]), name
-
-
-def test_a_loss_of_nothing_has_norm_zero() -> None:
-    player = Player("D", nn.Linear(1, 1), adam)
-    other = torch.ones((), requires_grad=True)
-    grads = player.gradients(other * 2)
-    assert grads.norm.item() == 0 and list(grads.tensors) == [None, None]
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_parameter_outside_the_loss_stays(name: str) -> None:
+    net = nn.ModuleDict({"used": nn.Linear(2, 1), "idle": nn.Linear(2, 1)})
+    player = Player("D", net, OPTIMIZERS[name])
+    before = [w.detach().clone() for w in player.parameters]
+    for _ in range(3):
+        moved({"D": (player, net["used"](torch.ones(4, 2)).square().sum())})
+    assert [torch.equal(w, old) for w, old in zip(player.parameters, before, strict=True)] == [False, False, True, True]
+    assert moved({"D": (player, torch.ones((), requires_grad=True) * 2)})["grad/D"].item() == 0  # a loss of nothing
 
 
 def test_frozen_parameters_are_no_part_of_a_player() -> None:
-    net = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1))
-    net[0].requires_grad_(False)
-    player = Player("D", net, adam)
-    assert [id(p) for p in player.parameters] == [id(p) for p in net[1].parameters()]
+    net = nn.Sequential(nn.Linear(2, 2).requires_grad_(False), nn.Linear(2, 1))
+    assert [id(p) for p in Player("D", net, adam).parameters] == [id(p) for p in net[1].parameters()]
 
 
-# ---- steps ------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("kind", [Simultaneous, Alternating])
+def test_the_graph_of_a_part_is_gone_before_the_next(kind: type[Simultaneous]) -> None:
+    alive: list[weakref.ref[Tensor]] = []
+
+    class Watched(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = nn.Linear(4, 8).double(), nn.Linear(8, 1).double()
+
+        def forward(self, x: Tensor) -> Tensor:
+            if len(alive) % 2 == 0:  # of a part's two passes the first
+                assert all(ref() is None for ref in alive)
+            hidden = self.first(x.flatten(1))
+            alive.append(weakref.ref(hidden))
+            return self.last(hidden.tanh()).squeeze(1)
+
+    game = play(kind)
+    game.D, game.accumulate = Player("D", Watched(), sgd), 4
+    of_d = game.losses_d if isinstance(game, Alternating) else game.losses
+    move(real(), 4, of_d)
+    assert len(alive) == 8
+
+
+# ---- lending and probing -----------------------------------------------------------------------------------------
+
+
+def test_lending_normalises_by_the_batch_and_changes_no_buffer() -> None:
+    player = Player("G", mlp(3, 4), adam)
+    for buffer in player.net.buffers():  # running statistics that would give themselves away
+        buffer.fill_(9.0)
+    z, before = torch.randn(6, 3, dtype=torch.float64), buffers(player)
+    lent = player.lend(z)
+    assert same(before, buffers(player))
+    _, first, norm, _, last = player.net
+    h = first(z)
+    h = nn.functional.leaky_relu((h - h.mean(0)) / torch.sqrt(h.var(0, unbiased=False) + norm.eps), 0.2)
+    torch.testing.assert_close(lent, last(h), rtol=1e-11, atol=1e-12)
+    assert torch.equal(lent, player.net(z)) and not same(before, buffers(player))  # a pass of its own does count
+
+
+def test_a_penaltys_pass_moves_no_running_statistics_and_its_gradient_is_that_of_a_pass_of_its_own() -> None:
+    D = Player("D", mlp(4, 1, nn.Flatten(0)), adam)
+    before, slopes = buffers(D), []
+    for net in (D.probe, D.net):
+        noise = torch.Generator().manual_seed(3)
+        loss = wgan_gp(score(net), real()["x"] * 0 + 1, real()["x"] * 0 - 1, noise).mean()
+        slopes.append(torch.autograd.grad(loss, D.parameters, allow_unused=True))
+        assert same(before, buffers(D)) is (net is not D.net)
+    assert all(a is b or torch.equal(a, b) for a, b in zip(*slopes, strict=True))
+    assert any(s is not None and s.abs().max() > 0 for s in slopes[0])
+    game = play(Simultaneous)
+    game.penalty = PenaltySum([Term(10.0, wgan_gp)])
+    game.round(real())
+    assert int(game.D.net[2].num_batches_tracked) == 2  # real and fake
+
+
+# ---- steps -------------------------------------------------------------------------------------------------------
 
 
 def quadratic(make: Any, rounds: int, **args: Any) -> tuple[list[Tensor], list[Tensor]]:
@@ -183,10 +207,9 @@ def quadratic(make: Any, rounds: int, **args: Any) -> tuple[list[Tensor], list[T
     points, slopes = [net.weight.detach().clone()], []
     x = torch.randn(5, 3, dtype=torch.float64)
     for _ in range(rounds):
-        grads = player.gradients(net(x).pow(4).mean())
-        assert grads.tensors[0] is not None
-        slopes.append(grads.tensors[0].clone())
-        player.step(grads)
+        loss = net(x).pow(4).mean()
+        slopes.append(torch.autograd.grad(loss, net.weight, retain_graph=True)[0])
+        moved({"D": (player, loss)})
         points.append(net.weight.detach().clone())
     return points, slopes
 
@@ -219,36 +242,56 @@ def test_rmsprop_is_its_lectures_rule() -> None:
         torch.testing.assert_close(found, theta, rtol=1e-12, atol=1e-14)
 
 
-def test_every_optimizer_is_covered() -> None:
-    assert tuple(OPTIMIZERS) == ("adam", "sgd", "rmsprop")
+def test_a_network_takes_its_weights_back_after_each_step() -> None:
+    class Clipped(nn.Linear):
+        def constrain(self) -> None:
+            with torch.no_grad():
+                self.weight.clamp_(-0.1, 0.1)
+
+    player = Player("D", Clipped(3, 1, bias=False), lambda params: sgd(params, lr=1.0))
+    before = player.parameters[0].detach().clone()
+    slope = torch.tensor([[9.0, -9.0, float(before[0, 2])]])
+    player.step((slope,))
+    torch.testing.assert_close(player.parameters[0].detach(), (before - slope).clamp(-0.1, 0.1))
+    assert player.parameters[0].tolist()[0] == pytest.approx([-0.1, 0.1, 0.0]) and player.moves == 1
 
 
-# ---- state ------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_gradient_in_another_memory_format_moves_the_right_weights(name: str) -> None:
+    plain, last = nn.Conv2d(2, 3, 3, bias=False), nn.Conv2d(2, 3, 3, bias=False)
+    last.load_state_dict(plain.state_dict())
+    players = [Player("D", net, OPTIMIZERS[name]) for net in (plain, last.to(memory_format=torch.channels_last))]
+    for _ in range(2):
+        slope = torch.randn(3, 2, 3, 3)
+        for player in players:
+            player.step((slope,))
+    torch.testing.assert_close(last.weight, plain.weight)
 
 
-def test_state_goes_round_and_training_goes_on_as_it_was() -> None:
-    def fresh() -> Player:
-        torch.manual_seed(3)
-        net = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 1))
-        return Player("G", net, adam, ema_halflife_kimg=0.05)
+# ---- the moving average ------------------------------------------------------------------------------------------
 
-    def train(player: Player, rounds: range) -> None:
-        for i in rounds:
-            x = torch.randn(6, 3, generator=torch.Generator().manual_seed(i))
-            player.step(player.gradients(player.net(x).square().mean()))
-            player.average(6, 6 * (i + 1))
 
-    through, first, second = fresh(), fresh(), fresh()
-    train(through, range(6))
-    train(first, range(3))
-    second.load_state_dict(copy.deepcopy(first.state_dict()))
-    train(second, range(3, 6))
-    for a, b in zip(through.net.state_dict().values(), second.net.state_dict().values(), strict=True):
-        assert torch.equal(a, b)
-    assert through.ema is not None and second.ema is not None
-    for a, b in zip(through.ema.state_dict().values(), second.ema.state_dict().values(), strict=True):
-        assert torch.equal(a, b)
-    assert not torch.equal(next(through.net.parameters()), next(first.net.parameters()))
+def test_moving_average_is_the_explicit_sum() -> None:
+    """ema_T = sum_t w_t theta_t / sum_t w_t, w_t = (1 - d_t) prod_{s > t} d_s, with d_t = 2^(-images_t / half-life).
+
+    The first weights theta_0 have no part in it; buffers are those of now.
+    """
+    shown, history, total = [16, 16, 7] * 4, [], 0
+    player = Player("G", mlp(3, 4), adam, ema_halflife_kimg=0.1)
+    assert player.ema is not None
+    for n in shown:
+        moved({"G": (player, player.net(torch.randn(n, 3, dtype=torch.float64)).square().mean())})
+        player.average(n, total := total + n)
+        history.append([p.detach().clone() for p in player.net.parameters()])
+    decays = [2.0 ** (-n / 100) for n in shown]
+    weights = np.array([(1 - d) * np.prod(decays[t + 1 :]) for t, d in enumerate(decays)])
+    weights /= weights.sum()
+    for i, mean in enumerate(player.ema.parameters()):
+        expected = sum((w * theta[i] for w, theta in zip(weights, history, strict=True)), torch.zeros_like(mean))
+        torch.testing.assert_close(mean, expected, rtol=0, atol=1e-14)
+        assert not mean.requires_grad
+    for average, buffer in zip(player.ema.buffers(), player.net.buffers(), strict=True):
+        assert torch.equal(average, buffer) and average is not buffer
 
 
 def test_no_average_unless_asked() -> None:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 import gansmith
 
@@ -58,11 +59,10 @@ LIGHT = {
     "import": ["-c", "import gansmith; gansmith.__version__, gansmith.UserError, gansmith.recipe_names()"],
     "--help": ["-m", "gansmith", "--help"],
     "train --help": ["-m", "gansmith", "train", "--help"],
-    "sample --help": ["-m", "gansmith", "sample", "--help"],
     "a wrong verb": ["-m", "gansmith", "tarin"],
-    "a wrong flag": ["-m", "gansmith", "train", "--n_epoch", "3"],
+    "a wrong recipe": ["-m", "gansmith", "train", "gann"],
+    "a wrong top-level key": ["-m", "gansmith", "train", "--n_epoch", "3"],
     "a wrong value": ["-m", "gansmith", "train", "infogan", "--batch_size", "0"],
-    "a dry run": ["-m", "gansmith", "train", "wgan_gp", "--dry-run"],
     "recipes ls": ["-m", "gansmith", "recipes", "ls"],
 }
 
@@ -77,72 +77,71 @@ def python(args: list[str], cwd: Path) -> tuple[subprocess.CompletedProcess[str]
 
 
 @pytest.mark.parametrize("args", LIGHT.values(), ids=LIGHT)
-def test_nothing_heavy_is_imported_to_answer(args: list[str], tmp_path: Path) -> None:
-    done, _ = python(["-X", "importtime", *args], tmp_path)
+def test_it_answers_in_four_tenths_of_a_second_without_anything_heavy(args: list[str], tmp_path: Path) -> None:
+    done, took = python(["-X", "importtime", *args], tmp_path)
     modules = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
     assert "gansmith" in modules and "gansmith.errors" in modules  # the list is read rightly
     assert not sorted(name for name in modules if name.partition(".")[0] in HEAVY)
-
-
-@pytest.mark.parametrize("args", LIGHT.values(), ids=LIGHT)
-def test_it_answers_in_less_than_four_tenths_of_a_second(args: list[str], tmp_path: Path) -> None:
-    assert min(python(args, tmp_path)[1] for _ in range(3)) < 0.4
+    assert took < 0.4 or min(python(args, tmp_path)[1] for _ in range(3)) < 0.4
 
 
 # ---- which way imports point -----------------------------------------------------------------------------------
 
-# From the top down; a module may import those of lower floors, and of its own floor what is named in SAME_FLOOR.
+# From the top down; a module imports those of lower floors and of its own part. The longest name that fits counts.
 FLOORS: list[set[str]] = [
     {"__main__"},
     {"cli"},
-    {"exactness", "profiling", "reproduction", "time_to_quality"},
+    {"papers.reproduction", "bench", "exactness", "translation"},
     {"training"},
-    {"record"},
-    {"evaluation", "figures"},
-    {"measures"},
-    {"inference", "run"},
+    {"run.record"},
+    {"papers.figures"},
+    {"evaluation"},
+    {"inference"},
     {"build"},
-    {"recipe", "state"},
-    {"games", "schedules"},
-    {"players", "objectives", "penalties", "priors"},
-    {"networks", "data", "report", "metrics", "checkpoint", "receipts", "distributed"},
-    {"schema", "launch", "world"},
-    {"errors", "_version", "strict_json", "allocator", "cuda_math"},
+    {"engine", "state", "run.folder"},
+    {"recipe"},
+    {"games"},
+    {"players", "objectives", "penalties", "priors", "schedules"},
+    {"papers", "trust"},
+    {"networks", "data", "metrics", "run", "checkpoint", "distributed"},
+    {"schema", "launch", "world", "batch"},
+    {"errors", "_version", "strict_json", "allocator", "cuda_math", "tables"},
 ]
-# What imports nothing of gansmith but these.
+# What the lowest parts import of gansmith besides themselves.
 LEAVES = {
     "networks": {"schema"},
-    "data": {"errors"},
-    "report": {"errors", "strict_json"},
-    "metrics": {"cuda_math", "errors", "schema"},
+    "data": {"errors", "schema", "batch"},
+    "metrics": {"cuda_math", "errors"},
+    "run": {"errors", "strict_json"},
     "objectives": set(),
     "penalties": {"errors"},
     "priors": {"schema"},
-    "players": {"errors", "schema"},
-    "schedules": {"errors", "schema", "players"},
+    "players": {"batch", "errors", "schema"},
+    "schedules": {"errors", "schema"},
     "checkpoint": {"errors", "_version", "strict_json"},
-    "receipts": {"errors", "_version", "strict_json"},
     "distributed": {"errors", "launch", "world"},
-    "world": set(),
     "launch": {"errors"},
     "schema": {"errors"},
-    "errors": set(),
-    "allocator": set(),
-    "strict_json": set(),
-    "_version": set(),
+    **dict.fromkeys(("batch", "world", "errors", "allocator", "strict_json", "tables", "_version"), set()),
 }
+PLACES = sorted(set.union(*FLOORS), key=len, reverse=True)
 
 
 def sources() -> Iterator[tuple[str, ast.Module]]:
     """(dotted name below gansmith, its syntax tree) of every module."""
     for path in sorted(PACKAGE.rglob("*.py")):
         parts = path.relative_to(PACKAGE).with_suffix("").parts
-        name = ".".join(part for part in parts if part != "__init__")
-        yield name, ast.parse(path.read_text(encoding="utf-8"))
+        yield ".".join(part for part in parts if part != "__init__"), ast.parse(path.read_text(encoding="utf-8"))
+
+
+MODULES = dict(sources())
 
 
 def imports(name: str, tree: ast.Module) -> set[str]:
-    """The modules of gansmith that one imports anywhere in it, as far as their first two parts: "data.stream"."""
+    """The modules of gansmith that one imports anywhere in it, but for the types that a checker alone looks at."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            node.body = []
     found: set[str] = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -150,93 +149,80 @@ def imports(name: str, tree: ast.Module) -> set[str]:
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{name} has a relative import"
             found |= {f"{node.module}.{alias.name}" for alias in node.names}
-    return {inner.removeprefix("gansmith.") for inner in found if inner.startswith("gansmith.")}
+    inner = {one.removeprefix("gansmith.") for one in found if one.startswith("gansmith.")}
+    return {one if one in MODULES else one.rpartition(".")[0] for one in inner} - {""}
 
 
-EDGES = [
-    (name, target)
-    for name, tree in sources()
-    if name  # gansmith/__init__.py names the public ones lazily
-    for target in sorted(imports(name, tree))
-]
+# gansmith/__init__.py names the public ones lazily.
+EDGES = [(name, target) for name, tree in MODULES.items() if name for target in sorted(imports(name, tree))]
 
 
-def floor(part: str) -> int:
-    [at] = [i for i, parts in enumerate(FLOORS) if part in parts]
+def place(dotted: str) -> str:
+    return next(one for one in PLACES if dotted == one or dotted.startswith(f"{one}."))
+
+
+def floor(dotted: str) -> int:
+    [at] = [i for i, places in enumerate(FLOORS) if place(dotted) in places]
     return at
 
 
-def part_of(dotted: str) -> str:
-    return dotted.partition(".")[0]
-
-
-def test_every_module_has_its_floor() -> None:
-    parts = {part_of(name) for name, _ in sources() if name}
-    assert parts <= set.union(*FLOORS) and len(EDGES) > 60
-    assert {"cli", "training", "build", "games", "players", "networks", "data", "report"} <= parts
-
-
 def test_imports_point_down() -> None:
-    wrong = []
-    for name, target in EDGES:
-        here, there = part_of(name), part_of(target)
-        if here != there and there in set.union(*FLOORS) and floor(there) <= floor(here):
-            # The names of games and networks, which hold strings, are all that a recipe may know of them.
-            wrong.append(f"{name} imports {target}")
-    assert not wrong
+    assert len(EDGES) > 100 and {place(name) for name in MODULES if name} == set(PLACES)
+    assert not [
+        f"{name} imports {target}"
+        for name, target in EDGES
+        if place(name) != place(target) and floor(target) <= floor(name)
+    ]
 
 
 def test_the_lowest_parts_know_nothing_of_the_rest() -> None:
-    wrong = [
+    assert not [
         f"{name} imports {target}"
         for name, target in EDGES
-        if part_of(name) in LEAVES and part_of(target) not in {part_of(name), *LEAVES[part_of(name)]}
+        if place(name) in LEAVES and place(target) not in {place(name), *LEAVES[place(name)]}
     ]
-    assert not wrong
-
-
-def test_nothing_below_build_knows_a_recipe() -> None:
-    above = set.union(*FLOORS[: floor("build") + 1])
-    knowing = {part_of(name) for name, target in EDGES if part_of(target) == "recipe"}
-    assert "build" in knowing and knowing <= above
 
 
 def test_games_meet_nothing_but_their_parts() -> None:
-    allowed = {"games", "players", "objectives", "penalties", "priors", "networks", "schema", "errors"}
-    wrong = [f"{name} imports {target}" for name, target in EDGES if part_of(name) == "games"]
-    assert not [edge for edge in wrong if part_of(edge.rpartition(" ")[2]) not in allowed]
+    allowed = {"batch", "errors", "games", "networks", "objectives", "penalties", "players", "priors", "schema"}
+    assert {place(target) for name, target in EDGES if place(name) == "games"} <= allowed
 
 
-def test_one_network_family_imports_no_other() -> None:
+def test_one_family_imports_no_other() -> None:
+    """Networks share `blocks`; games share what every game is, and the two-player game that some refine."""
+    shared = {"networks.blocks", "games.game", "games.critique", "games.pool", "games.two_player"}
     for kind in ("networks", "games"):
-        for name, target in EDGES:
-            if part_of(name) == kind == part_of(target):
-                shared = {"games.game", "games.critique"}
-                assert kind == "games" and ".".join(target.split(".")[:2]) in shared, f"{name} imports {target}"
+        assert {target for name, target in EDGES if place(name) == place(target) == kind} <= shared
+
+
+def test_no_imports_go_in_a_circle() -> None:
+    left = {name: {target for one, target in EDGES if one == name} for name in MODULES}
+    while ends := [name for name, targets in left.items() if not targets & set(left)]:
+        for name in ends:
+            del left[name]
+    assert not left
 
 
 def test_no_code_comes_out_of_files() -> None:
     """No pickle in any guise: a checkpoint or a recipe from a stranger runs nothing."""
-    names = {"eval", "exec", "compile", "__import__"}
+    names = {"eval", "exec", "compile", "__import__", "torch.load", "torch.save", "yaml.load", "yaml.unsafe_load"}
     wrong = []
-    for name, tree in sources():
+    for name, tree in MODULES.items():
         for node in ast.walk(tree):
-            if isinstance(node, ast.Import):
-                wrong += [
-                    a.name for a in node.names if a.name.partition(".")[0] in ("pickle", "dill", "marshal", "shelve")
-                ]
-            elif isinstance(node, ast.ImportFrom) and node.module:
-                wrong += [node.module for _ in [0] if node.module.partition(".")[0] in ("pickle", "dill", "marshal")]
-            elif isinstance(node, ast.Call):
+            imported = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            imported += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            wrong += [one for one in imported if one.partition(".")[0] in ("pickle", "dill", "marshal", "shelve")]
+            if isinstance(node, ast.Call):
                 called = ast.unparse(node.func)
                 keywords = {k.arg: ast.unparse(k.value) for k in node.keywords}
-                if called in names or called in ("torch.load", "torch.save", "yaml.load", "yaml.unsafe_load"):
-                    wrong.append(f"{name}: {called}")
-                if called in ("np.load", "numpy.load"):
-                    wrong += [f"{name}: np.load may unpickle"] * (keywords.get("allow_pickle") == "True")
-                if keywords.get("shell") == "True":
-                    wrong.append(f"{name}: a shell")
-    assert not wrong
+                odd = called in names or (called.endswith("np.load") and keywords.get("allow_pickle") == "True")
+                wrong += [f"{name}: {called}"] * (odd or keywords.get("shell") == "True")
+    assert wrong == ["schema: eval"]  # of the types in the signatures of what is imported already
+
+
+def test_modules_are_imported_by_name_where_trust_is_asked_and_in_tables_alone() -> None:
+    importing = {name for name, tree in MODULES.items() if "import_module" in ast.unparse(tree)}
+    assert importing == {"", "recipe", "data.load"}
 
 
 # ---- the README ------------------------------------------------------------------------------------------------
@@ -279,8 +265,16 @@ def test_the_links_of_a_readme_lead_somewhere(name: str) -> None:
 @pytest.mark.slow
 def test_the_commands_of_the_readme_run(tmp_path: Path) -> None:
     """All in order in one folder, trainings shortened to 3 rounds, or to 3 more where a run goes on."""
+    (tmp_path / "PICTURES").mkdir()
+    Image.new("L", (32, 32)).save(tmp_path / "PICTURES" / "a.png")
     more = 0
     for words in commands():
+        if "FOLDER" in words:  # of one's own pictures
+            continue
+        for run, recipe in re.findall(r"(runs/(\w+)-\w+-001)", shlex.join(words)):
+            if not (tmp_path / run).exists():  # which another command would have made
+                done, _ = python(["-m", "gansmith", "train", recipe, "--steps", "3", "--quiet"], tmp_path)
+                assert done.returncode == 0, done.stderr
         if words[0] == "train" and "--dry-run" not in words:
             more += 3
             words = [*words, "--steps", str(more)]

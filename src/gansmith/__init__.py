@@ -6,11 +6,12 @@ from gansmith._version import __version__
 from gansmith.errors import Diverged, UserError
 
 if TYPE_CHECKING:
-    from gansmith.evaluation import evaluate
+    from gansmith.evaluation.evaluator import evaluate
     from gansmith.exactness import verify
     from gansmith.inference import Sampler, load
     from gansmith.recipe import plan, recipe_names
     from gansmith.training import Stopped, train
+    from gansmith.translation import translate
 
 __all__ = [
     "Diverged",
@@ -23,6 +24,7 @@ __all__ = [
     "plan",
     "recipe_names",
     "train",
+    "translate",
     "verify",
 ]
 
@@ -30,11 +32,12 @@ __all__ = [
 _HOMES = {
     "Sampler": "inference",
     "Stopped": "training",
-    "evaluate": "evaluation",
+    "evaluate": "evaluation.evaluator",
     "load": "inference",
     "plan": "recipe",
     "recipe_names": "recipe",
     "train": "training",
+    "translate": "translation",
     "verify": "exactness",
 }
 

@@ -19,6 +19,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -90,6 +91,11 @@ def write(folder: Path, round: int, tree: Mapping[str, Any], *, info: Mapping[st
             "round": round,
             **info,
             "sha256": {TENSORS: file_digest(temporary / TENSORS)},
+            "finite": all(
+                bool(torch.isfinite(x).all())
+                for at, x in tensors.items()
+                if at.startswith("players.") and x.is_floating_point()
+            ),
             "state": packed,
         }
         body = strict_json.plain(body)
@@ -120,11 +126,23 @@ def _save(tensors: dict[str, Tensor], path: Path) -> None:
 def prune(folder: Path, round: int, keep: int, keep_every: int) -> None:
     """Of the checkpoints up to `round` remove all but the newest `keep` and the multiples of `keep_every` (0: none).
 
-    Later ones stay: a resume has skipped them as broken, and they must not push out those that are written now.
+    Later ones stay: a resume has skipped them as broken, and they must not push out those that are written now. Nor
+    must one that is not finite push out one that is.
     """
-    for path in [p for p in everything(folder) if int(p.name) <= round][keep:]:
-        if not (keep_every and int(path.name) and int(path.name) % keep_every == 0):
+    candidates = [p for p in everything(folder) if int(p.name) <= round]
+    kept = [p for p in candidates if _finite(p)][:keep]
+    for path in candidates:
+        newest_of_all = path == candidates[0]
+        for_good = keep_every > 0 and int(path.name) > 0 and int(path.name) % keep_every == 0
+        if path not in kept and not newest_of_all and not for_good:
             shutil.rmtree(path)
+
+
+def _finite(path: Path) -> bool:
+    try:
+        return bool(json.loads((path / STATE).read_text(encoding="utf-8")).get("finite", True))
+    except (OSError, ValueError, AttributeError):
+        return True  # what is broken in another way counts as ever
 
 
 def drop(folder: Path, after: int) -> None:
@@ -172,9 +190,10 @@ def verify(path: Path) -> dict[str, Any]:
             raise Broken(f"it has schema {body['schema']}, this gansmith {__version__} reads schema {SCHEMA}")
         if body.pop("digest") != _digest(body):
             raise Broken(f"{STATE} does not match its digest")
-        for name, digest in {TENSORS: None, **body["sha256"]}.items():
-            if file_digest(path / name) != digest:
-                raise Broken(f"{name} does not match its digest")
+        if file_digest(path / TENSORS) != body["sha256"][TENSORS]:  # no other name is read, whatever stands there
+            raise Broken(f"{TENSORS} does not match its digest")
+        if body.get("finite") is False:
+            raise Broken("its training has diverged: it holds numbers that are not finite")
     except OSError as error:
         raise Broken(f"{Path(error.filename or path).name}: {error.strerror}") from None
     except (ValueError, KeyError, TypeError, AttributeError):

@@ -35,6 +35,7 @@ OPTIONS: dict[str, tuple[str, str, str]] = {
     "channels": ("INT", "channels of the images: 1, 3 or 4", "1"),
     "sample_interval": ("INT", "rounds between two pictures of samples", "400"),
     "steps": ("INT", "length in rounds, in place of --n_epochs", ""),
+    "minutes": ("FLOAT", "length in minutes of this machine, in place of --n_epochs", ""),
     "seed": ("INT", "seed of weights, noise and order of the images", "0"),
 }
 
@@ -91,7 +92,9 @@ def _heed_interrupts() -> None:
 def _fail(text: str, code: int = 2, *, shared: bool = True) -> NoReturn:
     """The one line; if all processes of torchrun `shared` the error, one of each machine says it."""
     if not shared or _speaks():
-        click.echo(f"gansmith: error: {text}", err=True)
+        # What a file is called, or holds, must not speak to the terminal.
+        shown = "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
+        click.echo(f"gansmith: error: {shown}", err=True)
     sys.exit(code)
 
 
@@ -121,6 +124,7 @@ def main(context: click.Context) -> None:
     gansmith train gan --data PICTURES  on a folder of your own pictures
     gansmith train RUN                  go on with a run
     gansmith sample RUN                 pictures from a run
+    gansmith translate RUN PICTURES     pictures out of yours (pix2pix, cyclegan)
     """
     if launch().size > 1 and context.invoked_subcommand not in (None, "train"):
         raise UserError(f"torchrun is for train; {context.invoked_subcommand} runs in one process")
@@ -147,11 +151,34 @@ def _recipe_options(names: tuple[str, ...]) -> Callable[[Any], Any]:
 
 
 _FREE_WORDS = {"ignore_unknown_options": True}
-_COMPILE = click.option(
-    "--compile/--no-compile",
-    default=None,
-    help="networks through torch.compile, or not  [auto: on CUDA for 20,000 rounds or more]",
+_DEVICE = click.option("--device", default="auto", metavar="DEVICE", help="auto, cpu, cuda or mps  [auto]")
+_TRUST = click.option("--trust", is_flag=True, help="import the modules that a recipe's file or a run names")
+_DATA = click.option(
+    "--data", metavar="NAME|FOLDER", help="a data set by name, or a folder of pictures  [the recipe's]"
 )
+_ROUND = click.option("--round", metavar="N|best", help="the checkpoint of this round, or the best kept  [the newest]")
+_RAW = click.option("--raw", is_flag=True, help="the weights themselves where the run keeps a moving average")
+_MAKER = click.option("--maker", metavar="NAME", help="which of a game's makers  [the first]")
+_TO = click.option("--to", metavar="FIELD", help="the maker that imitates this field of the data, such as b")
+
+
+def _run_options(command: Any) -> Any:
+    """What every verb that opens a run takes."""
+    for option in (_TRUST, _DEVICE, _RAW, _ROUND):
+        command = option(command)
+    return command
+
+
+def _opened(round: str | None, raw: bool, device: str, trust: bool) -> dict[str, Any]:
+    """The same, as arguments of the functions that are called."""
+    _trust(trust)
+    return {"round": _round(round), "ema": not raw, "device": device, "say": _note}
+
+
+def _trust(trust: bool) -> None:
+    """Processes that this one starts inherit it."""
+    if trust:
+        os.environ["GANSMITH_TRUST"] = "1"
 
 
 @main.command(context_settings=_FREE_WORDS, short_help="Train a recipe, or go on with a run.")
@@ -159,24 +186,37 @@ _COMPILE = click.option(
 @click.option("--data", metavar="NAME|FOLDER", help="a data set by name, or a folder of pictures  [mnist]")
 @click.option("--out", metavar="RUN", help="folder of the new run  [runs/RECIPE-DATA-NNN]")
 @_recipe_options(tuple(OPTIONS))
-@_COMPILE
-@click.option("--device", default="auto", metavar="DEVICE", help="auto, cpu, cuda or mps  [auto]")
+@click.option(
+    "--from", "start", metavar="RUN", help="start all players from a run's newest weights, averaged ones if any"
+)
+@click.option("--raw", is_flag=True, help="with --from: the weights themselves where that run keeps a moving average")
+@_DEVICE
+@_TRUST
 @click.option("--dry-run", is_flag=True, help="print the resolved recipe, and where each value comes from")
 @click.option("--quiet", is_flag=True, help="print nothing but errors")
 def train(
-    words: tuple[str, ...], out: str | None, device: str, dry_run: bool, quiet: bool, **options: str | bool | None
+    words: tuple[str, ...],
+    out: str | None,
+    start: str | None,
+    raw: bool,
+    device: str,
+    trust: bool,
+    dry_run: bool,
+    quiet: bool,
+    **options: str | None,
 ) -> None:
     """Train WHAT: a recipe by name (gansmith recipes ls), a YAML file, or a run's folder, which goes on with it.
 
     The defaults shown are those of the recipe gan. Any key of a recipe is a flag too: --game.n_critic 5, or
     --networks.G.widths 64,128. Flags win over the YAML.
     """
-    what, flags = _words("gan", words, options)
+    what, flags = _words("gan", words, {**options, "from": start, "raw": "true" if raw else None})
+    _trust(trust)
     from gansmith.recipe import check_resumable, is_run, plan
 
     if is_run(what):
         check_resumable(Path(what), flags)
-    resolved = plan(what, flags=flags)  # before torch is imported: a wrong key is answered at once
+    resolved = plan(what, flags=flags)  # before the rest is imported: a wrong key is answered at once
     if dry_run:
         if launch().rank == 0:
             _print_plan(resolved)
@@ -186,7 +226,7 @@ def train(
 
     _heed_interrupts()
     try:
-        run = run_training(what, out=out, device=device, overrides=flags, quiet=quiet)
+        run = run_training(resolved, out=out, device=device, quiet=quiet)
     except Diverged as error:
         _fail(str(error), 1)
     except RankLost as error:
@@ -200,77 +240,129 @@ def train(
             click.echo(f"stopped by {signal.Signals(stop.signum).name} and saved; go on with: {again}", err=True)
         sys.exit(128 + stop.signum)
     if not quiet and launch().rank == 0:
-        recipe = plan(run).recipe
-        longer = f"--steps {2 * recipe.steps}" if recipe.steps else f"--n_epochs {2 * recipe.n_epochs}"
-        click.echo(f"look at:  {run / 'growth.gif'} and {run / 'curves.png'}")
-        verb = "figure density" if recipe.data.values == "raw" else "sample"
-        click.echo(f"then:     gansmith {verb} {shlex.quote(str(run))}")
-        click.echo(f"longer:   gansmith train {shlex.quote(str(run))} {longer}")
+        _say_what_next(run, resolved.recipe)
+
+
+def _say_what_next(run: Path, recipe: Any) -> None:
+    from gansmith.build import game_of
+    from gansmith.recipe import plan
+
+    recipe = recipe if recipe.minutes is None else plan(run).recipe  # which has them as steps
+    name = shlex.quote(str(run))
+    first = next(iter(game_of(recipe).makers.values()))
+    verb = "figure density" if recipe.data.values == "raw" else "translate" if first.pictures else "sample"
+    longer = f"--steps {2 * recipe.steps}" if recipe.steps else f"--n_epochs {2 * recipe.n_epochs}"
+    click.echo(f"look at:  {run / 'growth.gif'} and {run / 'curves.png'}")
+    click.echo(f"then:     gansmith {verb} {name}{' PICTURES' if first.pictures else ''}")
+    click.echo(f"longer:   gansmith train {name} {longer}")
 
 
 @main.command(short_help="Make pictures with a run's generator, by seed.")
 @click.argument("run")
-@click.option(
-    "--seeds",
-    metavar="LIST",
-    help="one picture per seed, such as 0-63 or 1,5,9-12  [as many as --grid holds]",
-)
+@click.option("--seeds", metavar="LIST", help="a picture per seed, such as 0-63 or 1,5,9-12  [as many as --grid holds]")
+@click.option("--n", type=click.IntRange(min=1), metavar="N", help="the first N seeds")
+@click.option("--label", metavar="CLASS", help="of this class, by name or number  [a column for each class]")
 @click.option("--grid", metavar="COLSxROWS", help="how the pictures are laid out  [8x8]")
 @click.option("--out", metavar="PATH", help=".png: a grid; .npz: arrays; a folder: one .png each  [in RUN]")
 @click.option("--traverse", metavar="CODE", help="vary one code along each row (infogan): category, code1, ...")
-@click.option("--round", metavar="N|best", help="the checkpoint of this round, or the best kept  [the newest]")
-@click.option("--raw", is_flag=True, help="the weights themselves where the run keeps a moving average")
-@click.option("--device", default="auto", metavar="DEVICE", help="auto, cpu, cuda or mps  [auto]")
+@_MAKER
+@_TO
+@_run_options
 def sample(
     run: str,
     seeds: str | None,
+    n: int | None,
+    label: str | None,
     grid: str | None,
     out: str | None,
     traverse: str | None,
-    round: str | None,
-    raw: bool,
-    device: str,
+    maker: str | None,
+    to: str | None,
+    **opened: Any,
 ) -> None:
     """Make pictures with the generator of RUN; the same seed gives the same picture."""
+    if n is not None and seeds is not None:
+        raise UserError("--n and --seeds both say how many; give one of them")
+    seeds = seeds if n is None else f"0-{n - 1}"
+    listed = None if seeds is None else _seeds(seeds)  # before torch is imported
     columns, rows = _grid(grid or ("10x10" if traverse else "8x8"))
-    chosen = _seeds(seeds) if seeds is not None else range(rows if traverse else columns * rows)
-    if grid is not None and not traverse and len(chosen) > columns * rows:
-        raise UserError(
-            f"--grid {grid} has {columns * rows} places for {len(chosen)} seeds; make it larger or leave it away"
-        )
     from gansmith.inference import load
-    from gansmith.report.export import save_images
+    from gansmith.run.export import save_images
 
-    sampler = load(run, round=_round(round), ema=not raw, device=device, say=_note)
+    sampler = load(run, maker=maker, to=to, kind="latent", **_opened(**opened))
+    by_class = sampler.maker.labelled and label is None and not traverse
+    if by_class:
+        columns = len(sampler.classes.names)
+    chosen = range(rows if traverse or by_class else columns * rows) if listed is None else listed
+    if grid is not None and not (traverse or by_class) and len(chosen) > columns * rows:
+        raise UserError(f"--grid {grid} has {columns * rows} places for {len(chosen)} seeds; make it larger or drop it")
     if traverse:
         pictures = sampler.traverse(traverse, chosen, columns)
         columns = pictures.shape[1]
         pictures = pictures.reshape(-1, *pictures.shape[2:])
         names = [f"seed-{seed}-{traverse}-{i}" for seed in chosen for i in range(columns)]
+    elif by_class:
+        pictures = sampler.sample([seed for seed in chosen for _ in range(columns)], [*range(columns)] * len(chosen))
+        names = [f"seed-{seed}-class-{name}" for seed in chosen for name in sampler.classes.names]
     else:
-        pictures = sampler.sample(chosen)
+        pictures = sampler.sample(chosen, None if label is None else _class(label, sampler.classes.names))
         names = [f"seed-{seed}" for seed in chosen]
-    what = traverse or f"seeds-{seeds or f'0-{len(chosen) - 1}'}"
-    path = Path(out) if out else Path(run) / f"sample-{sampler.round:06d}{'-raw' * raw}-{what}.png"
+    what = "-".join(filter(None, (label and f"class-{label}", traverse or f"seeds-{seeds or f'0-{len(chosen) - 1}'}")))
+    path = Path(out) if out else Path(run) / f"sample-{sampler.round:06d}{'-raw' * opened['raw']}-{what}.png"
     save_images(pictures, path, columns=columns, names=names)
     click.echo(f"{len(pictures)} pictures of round {sampler.round}: {path}")
+
+
+def _class(label: str, names: Sequence[str]) -> int:
+    """The number of a class by its name, or by itself."""
+    from gansmith.schema import did_you_mean
+
+    if label in names:
+        return names.index(label)
+    if label.isdecimal() and int(label) < len(names):
+        return int(label)
+    if not names:
+        raise UserError(f"--label {label}: this generator has no labels: it was trained without")
+    raise UserError(f"--label is {label!r}; it must be one of {', '.join(names)}{did_you_mean(label, names)}")
+
+
+@main.command(short_help="Translate pictures with a run that was trained on pairs or two domains.")
+@click.argument("run")
+@click.argument("pictures", nargs=-1, required=True, metavar="PICTURE|FOLDER...")
+@click.option("--out", metavar="FOLDER", help="for the results, under the same names  [in RUN]")
+@click.option("--resize", is_flag=True, help="take pictures to the size of training and back")
+@click.option(
+    "--seeds", default="0", metavar="LIST", help="an output per seed, where the network leaves some to chance"
+)
+@_MAKER
+@_TO
+@_run_options
+def translate(
+    run: str,
+    pictures: tuple[str, ...],
+    out: str | None,
+    resize: bool,
+    seeds: str,
+    maker: str | None,
+    to: str | None,
+    **opened: Any,
+) -> None:
+    """Translate PICTURES, files or folders of any size that the network takes, with RUN."""
+    chosen = _seeds(seeds)
+    from gansmith.translation import translate as run_translate
+
+    made = run_translate(run, pictures, out=out, resize=resize, seeds=chosen, maker=maker, to=to, **_opened(**opened))
+    click.echo(f"{len(made)} pictures: {made[0] if len(made) == 1 else made[0].parent}")
 
 
 @main.command(short_help="Walk through a run's latent space, from seed to seed.")
 @click.argument("run")
 @click.option("--seeds", default="0-4", metavar="LIST", help="the path goes through these, such as 0,7 or 0-4  [0-4]")
-@click.option(
-    "--frames",
-    default=10,
-    type=click.IntRange(min=2),
-    metavar="N",
-    help="pictures from one seed to the next  [10]",
-)
+@click.option("--frames", default=10, type=click.IntRange(min=2), metavar="N", help="from one seed to the next  [10]")
+@click.option("--label", metavar="CLASS", help="of this class, by name or number  [the first]")
 @click.option("--out", metavar="PATH", help=".png: a strip per pair of seeds; .gif: a film that loops  [in RUN]")
-@click.option("--round", metavar="N|best", help="the checkpoint of this round, or the best kept  [the newest]")
-@click.option("--raw", is_flag=True, help="the weights themselves where the run keeps a moving average")
-@click.option("--device", default="auto", metavar="DEVICE", help="auto, cpu, cuda or mps  [auto]")
-def interpolate(run: str, seeds: str, frames: int, out: str | None, round: str | None, raw: bool, device: str) -> None:
+@_run_options
+def interpolate(run: str, seeds: str, frames: int, label: str | None, out: str | None, **opened: Any) -> None:
     """Walk through the latent space of RUN, from one seed to the next."""
     chosen = _seeds(seeds)
     path = Path(out) if out else None
@@ -279,16 +371,17 @@ def interpolate(run: str, seeds: str, frames: int, out: str | None, round: str |
     if path and path.suffix.lower() not in (".png", ".gif"):
         raise UserError(f"--out {path}: it must end in .png (a strip) or .gif (a film)")
     from gansmith.inference import load
-    from gansmith.report.export import save_film, save_images
+    from gansmith.run.export import save_film, save_images
 
-    sampler = load(run, round=_round(round), ema=not raw, device=device, say=_note)
-    path = path or Path(run) / f"interpolate-{sampler.round:06d}{'-raw' * raw}-seeds-{seeds}.png"
+    sampler = load(run, kind="latent", **_opened(**opened))
+    told = None if label is None else _class(label, sampler.classes.names)
+    path = path or Path(run) / f"interpolate-{sampler.round:06d}{'-raw' * opened['raw']}-seeds-{seeds}.png"
     if path.suffix.lower() == ".gif":
         closed = [*chosen, chosen[0]]
-        pictures = sampler.interpolate(closed, frames + 1)[:, :-1]  # each path's end is the next one's start
+        pictures = sampler.interpolate(closed, frames + 1, told)[:, :-1]  # each path's end is the next one's start
         save_film(pictures.reshape(-1, 1, *pictures.shape[2:]), path)
     else:
-        pictures = sampler.interpolate(chosen, frames)
+        pictures = sampler.interpolate(chosen, frames, told)
         save_images(pictures.reshape(-1, *pictures.shape[2:]), path, columns=frames)
     click.echo(f"{pictures.shape[0]} x {pictures.shape[1]} pictures of round {sampler.round}: {path}")
 
@@ -298,10 +391,8 @@ def interpolate(run: str, seeds: str, frames: int, out: str | None, round: str |
 @click.argument("run")
 @click.option("--out", metavar="PATH", help="a .png, of walk a .gif  [in RUN]")
 @click.option("--seeds", metavar="LIST", help="where the figure starts from, such as 0-19 or 1,5,9-12")
-@click.option("--round", metavar="N|best", help="the checkpoint of this round, or the best kept  [the newest]")
-@click.option("--raw", is_flag=True, help="the weights themselves where the run keeps a moving average")
-@click.option("--device", default="auto", metavar="DEVICE", help="auto, cpu, cuda or mps  [auto]")
-def figure(name: str, run: str, out: str | None, seeds: str | None, round: str | None, raw: bool, device: str) -> None:
+@_run_options
+def figure(name: str, run: str, out: str | None, seeds: str | None, **opened: Any) -> None:
     """Draw the figure NAME from RUN.
 
     \b
@@ -312,16 +403,10 @@ def figure(name: str, run: str, out: str | None, seeds: str | None, round: str |
     weights        what D's first layer and G's last one look at and draw with
     density        p_data, p_g, D and the optimal D in four stages (of the recipe figure1)
     """
-    from gansmith.schema import did_you_mean, table
-
-    names = table("gansmith.figures", "FIGURES")
-    if name not in names:  # before torch is imported
-        raise UserError(f"there is no figure {name!r}{did_you_mean(name, names)} (figures: {', '.join(names)})")
     chosen = _seeds(seeds) if seeds is not None else None
-    at = _round(round)
-    from gansmith.figures import figure as draw
+    from gansmith.papers.figures import figure as draw
 
-    path = draw(name, run, out=out, seeds=chosen, round=at, ema=not raw, device=device, say=_note)
+    path = draw(name, run, out=out, seeds=chosen, **_opened(**opened))
     click.echo(f"figure {name}: {path}")
 
 
@@ -330,10 +415,13 @@ def figure(name: str, run: str, out: str | None, seeds: str | None, round: str |
 @click.option(
     "--metrics",
     metavar="LIST",
-    help="of parzen_ll, fd, kd, pr, dc, score, classes, stacked, memorised, memorised_pixels  [all possible]",
+    help="of parzen_ll, fd, kd, pr, dc, score, classes, stacked, memorised, memorised_pixels; of pairs psnr, ssim, l1"
+    "  [all possible]",
 )
 @click.option("--n", type=click.IntRange(min=2), metavar="N", help="samples in a set  [what is usual for each metric]")
 @click.option("--seeds", metavar="LIST", help="one set of samples for each seed; +- is their spread  [0-2]")
+@click.option("--maker", metavar="NAME", help="one of a game's makers  [all]")
+@_TO
 @click.option(
     "--reference",
     type=click.Choice(["test", "validation", "train"]),
@@ -346,104 +434,88 @@ def figure(name: str, run: str, out: str | None, seeds: str | None, round: str |
 @click.option(
     "--data", metavar="NAME|FOLDER|RUN", help="for a folder of pictures: the real images, or a run that has them"
 )
-@click.option("--img_size", type=click.IntRange(min=1), metavar="INT", help="their side, with --data NAME|FOLDER  [28]")
+@click.option("--img_size", metavar="INT|H,W", help="their size, with --data NAME|FOLDER  [28]")
 @click.option("--channels", type=click.IntRange(1, 3), metavar="INT", help="1 or 3, with --data NAME|FOLDER  [1]")
-@click.option("--round", metavar="N|best", help="the checkpoint of this round, or the best kept  [the newest]")
-@click.option("--raw", is_flag=True, help="the weights themselves where the run keeps a moving average")
 @click.option("--out", metavar="FOLDER", help="for receipts.jsonl and the nearest training images  [the RUN itself]")
 @click.option("--json", "as_json", is_flag=True, help="print the receipts as JSON")
-@click.option("--device", default="auto", metavar="DEVICE", help="auto, cpu, cuda or mps  [auto]")
+@_run_options
 def evaluate(
     what: tuple[str, ...],
     metrics: str | None,
     n: int | None,
     seeds: str | None,
+    maker: str | None,
+    to: str | None,
     reference: Any,
     features: str | None,
     inception_weights: str | None,
     data: str | None,
-    img_size: int | None,
+    img_size: str | None,
     channels: int | None,
-    round: str | None,
-    raw: bool,
     out: str | None,
     as_json: bool,
-    device: str,
+    **opened: Any,
 ) -> None:
-    """Score a generator: Parzen log-likelihood, distances in features, modes, memorisation.
+    """Score a generator: Parzen log-likelihood, distances in features, modes, memorisation, errors of pairs.
 
     Beside each score stands what real images reach. Several runs are printed side by side, if they are comparable.
     Receipts are kept in receipts.jsonl of each run. docs/metrics.md says what the scores are.
     """
     from gansmith.recipe import is_run
-    from gansmith.schema import did_you_mean, table
 
-    known = table("gansmith.measures", "METRICS")
-    names = None if metrics is None else [name.strip() for name in metrics.split(",") if name.strip()]
-    for name in names or ():  # before torch is imported
-        if name not in known:
-            raise UserError(f"there is no metric {name!r}{did_you_mean(name, known)} (metrics: {', '.join(known)})")
-    chosen, number_of_round = _seeds(seeds or "0-2"), _round(round)
-    runs = [is_run(Path(one)) for one in what]
+    chosen, runs = _seeds(seeds or "0-2"), [is_run(Path(one)) for one in what]
     for one in what:
         if not Path(one).is_dir():
             raise UserError(f"{one} is neither a run nor a folder of pictures")
-    if not all(runs) and (seeds or round or raw):
-        raise UserError("--seeds, --round and --raw are for a run; a folder of pictures is one set of samples as it is")
+    if not all(runs) and (seeds or maker or opened["round"] or opened["raw"]):
+        raise UserError("--seeds, --maker, --round and --raw are for a run; a folder of pictures is one set of samples")
     if any(runs) and data is not None:
         raise UserError("--data is for a folder of pictures; a run is compared with its own data")
+    options = _opened(**opened)
     real = _real_images(data, img_size, channels)
     from gansmith import strict_json
-    from gansmith.evaluation import evaluate as run_evaluate
-    from gansmith.evaluation import shared_metrics
-    from gansmith.receipts import check_comparable
+    from gansmith.evaluation.evaluator import evaluate as run_evaluate
 
-    if names is None and len(what) > 1 and all(runs):
-        names = shared_metrics([Path(one) for one in what], features, reference)
     _heed_interrupts()
     with _result_alone():
-        columns = [
+        found = [
             run_evaluate(
                 Path(one),
-                metrics=names,
+                metrics=[name.strip() for name in metrics.split(",") if name.strip()] if metrics is not None else None,
                 n=n,
                 seeds=chosen,
+                maker=maker,
+                to=to,
                 data=real,
                 reference=reference,
                 features=features,
-                inception_weights=Path(inception_weights) if inception_weights else None,
-                round=number_of_round,
-                ema=not raw,
-                device=device,
-                out=Path(out) if out else Path(one) if run else None,
-                say=_note,
+                inception_weights=inception_weights,
+                out=out if out else one if run else None,
+                **options,
             )
             for one, run in zip(what, runs, strict=True)
         ]
     if as_json:
-        click.echo(strict_json.dumps([receipt.as_dict() for column in columns for receipt in column], indent=1))
-        return
-    try:
-        for row in zip(*columns, strict=True):
-            check_comparable(row)
-    except (UserError, ValueError) as error:  # what was measured is shown all the same
-        for column in columns:
-            _print_scores([column])
-        raise UserError(f"the scores stand apart: {error}") from None
-    _print_scores(columns)
+        click.echo(strict_json.dumps([receipt.as_dict() for receipts in found for receipt in receipts], indent=1))
+    else:
+        _print_scores(found)
 
 
-def _real_images(data: str | None, img_size: int | None, channels: int | None) -> Any:
-    """The data section that --data names: that of a run, or a set by name or folder; None without --data."""
+def _real_images(data: str | None, img_size: str | None, channels: int | None) -> Any:
+    """What --data names: the recipe of a run, or the data section of a set by name or folder; None without --data."""
     from gansmith.recipe import Data, is_run, plan
 
     if data is not None and is_run(Path(data)):
-        return plan(Path(data)).recipe.data
+        return plan(Path(data)).recipe
     if data is None and (img_size or channels):
         raise UserError("--img_size and --channels go with --data; a run has its own")
     if channels == 2:
         raise UserError("--channels is 2; it must be 1 or 3")
-    return None if data is None else Data(name=data, img_size=img_size or 28, channels=channels or 1)  # type: ignore[arg-type]
+    sides = (img_size or "28").split(",")
+    if len(sides) > 2 or not all(side.isdecimal() and int(side) > 0 for side in sides):
+        raise UserError(f"--img_size is {img_size!r}; it must be a side such as 28, or height,width such as 48,64")
+    size = (int(sides[0]), int(sides[-1]))
+    return None if data is None else Data(name=data, img_size=size, channels=channels or 1)  # type: ignore[arg-type]
 
 
 @main.command(short_help="Reproduce a number of a paper, with its ablations.")
@@ -467,8 +539,8 @@ def reproduce(
 
     Stopped, the same command goes on where it was.
     """
-    from gansmith.reproduction import REPRODUCTIONS, table
-    from gansmith.reproduction import reproduce as run_reproduce
+    from gansmith.papers.reproduction import REPRODUCTIONS, table
+    from gansmith.papers.reproduction import reproduce as run_reproduce
     from gansmith.training import Stopped
 
     _heed_interrupts()
@@ -486,7 +558,7 @@ def reproduce(
     except Stopped as stop:
         click.echo("stopped and saved; the same command goes on where it was", err=True)
         sys.exit(128 + stop.signum)
-    click.echo(table(REPRODUCTIONS[name], rows))
+    table(REPRODUCTIONS[name], rows).show()
 
 
 @main.group(short_help="Measure on this machine: parts of a round, time until a score.")
@@ -496,41 +568,41 @@ def bench() -> None:
 
 @bench.command("step", context_settings=_FREE_WORDS, short_help="Where the time of a round goes.")
 @click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="[RECIPE] [--KEY VALUE]...")
-@click.option("--data", metavar="NAME|FOLDER", help="a data set by name, or a folder of pictures  [the recipe's]")
-@click.option("--no-switches", is_flag=True, help="leave out other settings; compiling takes a minute")
+@_DATA
 @click.option("--json", "as_json", is_flag=True, help="print the result as JSON")
-@_COMPILE
-@click.option("--device", default="auto", metavar="DEVICE", help="auto, cpu, cuda or mps  [auto]")
-def bench_step(
-    words: tuple[str, ...], data: str | None, no_switches: bool, as_json: bool, compile: bool | None, device: str
-) -> None:
-    """Time the parts of RECIPE's rounds, what this device could do at most, and what other settings of engine bring.
+@_DEVICE
+@_TRUST
+def bench_step(words: tuple[str, ...], data: str | None, as_json: bool, device: str, trust: bool) -> None:
+    """Time the parts of RECIPE's rounds, and compare a round with what this device could do at most.
 
     Any key of a recipe is a flag: --batch_size 256. Nothing is kept.
     """
-    what, flags = _words("gan", words, {"data": data, "compile": compile})
+    what, flags = _words("gan", words, {"data": data})
+    _trust(trust)
     from gansmith.recipe import plan
 
-    plan(what, flags=flags)  # before torch is imported: a wrong key is answered at once
+    resolved = plan(what, flags=flags)  # before torch is imported: a wrong key is answered at once
     from gansmith import strict_json
-    from gansmith.profiling import profile, report
+    from gansmith.bench.step import profile, table
 
     with _result_alone():
-        result = profile(what, overrides=flags, device=device, switches=not no_switches, say=_note)
-    click.echo(strict_json.dumps(result.as_dict(), indent=1) if as_json else report(result), nl=as_json)
+        found = profile(resolved, device, say=_note)
+    if as_json:
+        click.echo(strict_json.dumps(found, indent=1))
+    else:
+        table(found).show()
 
 
 @bench.command("time-to-quality", context_settings=_FREE_WORDS, short_help="Train until a score is reached.")
 @click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="[RECIPE] [--KEY VALUE]...")
 @click.option("--until", multiple=True, metavar="GOAL", help="such as 'fd<=60', in quotes; several must all hold")
-@click.option("--data", metavar="NAME|FOLDER", help="a data set by name, or a folder of pictures  [the recipe's]")
+@_DATA
 @click.option(
     "--seeds", default=3, type=click.IntRange(min=1), metavar="K", help="seeds 0 to K-1: a training of each  [3]"
 )
 @click.option("--max-minutes", default=10.0, type=float, metavar="M", help="of training, for each seed  [10]")
 @click.option("--out", metavar="FOLDER", help="runs, table, curves  [runs/time-to-quality-RECIPE]")
 @click.option("--json", "as_json", is_flag=True, help="print the result as JSON")
-@_COMPILE
 @click.option("--device", default="auto", metavar="DEVICE", help="auto, cpu, cuda or mps  [auto]")
 @click.option("--quiet", is_flag=True, help="print nothing but the table and errors")
 def bench_time_to_quality(
@@ -541,7 +613,6 @@ def bench_time_to_quality(
     max_minutes: float,
     out: str | None,
     as_json: bool,
-    compile: bool | None,
     device: str,
     quiet: bool,
 ) -> None:
@@ -551,12 +622,12 @@ def bench_time_to_quality(
     --evaluation.every rounds [an epoch] on --data.validation images with --evaluation.n samples, and their time does
     not count. Stopped, the same command goes on where it was.
     """
-    what, flags = _words("gan", words, {"data": data, "compile": compile})
+    what, flags = _words("gan", words, {"data": data})
     from gansmith.recipe import plan
 
     plan(what, flags=flags)  # before torch is imported: a wrong key is answered at once
     from gansmith import strict_json
-    from gansmith.time_to_quality import table, time_to_quality
+    from gansmith.bench.time_to_quality import table, time_to_quality
     from gansmith.training import Stopped
 
     _heed_interrupts()
@@ -576,12 +647,15 @@ def bench_time_to_quality(
     except Stopped as stop:
         click.echo("stopped and saved; the same command goes on where it was", err=True)
         sys.exit(128 + stop.signum)
-    click.echo(strict_json.dumps(result.as_dict(), indent=1) if as_json else table(result), nl=as_json)
+    if as_json:
+        click.echo(strict_json.dumps(result, indent=1))
+    else:
+        table(result).show()
 
 
 @main.command(context_settings=_FREE_WORDS, short_help="Check that a resumed run is the same run, bit for bit.")
 @click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="[RECIPE] [--KEY VALUE]...")
-@click.option("--data", metavar="NAME|FOLDER", help="a data set by name, or a folder of pictures  [the recipe's]")
+@_DATA
 @click.option(
     "--steps",
     default=20,
@@ -589,16 +663,17 @@ def bench_time_to_quality(
     metavar="N",
     help="rounds before and after the resume  [20]",
 )
-@_COMPILE
-@click.option("--device", default="auto", metavar="DEVICE", help="auto, cpu, cuda or mps  [auto]")
-def verify(words: tuple[str, ...], data: str | None, steps: int, compile: bool | None, device: str) -> None:
+@_DEVICE
+@_TRUST
+def verify(words: tuple[str, ...], data: str | None, steps: int, device: str, trust: bool) -> None:
     """Check on this machine that training 2N rounds equals N, a resume, and N more, bit for bit."""
-    what, flags = _words("gan", words, {"data": data, "compile": compile})
+    what, flags = _words("gan", words, {"data": data})
+    _trust(trust)
     from gansmith.recipe import is_run, plan
 
     if is_run(what):
         raise UserError(f"{what} is a run; verify takes a recipe: gansmith verify {Path(what) / 'recipe.yaml'}")
-    plan(what, flags=flags)
+    plan(what, flags=flags)  # before the rest is imported
     from gansmith.exactness import verify as run_verify
 
     result = run_verify(what, steps=steps, device=device, overrides=flags)
@@ -670,7 +745,7 @@ def _words(
     default: str, words: tuple[str, ...], options: Mapping[str, str | bool | None]
 ) -> tuple[str, dict[str, Any]]:
     """(WHAT, flags) of a command line: WHAT may stand anywhere, `--a.b 1`, `--a.b=1` and `a.b=1` are flags."""
-    full = {"data": "data.name", "compile": "engine.compile"}
+    full = {"data": "data.name"}
     flags = {full.get(key, key): str(value) for key, value in options.items() if value is not None}
     rest, found = list(words), []
     while rest:
@@ -688,20 +763,23 @@ def _words(
         flags[key.lstrip("-").replace("-", "_")] = value
     if len(found) > 1:
         raise UserError(f"{found[0]} and {found[1]}: one recipe, file or run at a time")
-    import yaml
+    from gansmith.recipe import parsed
 
     values: dict[str, Any] = {}
     for key, value in flags.items():
-        try:
-            # A name is never a number, 010 is ten and not YAML's octal eight, 256,128 is a list without the brackets
-            # that shells want for themselves.
-            if re.fullmatch(r"\d+(,\d+)+", value):
-                values[key] = [int(number) for number in value.split(",")]
-                continue
-            plain = key == "data.name" or value.lstrip("+-").isdecimal()
-            values[key] = int(value) if plain and key != "data.name" else value if plain else yaml.safe_load(value)
-        except yaml.YAMLError:
+        # A name is never a number, 010 is ten and not YAML's octal eight, 256,128 is a list without the brackets that
+        # shells want for themselves.
+        if key == "data.name":
             values[key] = value
+        elif re.fullmatch(r"\d{1,18}(,\d{1,18})+", value):
+            values[key] = [int(number) for number in value.split(",")]
+        elif re.fullmatch(r"[+-]?\d{1,18}", value):
+            values[key] = int(value)
+        else:
+            try:
+                values[key] = parsed(value, f"--{key}")
+            except UserError:  # no YAML, or too much of it: a text
+                values[key] = value
     return (found[0] if found else default), values
 
 
@@ -709,7 +787,7 @@ def _suggest(flag: str) -> str:
     from gansmith.schema import did_you_mean
 
     return did_you_mean(
-        flag, [f"--{name}" for name in (*OPTIONS, "compile", "no-compile", "data", "out", "device", "dry-run", "quiet")]
+        flag, [f"--{name}" for name in (*OPTIONS, "from", "data", "out", "device", "trust", "dry-run", "quiet")]
     )
 
 
@@ -744,42 +822,22 @@ def _round(text: str | None) -> Any:
     return int(text)
 
 
-def _print_scores(columns: Sequence[Sequence[Any]]) -> None:
-    """One line per score: each generator's value and spread, what real images reach, which end is better."""
-    from rich.console import Console
-    from rich.table import Table
+def _print_scores(found: Sequence[Sequence[Any]]) -> None:
+    """The receipts of runs or folders, side by side where each has those of one maker, else a table for each maker."""
+    from gansmith.evaluation.receipts import by_maker, check_comparable, table
 
-    from gansmith.receipts import number
-
-    table = Table(box=None, pad_edge=False)
-    table.add_column("score")
-    for column in columns:
-        subject = column[0].subject
-        at = f", round {subject['round']}" if "round" in subject else ""
-        table.add_column(f"{subject['what']}{at}", justify="right", overflow="fold")
-    table.add_column("real images", justify="right")
-    table.add_column("better")
-    for row in zip(*columns, strict=True):
-        first = row[0]
-        name = f"{first.metric} ({first.unit})" if first.unit else first.metric
-        table.add_row(
-            name, *(receipt.text() for receipt in row), "" if first.real is None else number(first.real), first.better
-        )
-    Console().print(table)
-    click.echo(
-        "+-: standard deviation over sets of samples" if columns[0][0].spread is not None else "one set of samples"
-    )
-    for column in columns:
-        for receipt in column:
-            if "standard_error" in receipt.details:
-                sigmas = receipt.details["sigma"]
-                flat = [s for sigma in sigmas for s in (sigma if isinstance(sigma, list) else [sigma])]
-                shown = ", ".join(dict.fromkeys(map(number, flat)))
-                error = number(max(receipt.details["standard_error"]))
-                click.echo(f"{receipt.metric} of {receipt.subject['what']}: sigma {shown}, standard error {error}")
-    for receipt in columns[0]:
-        if receipt.note:
-            click.echo(f"{receipt.metric} is {receipt.note}")
+    apart = None
+    for columns in by_maker(found):
+        try:
+            for name in dict.fromkeys(receipt.metric for column in columns for receipt in column):
+                check_comparable([receipt for column in columns for receipt in column if receipt.metric == name])
+            table(columns).show()
+        except UserError as error:  # what was measured is shown all the same
+            apart = error
+            for column in columns:
+                table([column]).show()
+    if apart:
+        raise UserError(f"the scores stand apart: {apart}")
 
 
 def _note(text: str) -> None:

@@ -7,13 +7,21 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
+import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
+from itertools import count
 from typing import Any, cast
 
 import torch
 import torch.distributed as dist
+
+# Its functions take the group that exists when they are defined as a default. Imported later, by torch.compile or
+# torchvision, they would keep it and its threads alive; a thread that frees a tensor while Python ends is an abort.
+import torch.distributed.nn.functional
 from torch import Tensor, nn
 from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
@@ -23,8 +31,13 @@ from gansmith.errors import RankLost, UserError
 from gansmith.launch import Launch, launch
 from gansmith.world import T, World
 
-# The others wait while rank 0 prepares a data set or evaluates; a rank that dies is noticed by its connection.
+# The others wait while rank 0 prepares a data set or evaluates. A rank that dies is noticed by its connection, one that
+# is cut off by its silence: seconds between two signs of life, and seconds without one.
 PATIENCE = timedelta(hours=2)
+BEAT = 5.0
+SILENCE = 50.0
+
+_joins = count()
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -77,6 +90,15 @@ class Processes(World):
             dist.all_gather_object(found, thing)
         return found
 
+    def everywhere(self, x: Tensor, size: int) -> Tensor:
+        """Differentiable to any order, for shares of unequal size; all ranks call it and its backward in one order."""
+        begin, end = (size * r // self.size for r in (self.rank, self.rank + 1))
+        if len(x) != end - begin:
+            raise ValueError(f"rank {self.rank} has {len(x)} rows; of {size} it must have {end - begin}")
+        before, after = (x.new_zeros(n, *x.shape[1:]) for n in (begin, size - end))
+        whole: Tensor = _Sum.apply(torch.cat([before, x, after]))
+        return whole
+
     @torch.no_grad()
     def equalise(self, network: nn.Module) -> None:
         """The same seed may round otherwise on another machine."""
@@ -102,9 +124,11 @@ def joined(device: str) -> Iterator[Processes]:
     """Join the other processes of torchrun: nccl between CUDA devices, each process its own, else gloo."""
     if not dist.is_available():
         raise UserError(
-            "this PyTorch is built without torch.distributed, so it trains in one process: leave torchrun away"
+            "this PyTorch is built without torch.distributed, so it trains in one process: start it without torchrun"
         )
     here = launch()
+    # torchrun's store outlives a restart and a training, and with it the addresses of processes that are gone.
+    prefix = f"gansmith {here.restarts} {next(_joins)}"
     own = _own_device(device, here)
     if own.type == "cuda":
         torch.cuda.set_device(own)
@@ -119,13 +143,97 @@ def joined(device: str) -> Iterator[Processes]:
                 f"MASTER_ADDR is {address!r} and MASTER_PORT {port!r}; they must be where rank 0 is to be found, as"
                 " torchrun sets them"
             ) from None
-        # torchrun's store outlives a restart, and with it the addresses of processes that are gone.
-        store = PrefixStore(f"gansmith restart {here.restarts}", store)
+        store = PrefixStore(prefix, store)
+        _check_addresses(store, rank, size)
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=PATIENCE)
+    world = Processes(here.rank, here.size, own)
     try:
-        yield Processes(here.rank, here.size, own)
+        with _watched(world, prefix):
+            yield world
     finally:
         dist.destroy_process_group()
+
+
+def _check_addresses(store: PrefixStore, rank: int, size: int) -> None:
+    """UserError on all ranks where one of several machines knows itself by an address that the others cannot reach."""
+    name = socket.gethostname()
+    try:
+        address = str(socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)[0][4][0])
+    except OSError:
+        address = "127.0.0.1"  # as gloo does
+    local = address.startswith("127.") or address == "::1"
+    store.set(f"host {rank}", f"{name} {address if local and 'GLOO_SOCKET_IFNAME' not in os.environ else ''}")
+    hosts = [host.decode().split(" ") for host in store.multi_get([f"host {r}" for r in range(size)])]
+    bad = next(((host, where) for host, where in hosts if where), None)
+    if bad and len({host for host, _ in hosts}) > 1:
+        store.set(f"read {rank}", "")
+        if rank == 0:  # which may keep the store
+            store.wait([f"read {r}" for r in range(size)])
+        raise UserError(
+            f"the machine {bad[0]} finds itself at {bad[1]}, where the others cannot reach it: set GLOO_SOCKET_IFNAME"
+            " there to the name of its network interface, such as eth0"
+        )
+
+
+@contextmanager
+def _watched(world: Processes, prefix: str) -> Iterator[None]:
+    """Each rank counts in the store while the block runs; where another's count stands still, this process ends.
+
+    Two threads, since a call to the store never returns when the machine that keeps it is cut off. They count turns and
+    not seconds, since all ranks may be stopped and go on together.
+    """
+    keys = [f"pulse {rank}" for rank in range(world.size)]
+    seen = [b""] * world.size
+    over = threading.Event()
+
+    def beat() -> None:
+        # Torch prints a stack trace where the store is gone with its process, so a plain connection is asked first.
+        with suppress(OSError, RuntimeError), socket.create_connection(_master()) as line:
+            line.setblocking(False)
+            tcp = dist.TCPStore(*_master(), is_master=False, timeout=PATIENCE)  # type: ignore[attr-defined]
+            store = PrefixStore(prefix, tcp)
+            for turn in count():
+                with suppress(BlockingIOError):
+                    if not line.recv(1):
+                        break
+                store.set(keys[world.rank], "left" if over.is_set() else str(turn))
+                if over.is_set():
+                    break
+                seen[:] = store.multi_get(keys)
+                over.wait(BEAT)
+        over.set()
+
+    def watch() -> None:
+        before, silent = list(seen), [0] * world.size
+        while not over.wait(BEAT):
+            now = list(seen)
+            silent = [0 if n != b or n == b"left" else s + 1 for n, b, s in zip(now, before, silent, strict=True)]
+            before = now
+            if max(silent) * BEAT >= SILENCE:
+                give_up([rank for rank, turns in enumerate(silent) if turns * BEAT >= SILENCE])
+
+    def give_up(lost: list[int]) -> None:
+        # A rank that no longer sees its own count has lost the store.
+        who = f"the store at {_master()[0]}" if world.rank in lost else f"rank {', '.join(map(str, lost))}"
+        text = f"rank {world.rank}: {who} has given no sign of life for {SILENCE:.0f} seconds"
+        try:
+            print(f"gansmith: error: {text}{world.goes_on()}", file=sys.stderr, flush=True)
+        finally:
+            os._exit(1)  # nothing else ends a thread that waits for a connection
+
+    threads = [threading.Thread(target=work, daemon=True) for work in (beat, watch)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join(BEAT)
+
+
+def _master() -> tuple[str, int]:
+    return os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
 
 
 def _own_device(name: str, here: Launch) -> torch.device:
@@ -157,7 +265,8 @@ def _connection() -> Iterator[None]:
         # gloo raises plain RuntimeErrors, and what is no fault of a connection (memory, a bug) must not read like one.
         if not isinstance(error, dist.DistError) and "gloo" not in str(error):
             raise
-        raise RankLost(f"the connection to the other processes broke ({str(error).splitlines()[0]})") from None
+        what = str(error).splitlines()[0].split(". ")[0]  # gloo says more, which helps nobody
+        raise RankLost(f"the connection to the other processes broke ({what})") from None
 
 
 # ---- BatchNorm over the batch of all ranks ----------------------------------------------------------------------

@@ -1,10 +1,12 @@
-"""Load a run and make pictures: samples by seed, paths between them, code traversals."""
+"""Load a run and make pictures: samples by seed, paths between them, code traversals, translations."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -12,47 +14,75 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from gansmith import checkpoint
-from gansmith.build import build_network, build_prior, choose_device, derive_seed
+from gansmith.build import Classes, averaged, build_network, build_prior, derive_seed, game_of, input_view
 from gansmith.data.values import VALUES
+from gansmith.engine import choose_device
 from gansmith.errors import UserError
+from gansmith.games.game import SAMPLE, Game, Maker
 from gansmith.priors import Codes, Prior
 from gansmith.recipe import Recipe, is_run, plan
-from gansmith.report.pictures import to_uint8
+from gansmith.run.folder import check_links
+from gansmith.run.pictures import to_uint8
+from gansmith.schema import did_you_mean
 
 CHUNK = 64
-"""Every forward pass has this many rows, so that a sample does not depend on how many are asked for."""
+"""Every forward pass over latents has this many rows, so that a sample does not depend on how many are asked for."""
 
 BLOCK = 1000
 """Latents that `draw` takes from one random stream, all of them or not."""
 
 Pictures = NDArray[np.uint8]
+Round = int | Literal["best"] | None
+"""The round of a checkpoint, the best kept, or None for the newest."""
+Labels = int | Sequence[int] | None
+Kind = Literal["latent", "pictures"]
 
 
 class Sampler:
-    """A trained generator in eval mode. The same seed gives the same picture, whatever else is asked for with it."""
+    """One way of a trained game to make pictures, in eval mode; nothing it makes depends on what else is asked for.
+
+    The same seed gives the same picture. `nets`: the networks that its maker takes, in order, or a single one.
+    """
 
     def __init__(
         self,
-        net: nn.Module,
+        nets: nn.Module | Sequence[nn.Module],
         prior: Prior,
         *,
+        maker: Maker = SAMPLE["sample"],
         values: str = "signed",
+        classes: Classes | None = None,
+        shape: tuple[int, int, int] | None = None,
+        view: Callable[[Tensor], Tensor] | None = None,
         round: int = 0,
         averaged: bool = False,
         digest: str = "",
     ) -> None:
-        self.net = net
+        self.nets = (nets,) if isinstance(nets, nn.Module) else tuple(nets)
         self.prior = prior
+        self.maker = maker
         self.values = values
-        """What the network's output means: a row of `data.values.VALUES`."""
+        """What the networks' pictures mean: a row of `data.values.VALUES`."""
+        self.classes = classes or Classes()
+        self.shape = shape
+        """(C, H, W) of the pictures that it was trained on."""
+        self.view = view
+        """What a picture becomes before the networks translate it."""
         self.round = round
         """The round after which the weights were saved."""
         self.averaged = averaged
         """Whether these are the moving average of the weights."""
         self.digest = digest
         """The beginning of the sha256 of the checkpoint's tensors, if they come from one."""
-        parameter = next(net.parameters())
+        parameter = next(self.nets[0].parameters())
         self.device, self.dtype = parameter.device, parameter.dtype
+
+    def __repr__(self) -> str:
+        what = ", ".join(self.maker.inputs.values())
+        weights = "averaged weights" if self.averaged else "weights"
+        return f"Sampler({what} -> {self.maker.imitates}, {weights} of round {self.round}, {self.device})"
+
+    # ---- from latents
 
     def latents(self, seeds: Sequence[int]) -> Tensor:
         """z (N, Z): each seed has a random stream of its own, drawn on the CPU so that it is the same everywhere."""
@@ -60,50 +90,96 @@ class Sampler:
         return torch.cat(draws).to(self.device)
 
     @torch.no_grad()
-    def generate(self, z: Tensor) -> Tensor:
-        """G(z) (N, C, H, W), as networks see images, from z (N, Z); leaves the network in the mode that it was in."""
-        was_training = self.net.training
-        self.net.eval()
+    def generate(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
+        """G(z) or G(z, y) (N, C, H, W), as networks see images; leaves the networks in the modes that they were in."""
+        if self.maker.pictures:
+            raise UserError(f"{self!r} makes pictures from pictures: use translate")
+        z = z.to(self.device, self.dtype)
+        if self.maker.labelled and labels is None:
+            raise UserError("this generator asks for labels, one for each latent")
+        parts = torch.split(z, CHUNK)
+        told = [None] * len(parts) if labels is None else torch.split(labels.to(self.device), CHUNK)
+        with self._evaluating():
+            return torch.cat([self._chunk(part, y) for part, y in zip(parts, told, strict=True)])
+
+    def _chunk(self, z: Tensor, y: Tensor | None) -> Tensor:
+        n = len(z)
+        inputs: dict[str, Tensor] = {}
+        for name, field in self.maker.inputs.items():
+            rows = z if field == "latent" else y
+            assert rows is not None
+            inputs[name] = torch.cat([rows, rows[-1:].expand(CHUNK - n, *rows.shape[1:])])
+        images: Tensor = self.maker.make(*self.nets, **inputs)
+        if images.dim() != 4 or len(images) != CHUNK:
+            raise UserError(f"G returned {tuple(images.shape)} for {CHUNK} latents; it must be ({CHUNK}, C, H, W)")
+        return images[:n]
+
+    @contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        before = [net.training for net in self.nets]
+        for net in self.nets:
+            net.eval()
         try:
-            images = [self._chunk(part) for part in torch.split(z.to(self.device, self.dtype), CHUNK)]
+            yield
         finally:
-            self.net.train(was_training)
-        return torch.cat(images)
+            for net, training in zip(self.nets, before, strict=True):
+                net.train(training)
+
+    def labels(self, labels: Labels, seeds: Sequence[int]) -> Tensor | None:
+        """The labels (N,) of seeds: one for all, one for each, or, where nothing is said, seed modulo classes."""
+        k = len(self.classes.names)
+        if not self.maker.labelled:
+            if labels is not None:
+                raise UserError("this generator has no labels: it was trained without")
+            return None
+        chosen = [seed % k for seed in seeds] if labels is None else labels
+        chosen = [chosen] * len(seeds) if isinstance(chosen, int) else list(chosen)
+        if len(chosen) != len(seeds) or not all(0 <= y < k for y in chosen):
+            raise UserError(f"labels are {labels}; they must be one for all, or one for each seed, from 0 to {k - 1}")
+        return torch.tensor(chosen, device=self.device)
 
     def draw(self, n: int, seed: int) -> Tensor:
-        """n fair draws (n, C, H, W) in [0, 1], not rounded, on the CPU; fewer of one seed are the first of these."""
-        streams = (torch.Generator().manual_seed(derive_seed(seed, 3, i)) for i in range(0, n, BLOCK))
-        blocks = [self.prior.sample(BLOCK, stream, self.dtype) for stream in streams]
-        return torch.cat([self.pixels(z).cpu() for z in torch.split(torch.cat(blocks)[:n], BLOCK)])
+        """n fair draws (n, C, H, W) in [0, 1], not rounded, on the CPU; fewer of one seed are the first of these.
 
-    def pixels(self, z: Tensor) -> Tensor:
+        Labels are drawn as often as the training images have them.
+        """
+        parts = []
+        for start in range(0, n, BLOCK):
+            stream = torch.Generator().manual_seed(derive_seed(seed, 3, start // BLOCK))
+            z, labels = self.prior.sample(BLOCK, stream, self.dtype), None
+            if self.maker.labelled:
+                often = torch.tensor(self.classes.counts, dtype=torch.float64)
+                labels = torch.multinomial(often, BLOCK, replacement=True, generator=stream)
+            here = min(BLOCK, n - start)
+            parts.append(self.pixels(z[:here], None if labels is None else labels[:here]).cpu())
+        return torch.cat(parts)
+
+    def pixels(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
         """Images (N, C, H, W) in [0, 1], not rounded, from z (N, Z)."""
-        images = self.generate(z)
+        return self._to_unit(self.generate(z, labels))
+
+    def _to_unit(self, images: Tensor) -> Tensor:
         if images.dtype != torch.float64:
             images = images.float()  # half precision has too few digits for 256 levels
         return VALUES[self.values].to_unit(images)
 
-    def _chunk(self, z: Tensor) -> Tensor:
-        padded = torch.cat([z, z[-1:].expand(CHUNK - len(z), -1)])
-        images: Tensor = self.net(padded)
-        if images.dim() != 4 or len(images) != CHUNK:
-            raise UserError(f"G returned {tuple(images.shape)} for {CHUNK} latents; it must be ({CHUNK}, C, H, W)")
-        return images[: len(z)]
-
-    def sample(self, seeds: Sequence[int] = range(64)) -> Pictures:
-        """Pictures (N, C, H, W), uint8, one per seed."""
+    def sample(self, seeds: int | Sequence[int] = range(64), labels: Labels = None) -> Pictures:
+        """Pictures (N, C, H, W), uint8, one per seed; a number n of seeds means the first n."""
+        seeds = range(seeds) if isinstance(seeds, int) else seeds
         if len(seeds) == 0:
             raise UserError("no seeds were given; ask for at least one, such as 0-63")
-        return to_uint8(self.pixels(self.latents(seeds)))
+        return to_uint8(self.pixels(self.latents(seeds), self.labels(labels, seeds)))
 
-    def interpolate(self, seeds: Sequence[int], frames: int = 10) -> Pictures:
+    def interpolate(self, seeds: Sequence[int], frames: int = 10, label: int | None = None) -> Pictures:
         """The paths from each seed to the next, ends included: (len(seeds) - 1, frames, C, H, W), uint8."""
         if len(seeds) < 2 or frames < 2:
             raise UserError(f"{len(seeds)} seed(s), {frames} frame(s): a path needs two seeds and two frames")
         z = self.latents(seeds)
         t = torch.linspace(0, 1, frames, device=self.device, dtype=self.dtype)
         paths = torch.cat([self.prior.between(a, b, t) for a, b in zip(z, z[1:], strict=False)])
-        return to_uint8(self.pixels(paths)).reshape(len(seeds) - 1, frames, *self._shape())
+        told = self.labels(label if label is not None or not self.maker.labelled else 0, range(len(paths)))
+        pictures = to_uint8(self.pixels(paths, told))
+        return pictures.reshape(len(seeds) - 1, frames, *pictures.shape[1:])
 
     def traverse(self, name: str, seeds: Sequence[int] = range(10), columns: int = 10) -> Pictures:
         """For each seed one part of z through its values, all else as it is: (len(seeds), columns, C, H, W), uint8."""
@@ -112,93 +188,184 @@ class Sampler:
             have = f"it has {', '.join(names)}" if names else "its z is plain noise (infogan has codes)"
             raise UserError(f"this generator has no code {name!r}: {have}")
         z = self.prior.traverse(self.latents(seeds), name, columns)
-        return to_uint8(self.pixels(z.flatten(0, 1))).reshape(*z.shape[:2], *self._shape())
+        pictures = to_uint8(self.pixels(z.flatten(0, 1)))
+        return pictures.reshape(*z.shape[:2], *pictures.shape[1:])
 
-    def _shape(self) -> tuple[int, ...]:
-        return tuple(self.generate(self.latents([0])).shape[1:])
+    # ---- from pictures
+
+    @torch.no_grad()
+    def translated(self, pictures: Mapping[str, Tensor], seeds: Sequence[int]) -> Tensor:
+        """Made pictures (N, C, H, W) in [0, 1], from fields of pictures as networks see them, each by itself.
+
+        What the networks draw meanwhile, as with dropout, follows from the picture's seed; torch's own stream stays.
+        """
+        if not self.maker.pictures or len(self.maker.inputs) != len(self.maker.pictures):
+            raise UserError(f"{self!r} makes pictures from latents: use sample")
+        made = []
+        cuda = [self.device] if self.device.type == "cuda" else []
+        with self._evaluating(), torch.random.fork_rng(devices=cuda):
+            for i, seed in enumerate(seeds):
+                torch.manual_seed(seed)
+                inputs = {n: pictures[f][i : i + 1].to(self.device, self.dtype) for n, f in self.maker.inputs.items()}
+                made.append(self._to_unit(self.maker.make(*self.nets, **inputs)))
+        return torch.cat(made)
+
+    def translate(self, pictures: Pictures | Sequence[Pictures], seeds: Sequence[int] | None = None) -> list[Pictures]:
+        """Pictures (C, H, W), uint8, one for each given, which may differ in size; seed 0, or one for each."""
+        seeds = [0] * len(pictures) if seeds is None else seeds
+        (field,) = self.maker.pictures or ("x",)
+        to_network = VALUES[self.values].to_network
+        out = []
+        for picture, seed in zip(pictures, seeds, strict=True):
+            self.check_size(*picture.shape[-2:])
+            x = to_network(torch.from_numpy(np.array(picture))[None].to(self.dtype))
+            x = x if self.view is None else self.view(x)
+            out.append(to_uint8(self.translated({field: x}, [seed]))[0])
+        return out
+
+    def check_size(self, height: int, width: int) -> None:
+        """UserError for a picture that the networks cannot take, which names what would fit."""
+        check: Callable[[int, int], None] | None = getattr(self.nets[0], "check_size", None)
+        try:
+            if check is not None:
+                check(height, width)
+        except ValueError as error:
+            raise UserError(str(error)) from None
 
 
-def load(
-    run: str | Path,
-    *,
-    round: int | Literal["best"] | None = None,
-    ema: bool = True,
-    device: str = "auto",
-    say: Callable[[str], None] = print,
-) -> Sampler:
-    """The generator of a run: of its newest checkpoint that verifies, of the given round, or of the best one kept.
-
-    `ema` takes the moving average where the run has one. UserError where there is no such run or checkpoint.
-    """
-    found = load_network(run, "G", round=round, ema=ema, device=device, say=say)
-    prior = build_prior(found.recipe)
-    return Sampler(
-        found.net,
-        prior,
-        values=found.recipe.data.values,
-        round=found.round,
-        averaged=found.averaged,
-        digest=found.digest,
-    )
+# ---- loading ------------------------------------------------------------------------------------------------------
 
 
-class Loaded(NamedTuple):
-    """A player's network out of a run."""
+def choose_maker(game: type[Game], maker: str | None = None, to: str | None = None, kind: Kind | None = None) -> Maker:
+    """A game's maker by its name, or the first that imitates the field `to`, or the first of a kind."""
+    makers = game.makers
+    if maker is not None:
+        if maker not in makers:
+            raise UserError(f"there is no maker {maker!r}{did_you_mean(maker, makers)} (makers: {', '.join(makers)})")
+        return makers[maker]
+    fitting = [m for m in makers.values() if kind is None or (kind == "pictures") == bool(m.pictures)]
+    if to is not None:
+        fields = list(dict.fromkeys(m.imitates for m in fitting))
+        fitting = [m for m in fitting if m.imitates == to]
+        if not fitting:
+            raise UserError(f"nothing here makes {to!r}; it must be one of {', '.join(fields) or 'none'}")
+    if not fitting:
+        verb, takes = ("translate", "pictures") if kind == "latent" else ("sample", "latents")
+        raise UserError(f"this run makes pictures from {takes}: gansmith {verb} RUN")
+    return fitting[0]
 
-    net: nn.Module
-    """In eval mode."""
+
+@dataclass(frozen=True)
+class Opened:
+    """A run's recipe and one of its checkpoints."""
+
+    path: Path
     recipe: Recipe
-    round: int
-    """The round after which it was saved."""
-    averaged: bool
-    """Whether the weights are the moving average."""
-    digest: str
-    """The beginning of the sha256 of the checkpoint's tensors."""
+    tree: Mapping[str, Any]
+    info: Mapping[str, Any]
+
+    @property
+    def digest(self) -> str:
+        """The beginning of the sha256 of the checkpoint's tensors."""
+        return str(self.info["sha256"][checkpoint.TENSORS][:12])
+
+    @property
+    def classes(self) -> Classes:
+        names, counts = self.info.get("classes") or ((), ())
+        return Classes(tuple(names), tuple(counts))
+
+    def has_average(self, name: str) -> bool:
+        return "ema" in self.tree["players"].get(name, {})
+
+    def network(self, name: str, device: torch.device, *, ema: bool) -> nn.Module:
+        """A player's network in eval mode, with its weights or their moving average."""
+        if name not in self.recipe.networks:
+            raise UserError(
+                f"{self.path}: the game {self.recipe.game.name} has no player {name} (it has:"
+                f" {', '.join(self.recipe.networks)})"
+            )
+        with torch.random.fork_rng(devices=[]):  # making a network draws weights that are replaced at once
+            prior = build_prior(self.recipe)
+            net = build_network(self.recipe, name, prior, classes=len(self.classes.names))
+        try:
+            net.load_state_dict(self.tree["players"][name]["ema" if ema else "net"])
+        except (KeyError, RuntimeError) as error:
+            raise UserError(f"{self.path} does not fit its recipe.yaml: {str(error).splitlines()[0]}") from None
+        return net.to(device).eval()
 
 
-def load_network(
-    run: str | Path,
-    player: str,
-    *,
-    round: int | Literal["best"] | None = None,
-    ema: bool = True,
-    device: str = "auto",
-    say: Callable[[str], None] = print,
-) -> Loaded:
-    """The network of the first player of a run whose name begins with `player`, such as "D"; the rest as in `load`."""
+def open_run(
+    run: str | Path, round: Round = None, say: Callable[[str], None] = print, *, trust: bool = False
+) -> Opened:
+    """A run at its newest checkpoint that verifies, at a given round, or at the best kept."""
     run = Path(run)
     if not is_run(run):
         raise UserError(f"{run} is not a run: there is no {run / 'recipe.yaml'}")
-    recipe = plan(run).recipe
-    folder = run / "checkpoints"
-    if round == "best":
-        folder = run / "best"
-        if not checkpoint.everything(folder):
-            raise UserError(f"{run} keeps no best checkpoint: that takes evaluation.every and evaluation.best")
+    check_links(run)
+    recipe = plan(run, trust=trust).recipe
+    folder = run / ("best" if round == "best" else "checkpoints")
+    if round == "best" and not checkpoint.everything(folder):
+        raise UserError(f"{run} keeps no best checkpoint: that takes evaluation.every and evaluation.best")
     path = folder / f"{round:08d}" if isinstance(round, int) else checkpoint.newest_good(folder, say)
     if isinstance(round, int) and not path.is_dir():
         have = ", ".join(str(int(p.name)) for p in checkpoint.everything(folder)) or "none"
         raise UserError(f"{run} has no checkpoint of round {round} (it has: {have})")
     try:
-        tree, info = checkpoint.read(path)
+        return Opened(path, recipe, *checkpoint.read(path))
     except checkpoint.Broken as error:
         if not isinstance(round, int) and not path.exists():  # pruned by a training that goes on beside
-            return load_network(run, player, round=round, ema=ema, device=device, say=say)
+            return open_run(run, round, say, trust=trust)
         raise UserError(f"the checkpoint {path} is broken: {error}") from None
-    name = next((n for n in recipe.networks if n.startswith(player)), None)
-    if name is None:
-        raise UserError(
-            f"{run}: the game {recipe.game.name} has no player {player} (it has: {', '.join(recipe.networks)})"
-        )
-    with torch.random.fork_rng(devices=[]):  # making a network draws weights that are replaced at once
-        net = build_network(recipe, name, build_prior(recipe))
-    try:
-        weights = tree["players"][name]
-        if not ema and "ema" not in weights:
-            say(f"{run} keeps no moving average: there are only the weights themselves")
-        averaged = ema and "ema" in weights
-        net.load_state_dict(weights["ema"] if averaged else weights["net"])
-    except (KeyError, RuntimeError) as error:
-        raise UserError(f"{path} does not fit {run / 'recipe.yaml'}: {str(error).splitlines()[0]}") from None
-    digest = info["sha256"][checkpoint.TENSORS][:12]
-    return Loaded(net.to(choose_device(device)).eval(), recipe, info["round"], averaged, digest)
+
+
+def load(
+    run: str | Path,
+    *,
+    maker: str | None = None,
+    to: str | None = None,
+    kind: Kind | None = None,
+    round: Round = None,
+    ema: bool = True,
+    device: str = "auto",
+    trust: bool = False,
+    say: Callable[[str], None] = print,
+) -> Sampler:
+    """A maker of a run, the first if nothing is said: of its newest checkpoint that verifies, a round, or the best.
+
+    `maker` names it, `to` is the field that it imitates, `kind` what it makes pictures from. `ema` takes the moving
+    average where the run has one. UserError where there is no such run, maker or checkpoint.
+    """
+    return sampler_of(
+        open_run(run, round, say, trust=trust), maker=maker, to=to, kind=kind, ema=ema, device=device, say=say
+    )
+
+
+def sampler_of(
+    opened: Opened,
+    *,
+    maker: str | None = None,
+    to: str | None = None,
+    kind: Kind | None = None,
+    ema: bool = True,
+    device: str = "auto",
+    say: Callable[[str], None] = print,
+) -> Sampler:
+    """A maker of a run that is open, chosen as in `load`."""
+    recipe, game = opened.recipe, game_of(opened.recipe)
+    chosen = choose_maker(game, maker, to, kind)
+    has_average = all(map(opened.has_average, chosen.players))
+    if not ema and not any(map(opened.has_average, averaged(game))):
+        say(f"{opened.path.parents[1]} keeps no moving average: there are only the weights themselves")
+    where = choose_device(device)
+    return Sampler(
+        [opened.network(name, where, ema=ema and has_average) for name in chosen.players],
+        build_prior(recipe),
+        maker=chosen,
+        values=recipe.data.values,
+        classes=opened.classes,
+        shape=(recipe.data.channels, *recipe.data.size),
+        view=input_view(recipe, chosen.pictures[0]) if chosen.pictures else None,
+        round=opened.info["round"],
+        averaged=ema and has_average,
+        digest=opened.digest,
+    )

@@ -1,14 +1,13 @@
 """Objectives: for each a loss of D and a loss of G, pure functions of D's scores, element by element.
 
 `real` and `fake` are D's scores (logits) on real and generated images, of any one shape; so are the losses. Who
-averages them is `games.critique`, who moves is the player.
+averages them is `games.critique`, who moves is the player. Keyword-only parameters are keys of the recipe.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import log
 
 import torch
 from torch import Tensor
@@ -55,23 +54,41 @@ def relativistic_g(real: Tensor, fake: Tensor) -> Tensor:
     return softplus(real - fake)
 
 
+def least_squares_d(real: Tensor, fake: Tensor, *, a: float = 0.0, b: float = 1.0) -> Tensor:
+    """((D(x) - b)^2 + (D(G(z)) - a)^2) / 2: LSGAN of Mao et al. 2017, eq. 2 (arXiv 1611.04076); 0-1 coding."""
+    return ((real - b) ** 2 + (fake - a) ** 2) / 2
+
+
+def least_squares_g(real: Tensor, fake: Tensor, *, c: float = 1.0) -> Tensor:
+    """(D(G(z)) - c)^2 / 2: the same, eq. 2."""
+    return (fake - c) ** 2 / 2
+
+
+def relativistic_average_d(real: Tensor, fake: Tensor) -> Tensor:
+    """-(log s(D(x) - mean D(G(z))) + log(1 - s(D(G(z)) - mean D(x)))) / 2, s the sigmoid: RaGAN (arXiv 1807.00734)."""
+    return (softplus(fake.mean(0) - real) + softplus(fake - real.mean(0))) / 2
+
+
+def relativistic_average_g(real: Tensor, fake: Tensor) -> Tensor:
+    """The same with the roles exchanged: Jolicoeur-Martineau 2018, section 4.2."""
+    return relativistic_average_d(fake, real)
+
+
 @dataclass(frozen=True)
 class Objective:
-    """A row: both losses, their paper, and the facts that the tests hold them to."""
+    """A row: both losses, their paper, and what else a game or a person has to know of them."""
 
     d: Loss
     g: Loss
     paper: str
-    at_zero: tuple[float, float]
-    """Both losses where all scores are 0."""
-    alive: bool = True
-    """G's gradient keeps its strength where D is sure that the fakes are fakes."""
     g_uses_real: bool = False
     """G's loss needs D's scores of real images."""
     lipschitz: bool = False
     """D must be Lipschitz: a penalty or a bound on its weights has to see to that."""
     probability: bool = True
     """sigmoid(score) is the probability D(x) of the paper; otherwise the score itself is D(x)."""
+    batch: bool = False
+    """The losses look at the whole batch, over all processes; it cannot be cut into accumulated parts."""
 
     def output(self, score: Tensor) -> Tensor:
         """The paper's D(x): what is logged."""
@@ -79,22 +96,19 @@ class Objective:
 
 
 OBJECTIVES: dict[str, Objective] = {
-    "non_saturating": Objective(logistic_d, non_saturating_g, paper="arXiv 1406.2661", at_zero=(log(2), log(2))),
-    "minimax": Objective(logistic_d, minimax_g, paper="arXiv 1406.2661", at_zero=(log(2), -log(2)), alive=False),
-    "wasserstein": Objective(
-        wasserstein_d,
-        wasserstein_g,
-        paper="arXiv 1701.07875",
-        at_zero=(0.0, 0.0),
-        lipschitz=True,
-        probability=False,
-    ),
+    "non_saturating": Objective(logistic_d, non_saturating_g, paper="arXiv 1406.2661"),
+    "minimax": Objective(logistic_d, minimax_g, paper="arXiv 1406.2661"),
+    "wasserstein": Objective(wasserstein_d, wasserstein_g, paper="arXiv 1701.07875", lipschitz=True, probability=False),
     "relativistic": Objective(
-        relativistic_d,
-        relativistic_g,
+        relativistic_d, relativistic_g, paper="arXiv 1807.00734", g_uses_real=True, probability=False
+    ),
+    "relativistic_average": Objective(
+        relativistic_average_d,
+        relativistic_average_g,
         paper="arXiv 1807.00734",
-        at_zero=(log(2), log(2)),
         g_uses_real=True,
         probability=False,
+        batch=True,
     ),
+    "least_squares": Objective(least_squares_d, least_squares_g, paper="arXiv 1611.04076", probability=False),
 }

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -28,28 +27,22 @@ def wgan_gp(score: Scores, x_real: Tensor, x_fake: Tensor, noise: torch.Generato
 
 @dataclass(frozen=True)
 class Penalty:
-    """A row: the function, its paper, and its value for a linear critic, which its test holds it to."""
+    """A row: the function and its paper."""
 
     function: Callable[..., Tensor]
     paper: str
-    at_linear: Callable[[float], float]
-    """The value for D(x) = <a, x>, given |a|."""
 
 
-PENALTIES: dict[str, Penalty] = {
-    "wgan_gp": Penalty(wgan_gp, paper="arXiv 1704.00028", at_linear=lambda norm: (norm - 1.0) ** 2),
-}
+PENALTIES: dict[str, Penalty] = {"wgan_gp": Penalty(wgan_gp, paper="arXiv 1704.00028")}
 
 
-class Term(NamedTuple):
-    """A penalty of a recipe, with its weight and on which moves it is taken: 0, every, 2 every, ..."""
+@dataclass
+class Term:
+    """A penalty of a recipe, with its weight, which a schedule may set, and its moves: 0, every, 2 every, ..."""
 
     weight: float
     penalty: Callable[..., Tensor]
     every: int = 1
-
-
-Weighted = tuple[float, Callable[..., Tensor]]
 
 
 class PenaltySum:
@@ -60,20 +53,20 @@ class PenaltySum:
     2020 (arXiv 1912.04958); there it is a step of its own, here a part of the loss, so Adam's rates stay as they are.
     """
 
-    def __init__(self, terms: Sequence[Weighted | Term]) -> None:
-        self.terms = tuple(Term(*term) for term in terms)
+    def __init__(self, terms: Sequence[Term]) -> None:
+        self.terms = tuple(terms)
 
     def __call__(
         self, score: Scores, x_real: Tensor, x_fake: Tensor, noise: torch.Generator, move: int | None = None
     ) -> Tensor:
-        """The sum on a batch; `move`: how often the player has moved. UserError where a lazy penalty is not told."""
+        """The sum on a batch; `move`: how often the player has moved. UserError where a lazy penalty lacks it."""
         total = x_real.new_zeros(())
-        for weight, penalty, every in self.terms:
-            if move is None and every > 1:
+        for term in self.terms:
+            if move is None and term.every > 1:
                 raise UserError(
-                    f"penalties: every is {every}, and the game does not say which move this is, as in penalty(score,"
-                    " x_real, x_fake, noise, D.moves); it must be 1"
+                    f"penalties: every is {term.every}, and the game does not say which move this is, as in"
+                    " penalty(score, x_real, x_fake, noise, D.moves); it must be 1"
                 )
-            if move is None or move % every == 0:
-                total = total + weight * every * penalty(score, x_real, x_fake, noise).mean()
+            if move is None or move % term.every == 0:
+                total = total + term.weight * term.every * term.penalty(score, x_real, x_fake, noise).mean()
         return total

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from gansmith.errors import NonFinite, UserError
+from gansmith.batch import Batch
+from gansmith.errors import NonFinite
 from gansmith.schema import Decay, NonNegativeFloat, PositiveFloat
 
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
@@ -56,108 +57,105 @@ def rmsprop(
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {"adam": adam, "sgd": sgd, "rmsprop": rmsprop}
 
 
-class Gradients(NamedTuple):
-    """d loss / d theta of one player, in the order of its parameters; None where the loss does not depend on one."""
+Tensors = tuple[Tensor | None, ...]
+"""d loss / d theta in the order of the parameters; None where the loss does not depend on one."""
+Metrics = dict[str, Tensor]
+"""Detached 0-dim tensors on the device: "loss/D", "D/real", "grad/G", "game/k", ..."""
+Moved = Mapping[str, "tuple[Player | tuple[Player, ...], Tensor]"]
+"""By its name, who moves along a loss, and the loss: the mean over a part of the batch, 0-dim."""
 
-    tensors: Sequence[Tensor | None]
-    norm: Tensor
-    """The norm of all of them together, 0-dim."""
 
+def move(batch: Batch, accumulate: int, losses: Callable[[Batch], tuple[Moved, Mapping[str, Tensor]]]) -> Metrics:
+    """Take the gradients of all losses at one point, then step every player named once.
 
-class MeanGradients:
-    """The gradients of players over a whole batch, from its parts: the sum of share * d loss / d theta over them.
-
-    A part's loss is its mean over the part, `share` the part's share of the batch, and shares add up to 1: over the
-    parts of one process and, where a batch is shared by several, over all of those. Nobody's `.grad` is touched.
+    Over the parts of the batch, `accumulate` at most here and those of other processes: theta's gradient is
+    sum_parts share * d loss(part) / d theta, of all losses that name its player. Nothing moves unless every loss and
+    every gradient is finite; NonFinite otherwise. Nobody's `.grad` is touched before the step. `losses(part)` gives the
+    losses and what else to log, 0-dim tensors whose means are taken alike. Returns "loss/NAME", those means and
+    "grad/PLAYER", the norm of its gradient.
     """
-
-    def __init__(self, *players: Player) -> None:
-        self.players = players
-        self.parameters = [p for player in players for p in player.parameters]
-        self.tensors: tuple[Tensor | None, ...] = ()
-        self.share = 0.0
-        self.loss: Tensor
-        """The mean of the loss, 0-dim, detached; that of the whole batch after `take`."""
-        self.means: dict[str, Tensor] = {}
-        """The same of what came along with it."""
-
-    def add(
-        self, loss: Tensor, share: float = 1.0, also: Mapping[str, Tensor] | None = None, *, retain_graph: bool = False
-    ) -> None:
-        """Backward of one part; the means of `also`, 0-dim tensors by name, are taken in the same way."""
-        # The loss is weighted, not its gradient: where a graph spans processes (SyncBatchNorm) that matters.
-        weighted = loss if share == 1 else share * loss
-        tensors = torch.autograd.grad(weighted, self.parameters, retain_graph=retain_graph, allow_unused=True)
-        means = {key: value.detach() if share == 1 else share * value.detach() for key, value in (also or {}).items()}
-        if self.share:
-            pairs = zip(self.tensors, tensors, strict=True)
-            tensors = tuple(b if a is None else a if b is None else a + b for a, b in pairs)
-            means = {key: self.means[key] + value for key, value in means.items()}
-            weighted = self.loss + weighted
-        self.tensors, self.means, self.loss = tensors, means, weighted.detach()
-        self.share += share
-
-    def take(self) -> tuple[Gradients, ...]:
-        """Each player's own gradients, of the whole batch.
-
-        Raises NonFinite where the loss or a gradient is not finite: nothing has moved by then.
-        """
-        if (reduce := self.players[0].reduce) is not None:
-            self._reduce(reduce)
-        elif abs(self.share - 1) > 1e-6:
-            raise UserError(WRONG_SHARES.format(total=self.share))
-        owned, start = [], 0
-        for player in self.players:
-            owned.append(self.tensors[start : start + len(player.parameters)])
-            start += len(player.parameters)
-        norms = [_norm(own, like=self.loss) for own in owned]
-        # All checked at once, for the host waits for the device each time.
-        loss_finite, *norms_finite = torch.isfinite(torch.stack([self.loss, *norms])).tolist()
-        if not loss_finite:
-            raise NonFinite(" and ".join(p.name for p in self.players), "the loss")
-        for player, finite in zip(self.players, norms_finite, strict=True):
-            if not finite:
-                raise NonFinite(player.name, "the gradient")
-        return tuple(Gradients(own, norm) for own, norm in zip(owned, norms, strict=True))
-
-    def _reduce(self, reduce: Reduce) -> None:
-        """Everything in one sum over all processes, after which they hold the same.
-
-        A parameter may be left out by the loss of one process and not by another's, as where a network drops layers.
-        """
-        given = [g is not None for g in self.tensors]
-        filled = [torch.zeros_like(p) if g is None else g for p, g in zip(self.parameters, self.tensors, strict=True)]
-        counts = self.loss.new_tensor([self.share, *given])
-        summed = iter(reduce([*filled, self.loss, counts, *self.means.values()]))
-        sums = [next(summed) for _ in filled]
-        self.loss, (total, *givers) = next(summed), next(summed).tolist()
-        self.tensors = tuple(g if n > 0 else None for g, n in zip(sums, givers, strict=True))
-        self.means = dict(zip(self.means, summed, strict=True))
-        if abs(total - 1) > 1e-3:
-            raise UserError(WRONG_SHARES.format(total=total))
+    movers: dict[str, tuple[Player, ...]] = {}
+    sums: dict[str, Tensors] = {}
+    means: Metrics = {}
+    for part in batch.parts(accumulate):
+        found, said = losses(part)
+        for left, (name, (whose, loss)) in zip(range(len(found) - 1, -1, -1), found.items(), strict=True):
+            movers[name] = whose if isinstance(whose, tuple) else (whose,)
+            parameters = [p for player in movers[name] for p in player.parameters]
+            # The loss is weighted, not its gradient: where a graph spans processes (SyncBatchNorm) that matters.
+            weighted = loss if part.share == 1 else part.share * loss
+            grads = torch.autograd.grad(weighted, parameters, retain_graph=left > 0, allow_unused=True)
+            sums[name] = _plus(sums[name], grads) if name in sums else grads
+            _add(means, f"loss/{name}", weighted)
+        for name, value in said.items():
+            _add(means, name, value if part.share == 1 else part.share * value)
+    sums, means = _over_processes(movers, sums, means)
+    gradients: dict[Player, Tensors] = {}
+    for name, players in movers.items():
+        for player, own in zip(players, _split(sums[name], players), strict=True):
+            gradients[player] = _plus(gradients[player], own) if player in gradients else own
+    norms = {player: _norm(own, like=means[f"loss/{next(iter(movers))}"]) for player, own in gradients.items()}
+    _check_finite(movers, means, norms)
+    for player, own in gradients.items():
+        player.step(own)
+    return {**means, **{f"grad/{player.name}": norm for player, norm in norms.items()}}
 
 
-def _norm(tensors: Iterable[Tensor | None], like: Tensor) -> Tensor:
+def _add(means: Metrics, name: str, value: Tensor) -> None:
+    value = value.detach()
+    means[name] = means[name] + value if name in means else value
+
+
+def _plus(one: Tensors, other: Tensors) -> Tensors:
+    return tuple(b if a is None else a if b is None else a + b for a, b in zip(one, other, strict=True))
+
+
+def _split(tensors: Tensors, players: Sequence[Player]) -> Iterator[Tensors]:
+    """Each player's own."""
+    start = 0
+    for player in players:
+        yield tensors[start : start + len(player.parameters)]
+        start += len(player.parameters)
+
+
+def _over_processes(
+    movers: Mapping[str, tuple[Player, ...]], sums: dict[str, Tensors], means: Metrics
+) -> tuple[dict[str, Tensors], Metrics]:
+    """Everything summed over all processes at once, after which they hold the same.
+
+    A parameter may be left out by the loss of one process and not by another's, as where a network drops layers.
+    """
+    reduce = next(iter(movers.values()))[0].reduce
+    if reduce is None:
+        return sums, means
+    parameters = [p for players in movers.values() for player in players for p in player.parameters]
+    given = [g for tensors in sums.values() for g in tensors]
+    filled = [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, given, strict=True)]
+    present = next(iter(means.values())).new_tensor([float(g is not None) for g in given])
+    summed = iter(reduce([*filled, present, *means.values()]))
+    whole = [next(summed) for _ in filled]
+    whole_or_none = iter([g if n > 0 else None for g, n in zip(whole, next(summed).tolist(), strict=True)])
+    return {name: tuple(next(whole_or_none) for _ in own) for name, own in sums.items()}, dict(
+        zip(means, summed, strict=True)
+    )
+
+
+def _norm(tensors: Tensors, like: Tensor) -> Tensor:
     """The norm of all of them together, 0-dim; 0 where there is none."""
     given = [g for g in tensors if g is not None]
     return torch.nn.utils.get_total_norm(given) if given else like.new_zeros(())
 
 
-WRONG_SHARES = (
-    "the shares of a batch add up to {total:.4g}, and it must be 1: a game says of which share each loss is, as in"
-    " gradients(loss, share) with the shares that gansmith.games.game.parts gives"
-)
-
-
-def gradients(loss: Tensor, *players: Player, share: float = 1.0, retain_graph: bool = False) -> tuple[Gradients, ...]:
-    """One backward pass that gives each named player its own gradients, and leaves every `.grad` alone.
-
-    `share` is that of the batch which the loss is of; below 1 where a batch is shared by several processes. Raises
-    NonFinite where the loss or a gradient is not finite: nothing has moved by then.
-    """
-    mean = MeanGradients(*players)
-    mean.add(loss, share, retain_graph=retain_graph)
-    return mean.take()
+def _check_finite(movers: Mapping[str, tuple[Player, ...]], means: Metrics, norms: Mapping[Player, Tensor]) -> None:
+    """All at once, for the host waits for the device each time."""
+    losses = [means[f"loss/{name}"] for name in movers]
+    finite = iter(torch.isfinite(torch.stack([*losses, *norms.values()])).tolist())
+    for players in movers.values():
+        if not next(finite):
+            raise NonFinite(" and ".join(p.name for p in players), "the loss")
+    for player in norms:
+        if not next(finite):
+            raise NonFinite(player.name, "the gradient")
 
 
 def _laid_out_like(parameter: Tensor, tensor: Tensor) -> Tensor:
@@ -194,21 +192,24 @@ class Player:
     def dtype(self) -> torch.dtype:
         return self.parameters[0].dtype
 
-    def lend(self, *inputs: Tensor) -> Any:
-        """A forward pass for the opponent's move: in training mode, but no buffer (running mean, ...) changes."""
-        buffers = {name: buffer.clone() for name, buffer in self.net.named_buffers()}
-        return torch.func.functional_call(self.net, buffers, inputs)
+    def lend(self, *inputs: Any) -> Any:
+        """A forward pass for somebody else's move, in training mode: the weights are constants, no buffer changes."""
+        weights = {name: weight.detach() for name, weight in self.net.named_parameters()}
+        return torch.func.functional_call(self.net, weights | self._buffers(), inputs)
 
-    def gradients(self, loss: Tensor, share: float = 1.0, *, retain_graph: bool = False) -> Gradients:
-        """d loss / d theta of this player alone."""
-        return gradients(loss, self, share=share, retain_graph=retain_graph)[0]
+    def probe(self, *inputs: Any) -> Any:
+        """A forward pass for a penalty: the weights are its own, but no buffer (running mean, ...) changes."""
+        return torch.func.functional_call(self.net, self._buffers(), inputs)
 
-    def step(self, grads: Gradients) -> None:
+    def _buffers(self) -> dict[str, Tensor]:
+        return {name: buffer.clone() for name, buffer in self.net.named_buffers()}
+
+    def step(self, gradients: Tensors) -> None:
         """One step of the optimizer along the gradients; parameters without one stay.
 
         A network that has a method `constrain` then takes its weights back to where they may be.
         """
-        for parameter, gradient in zip(self.parameters, grads.tensors, strict=True):
+        for parameter, gradient in zip(self.parameters, gradients, strict=True):
             parameter.grad = None if gradient is None else _laid_out_like(parameter, gradient)
         self.moves += 1  # before the step, for one that fails may have moved some of the weights
         self.optimizer.step()

@@ -1,15 +1,18 @@
 """A recipe: one experiment as frozen data. Layers of YAML and flags become one, every key checked, with its origin.
 
-Nothing here imports torch, and nothing below `build.py` sees a recipe.
+Sections and plain values are checked first, without torch. Then what the recipe names is imported, the game before all
+else, and its keys are checked too. Nothing below `build.py` sees a recipe.
 """
-
-from __future__ import annotations
 
 import dataclasses
 import difflib
+import importlib
+import os
+import pkgutil
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
@@ -18,55 +21,58 @@ import yaml
 
 from gansmith import schema
 from gansmith.errors import UserError
-from gansmith.games import GAMES
-from gansmith.networks import NETWORKS
-from gansmith.schema import Fraction, NonNegativeInt, PositiveFloat, PositiveInt, Seed, did_you_mean
+from gansmith.schema import Fraction, NonNegativeFloat, NonNegativeInt, Parameter, PositiveFloat, PositiveInt, Seed
+from gansmith.trust import files, remembered, run_around
 
-
-def _field(default: Any, help: str) -> Any:
-    return field(default=default, metadata={"help": help})
+_SHIPPED = resources.files("gansmith") / "recipes"
 
 
 @dataclass(frozen=True)
 class Component:
-    """A named part and its parameters: a row of a table, or any importable "module:attribute"."""
+    """A named part and its parameters: a row of a table, or any importable "module:attribute" that is trusted."""
 
     name: str
     args: Mapping[str, Any] = field(default_factory=dict)
+    trusted: bool = field(default=False, compare=False)  # may be imported; decided at every start, never written down
 
 
 @dataclass(frozen=True)
 class Data:
     """Which images, and what is done to them before training."""
 
-    name: str = _field("mnist", "a data set by name, or a folder of pictures")
-    img_size: PositiveInt = _field(28, "side of the square images, in pixels")
-    channels: Literal[1, 3, 4] = _field(1, "1 grey, 3 RGB, 4 RGBA")
-    fit: Literal["crop", "pad", "stretch"] = _field("crop", "how a picture that is not square becomes square")
-    values: Literal["signed", "unit", "gcn", "raw"] = _field("signed", "[-1, 1], [0, 1], unit contrast; raw: toy sets")
-    validation: NonNegativeInt = _field(0, "training images that are held back, to choose by")
-    max_broken: Fraction = _field(0.01, "share of unreadable files of a folder that is tolerated")
-    root: str | None = _field(None, "where named sets lie or are downloaded to; null: $GANSMITH_DATA or ./data")
-    memory: Literal["auto", "device", "map"] = _field("auto", "images on the device, or read from a memory map")
-    n_cpu: PositiveInt = _field(8, "threads that decode pictures, and that read batches from the memory map")
+    name: str = "mnist"  # a data set by name, or a folder of pictures
+    img_size: PositiveInt | tuple[PositiveInt, PositiveInt] = 28  # the side of square images, or [height, width]
+    channels: Literal[1, 3, 4] = 1  # 1 grey, 3 RGB, 4 RGBA
+    fit: Literal["crop", "pad", "stretch"] = "crop"  # how a picture of another shape becomes one of img_size
+    pairs: Literal["auto", "halves", "folders"] = "auto"  # a pair: the halves of one file, or one file of each folder
+    direction: Literal["a2b", "b2a"] = "a2b"  # b2a: a and b change places
+    values: Literal["signed", "unit", "gcn", "raw"] = "signed"  # [-1, 1], [0, 1], unit contrast; raw: toy sets
+    validation: NonNegativeInt = 0  # training images that are held back, to choose by
+    max_broken: Fraction = 0.01  # share of unreadable files of a folder that is tolerated
+    root: str | None = None  # where named sets lie or are downloaded to; null: $GANSMITH_DATA or ./data
+    memory: Literal["auto", "device", "map"] = "auto"  # images on the device, or read from a memory map
+    n_cpu: PositiveInt = 8  # threads that decode pictures, and that read batches from the memory map
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(H, W) of the images."""
+        return (self.img_size, self.img_size) if isinstance(self.img_size, int) else self.img_size
 
 
 @dataclass(frozen=True)
 class Ema:
-    """An exponential moving average of G's weights, used for sampling when it is on."""
+    """An exponential moving average of the weights of what generates, used for sampling when it is on."""
 
-    halflife_kimg: PositiveFloat | None = _field(None, "half-life in thousands of images; null: no average")
+    halflife_kimg: PositiveFloat | None = None  # half-life in thousands of images; null: no average
 
 
 @dataclass(frozen=True)
 class Checkpoints:
     """When the whole state is written, and which of the written ones stay."""
 
-    interval: PositiveInt = _field(1000, "rounds between two checkpoints")
-    keep: PositiveInt = _field(2, "how many of the newest stay")
-    keep_every: NonNegativeInt = _field(
-        0, "at multiples of this round a checkpoint is written, too, and stays for good; 0: none"
-    )
+    interval: PositiveInt = 1000  # rounds between two checkpoints
+    keep: PositiveInt = 2  # how many of the newest stay
+    keep_every: NonNegativeInt = 0  # at multiples of this round one is written, too, and stays for good; 0: none
 
     def due(self, round: int) -> bool:
         """Whether this round ends with a checkpoint."""
@@ -77,25 +83,29 @@ class Checkpoints:
 class Evaluation:
     """Scores on the images that were held back, while training goes on."""
 
-    every: NonNegativeInt = _field(0, "rounds between two evaluations; 0: none")
-    metrics: Sequence[str] = _field(("parzen_ll",), "names of metrics, as in gansmith evaluate")
-    n: PositiveInt = _field(10_000, "samples that are drawn for it")
-    best: str | None = _field(None, "the value by which the best checkpoint is kept, such as parzen_ll; null: none")
+    every: NonNegativeInt = 0  # rounds between two evaluations; 0: none
+    metrics: Sequence[str] = ("parzen_ll",)  # names of metrics, as in gansmith evaluate
+    n: PositiveInt = 10_000  # samples that are drawn for it
+    best: str | None = None  # the value by which the best checkpoint is kept, such as parzen_ll; null: none
 
 
 @dataclass(frozen=True)
 class Engine:
     """How the same mathematics is computed: what may change its speed and its rounding, and nothing else."""
 
-    precision: Literal["float32", "tf32", "bfloat16"] = _field(
-        "float32", "of matrix products and convolutions: tf32 on CUDA only, bfloat16 by autocast; weights stay float32"
-    )
-    compile: Literal["auto", True, False] = _field(
-        "auto",
-        "networks through torch.compile; auto: on CUDA, in runs of 20,000 rounds or more (never measured there);"
-        " never on a CPU, which it slows (docs/performance.md)",
-    )
-    channels_last: bool = _field(False, "memory format of convolutional weights, which what they make takes over")
+    # Of matrix products and convolutions: tf32 on CUDA only, bfloat16 by autocast; weights stay float32.
+    precision: Literal["float32", "tf32", "bfloat16"] = "float32"
+    compile: bool = False  # networks through torch.compile
+    channels_last: bool = False  # memory format of convolutional weights, which what they make takes over
+
+
+@dataclass(frozen=True)
+class Start:
+    """The run whose players' weights this training starts from."""
+
+    run: str | None = None  # its folder; null: fresh weights
+    raw: bool = False  # the weights themselves where that run keeps a moving average
+    digest: str | None = None  # of the checkpoint that was taken; noted when the training starts
 
 
 @dataclass(frozen=True)
@@ -110,89 +120,68 @@ class Recipe:
     penalties: Sequence[Component]
     optimizers: Mapping[str, Component]
     schedules: Sequence[Component]
+    views: Sequence[Component]
     ema: Ema
-    n_epochs: PositiveInt = _field(200, "passes over the training images")
-    steps: PositiveInt | None = _field(None, "length in rounds, in place of n_epochs")
-    batch_size: PositiveInt = _field(64, "images of one batch, over all processes and parts")
-    accumulate: PositiveInt = _field(1, "parts of a batch that go one after the other; BatchNorm: statistics of a part")
-    sync_batchnorm: bool = _field(False, "BatchNorm over the batch of all processes of torchrun, not of each")
-    seed: Seed = _field(0, "seed of the weights, the noise and the order of the images")
-    sample_interval: PositiveInt = _field(400, "rounds between two pictures of samples")
-    log_interval: PositiveInt = _field(50, "rounds between two lines of metrics.jsonl")
-    checkpoint: Checkpoints = dataclasses.field(default_factory=Checkpoints)
-    evaluation: Evaluation = dataclasses.field(default_factory=Evaluation)
-    engine: Engine = dataclasses.field(default_factory=Engine)
+    n_epochs: PositiveInt = 200  # passes over the training images
+    steps: PositiveInt | None = None  # length in rounds, in place of n_epochs
+    minutes: PositiveFloat | None = None  # length in minutes, in place of n_epochs; becomes steps at the start
+    batch_size: PositiveInt = 64  # images of one batch, over all processes and parts
+    accumulate: PositiveInt = 1  # parts of a batch that go one after the other; BatchNorm: statistics of a part
+    sync_batchnorm: bool = False  # BatchNorm over the batch of all processes of torchrun, not of each
+    seed: Seed = 0  # seed of the weights, the noise and the order of the images
+    sample_interval: PositiveInt = 400  # rounds between two pictures of samples
+    log_interval: PositiveInt = 50  # rounds between two lines of metrics.jsonl
+    checkpoint: Checkpoints = Checkpoints()
+    evaluation: Evaluation = Evaluation()
+    engine: Engine = Engine()
+    start: Start = Start()
 
 
-_OPTIMIZERS = schema.table("gansmith.players", "OPTIMIZERS")
-# Where the names of each kind of component come from: row name -> the objects whose parameters it takes.
-TABLES: dict[str, Mapping[str, tuple[str, ...]]] = {
-    "prior": schema.table("gansmith.priors", "PRIORS"),
-    "networks": {name: (target,) for name, target in NETWORKS.items()},
-    "game": {name: (target,) for name, target in GAMES.items()},
-    "objective": schema.table("gansmith.objectives", "OBJECTIVES"),
-    "penalties": schema.table("gansmith.penalties", "PENALTIES"),
-    "optimizers": _OPTIMIZERS,
-    "schedules": schema.table("gansmith.schedules", "SCHEDULES"),
+SECTIONS = {k: t for k, t in Recipe.__annotations__.items() if t in (Data, Ema, Checkpoints, Evaluation, Engine, Start)}
+TABLES = {  # kind of component -> the table that has its names: name -> its object, or "module:attribute" of it
+    **{"prior": "gansmith.priors:PRIORS", "networks": "gansmith.networks:NETWORKS", "game": "gansmith.games:GAMES"},
+    **{"objective": "gansmith.objectives:OBJECTIVES", "penalties": "gansmith.penalties:PENALTIES"},
+    **{"optimizers": "gansmith.players:OPTIMIZERS", "schedules": "gansmith.schedules:SCHEDULES"},
+    "views": "gansmith.data.views:VIEWS",
 }
-# The same for every row of a table: a penalty's weight and how many moves there are to one with it, whose weights a
-# network starts from, what a schedule sets.
-EXTRA: dict[str, dict[str, schema.Parameter]] = {
-    "penalties": {
-        "weight": schema.Parameter("NonNegativeFloat", 1.0),
-        "every": schema.Parameter("PositiveInt", 1),
-    },
-    "networks": {"weights": schema.Parameter("str | None", None)},
-    "schedules": {"of": schema.Parameter("str", "lr")},
+EXTRA = {  # keys that every row of a table has: every how many moves a penalty counts, from which run weights start
+    "penalties": {"weight": Parameter(NonNegativeFloat, 1.0), "every": Parameter(PositiveInt, 1)},
+    "networks": {"weights": Parameter(str | None, None)},
+    "schedules": {"of": Parameter(str, "lr")},
 }
-# Lists of components, each with an example.
-LISTS = {"penalties": "{name: wgan_gp, weight: 10}", "schedules": "{name: linear, of: lr, to: 0, over: 100}"}
-# What a game may be handed besides its players.
-PARTS = ("prior", "objective", "penalty", "noise", "accumulate")
-SECTIONS: dict[str, type[Any]] = {
-    **{"data": Data, "ema": Ema, "checkpoint": Checkpoints, "evaluation": Evaluation, "engine": Engine},
+PLAYERS = ("networks", "optimizers")  # kinds of which each player has one
+LISTS = {  # kinds of which a recipe has a list, with an example
+    "penalties": "{name: wgan_gp, weight: 10}",
+    "schedules": "{name: linear, of: lr, to: 0, over: 100}",
+    "views": "{name: flip, of: [x]}",
 }
-
-# What a run may be given anew when it goes on: how long, how watched, how computed, where its images lie; not what is
-# trained.
+PARTS = ("prior", "objective", "penalty", "noise", "accumulate")  # what a game may be handed besides its players
+# What a run may be given anew when it goes on: how long, how watched, how computed, where its images lie.
 FREE = (
-    *("n_epochs", "steps", "sample_interval", "log_interval"),
-    *("checkpoint.interval", "checkpoint.keep", "checkpoint.keep_every"),
-    *("evaluation.every", "evaluation.metrics", "evaluation.n", "evaluation.best"),
+    *("n_epochs", "steps", "minutes", "sample_interval", "log_interval"),
     *("data.name", "data.root", "data.n_cpu", "data.memory", "data.max_broken"),
-    *("engine.precision", "engine.compile", "engine.channels_last"),
+    *(f"{at}.{key}" for at in ("checkpoint", "evaluation", "engine") for key in SECTIONS[at].__annotations__),
 )
-
-# The post's own names for what lies deeper in a recipe, and compile; a star stands for every player.
-SHORT_NAMES: dict[str, str] = {
-    "lr": "optimizers.*.lr",
-    "b1": "optimizers.*.b1",
-    "b2": "optimizers.*.b2",
-    "n_cpu": "data.n_cpu",
-    "latent_dim": "prior.dim",
-    "img_size": "data.img_size",
-    "channels": "data.channels",
-    "compile": "engine.compile",
+SHORT_NAMES = {  # of what lies deeper in a recipe, the post's own first; a star stands for every player
+    **{"lr": "optimizers.*.lr", "b1": "optimizers.*.b1", "b2": "optimizers.*.b2", "latent_dim": "prior.dim"},
+    **{"n_cpu": "data.n_cpu", "img_size": "data.img_size", "channels": "data.channels", "compile": "engine.compile"},
+    **{"from": "start.run", "raw": "start.raw", "learning_rate": "optimizers.*.lr", "loss": "objective"},
 }
-
-# What a recipe that says nothing is: the vanilla GAN. `recipes/gan.yaml` spells the same out, and a test compares.
-_BASE: dict[str, Any] = {
-    "prior": {"name": "normal"},
-    "networks": {"G": {"name": "mlp_generator"}, "D": {"name": "mlp_discriminator"}},
-    "game": {"name": "simultaneous"},
-    "objective": {"name": "non_saturating"},
-    "penalties": [],
-    "optimizers": {"G": {"name": "adam"}, "D": {"name": "adam"}},
-    "schedules": [],
+# What stands under a recipe, as far as its game has such players and parts: the vanilla GAN, as in recipes/gan.yaml.
+_BASE = {
+    **{"game": "simultaneous", "prior": "normal", "objective": "non_saturating"},
+    **{"networks.G": "mlp_generator", "networks.D": "mlp_discriminator"},
+    **{"optimizers.G": "adam", "optimizers.D": "adam"},
 }
 
 
 @dataclass(frozen=True)
 class Layer:
-    """Some keys of a recipe and where they come from: a file's name, "flags", ..."""
+    """Some keys of a recipe, nested or dotted, and where they come from: a file's name, "flag", ..."""
 
     origin: str
     keys: Mapping[str, Any]
+    typed: bool = False  # by the user: what they name may be imported
 
 
 @dataclass(frozen=True)
@@ -202,349 +191,296 @@ class Resolved:
     recipe: Recipe
     origins: Mapping[str, str]
     label: str
+    modules: Sequence[str] = ()  # those from outside that the recipe names, for `trust.remember`
+    run: Path | None = None  # its folder, where a run was asked for
 
     def lines(self) -> Iterator[tuple[str, Any, str]]:
         """(dotted key, value, origin) of every value, in the recipe's order."""
-        for key, value in flatten(to_dict(self.recipe)):
-            yield key, value, self.origins.get(key, "default")
-
-
-class _Loader(yaml.SafeLoader):
-    """Safe YAML in which a key that stands twice is an error, not silently the later one."""
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-        seen: set[Any] = set()
-        for key_node, _ in node.value:
-            key = getattr(key_node, "value", None)
-            if isinstance(key, str) and key in seen and key != "<<":
-                raise yaml.constructor.ConstructorError(None, None, f"the key {key} stands twice", key_node.start_mark)
-            if isinstance(key, str):
-                seen.add(key)
-        return super().construct_mapping(node, deep)
-
-
-# ---- reading ---------------------------------------------------------------------------------------------------
+        return ((key, value, self.origins.get(key, "default")) for key, value in flatten(to_dict(self.recipe)))
 
 
 def recipe_names() -> list[str]:
     """The recipes that gansmith ships."""
-    folder = resources.files("gansmith") / "recipes"
-    return sorted(p.name.removesuffix(".yaml") for p in folder.iterdir() if p.name.endswith(".yaml"))
+    return sorted(p.name.removesuffix(".yaml") for p in _SHIPPED.iterdir() if p.name.endswith(".yaml"))
 
 
 def recipe_text(name: str) -> str:
     """The YAML of a shipped recipe, header included."""
-    if name not in recipe_names():
-        raise UserError(
-            f"there is no recipe {name!r}{did_you_mean(name, recipe_names())}"
-            f" (recipes: {', '.join(recipe_names())}; or give the path of a YAML file or of a run folder)"
-        )
-    return (resources.files("gansmith") / "recipes" / f"{name}.yaml").read_text(encoding="utf-8")
-
-
-def read_layer(what: str | Path) -> Layer:
-    """A recipe's own keys, by the name of a shipped recipe or the path of a YAML file."""
-    path = Path(what)
-    a_folder = path.is_dir() and str(what) not in recipe_names()
-    if isinstance(what, Path) or path.suffix in (".yaml", ".yml") or "/" in str(what) or a_folder:
-        if path.is_dir():
-            raise UserError(
-                f"{path} is a folder without recipe.yaml: neither a recipe nor a run; to train on the pictures in it:"
-                f" gansmith train fast_mnist --data {path}"
-            )
-        try:
-            text, origin = path.read_text(encoding="utf-8"), str(path)
-        except (OSError, UnicodeDecodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "it is not a text file"
-            if isinstance(error, FileNotFoundError):
-                raise UserError(f"there is no recipe file or run {path}") from None
-            raise UserError(f"cannot read the recipe {path}: {reason}") from None
-    else:
-        text, origin = recipe_text(str(what)), f"recipe {what}"
-    try:
-        keys = _Loader(text).get_single_data()
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f" line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise UserError(f"{origin}:{where} is not YAML: {_one_line(error)}") from None
-    if keys is None:
-        keys = {}
-    if not isinstance(keys, dict) or not all(isinstance(key, str) for key in keys):
-        raise UserError(f"{origin} must hold keys and values, such as 'n_epochs: 20'")
-    return Layer(origin, keys)
-
-
-def _one_line(error: yaml.YAMLError) -> str:
-    return str(getattr(error, "problem", None) or getattr(error, "reason", None) or error).splitlines()[0]
-
-
-def flags_layer(flags: Mapping[str, Any], origin: str = "flag") -> Layer:
-    """Dotted keys and values, as given on the command line, as a layer."""
-    keys: dict[str, Any] = {}
-    for dotted, value in flags.items():
-        *path, last = re.sub(r"\[(\d+)\]", r".\1", dotted).split(".")
-        place = keys
-        for part in path:
-            inner = place.setdefault(part, {})
-            if not isinstance(inner, dict):  # `--data cifar10 --data.n_cpu 2`: a bare value is the name
-                inner = place[part] = {"name": inner}
-            place = inner
-        if isinstance(place.get(last), dict):
-            place[last]["name"] = value
-        else:
-            place[last] = value
-    return Layer(origin, keys)
+    if name not in (names := recipe_names()):
+        known = f"recipes: {', '.join(names)}; or give the path of a YAML file or of a run folder"
+        raise UserError(f"there is no recipe {name!r}{schema.did_you_mean(name, names)} ({known})")
+    return (_SHIPPED / f"{name}.yaml").read_text(encoding="utf-8")
 
 
 def is_run(what: str | Path) -> bool:
     """Whether this is the folder of a run; a recipe's bare name is that recipe (./gan is a folder called gan)."""
-    named = isinstance(what, str) and what in recipe_names()
-    return not named and (Path(what) / "recipe.yaml").is_file()
+    return what not in recipe_names() and (Path(what) / "recipe.yaml").is_file()
 
 
-def plan(what: str | Path = "gan", *, flags: Mapping[str, Any] | None = None) -> Resolved:
-    """The checked recipe of a name, a YAML file or a run, with flags (dotted keys or the post's names) on top."""
-    source = Path(what) / "recipe.yaml" if is_run(what) else what
-    layers = [read_layer(source)]
-    if flags:
-        layers.append(flags_layer(flags))
-    path = Path(what)
-    label = path.name if is_run(what) else path.parent.name if path.name == "recipe.yaml" else path.stem
-    return resolve(*layers, label=label)
+def read_layer(what: str | Path) -> Layer:
+    """A recipe's own keys, by the name of a shipped recipe or the path of a YAML file."""
+    path, origin = Path(what), str(what)
+    a_path = isinstance(what, Path) or path.suffix in (".yaml", ".yml") or "/" in origin or path.is_dir()
+    if what in recipe_names() or not a_path:
+        text, origin = recipe_text(origin), f"recipe {origin}"
+    elif path.is_dir():
+        advice = f"to train on the pictures in it: gansmith train fast_mnist --data {path}"
+        raise UserError(f"{path} is a folder without recipe.yaml, so neither a recipe nor a run; {advice}")
+    else:
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, ValueError) as error:  # ValueError: bytes that are no text, or a NUL in the name
+            reason = getattr(error, "strerror", None) or "it is not a text file"
+            raise UserError(f"cannot read the recipe or run {origin!r}: {reason}") from None
+    if not isinstance(keys := parsed(text, origin), dict | None):
+        raise UserError(f"{origin} must hold keys and values, such as 'n_epochs: 20'")
+    return Layer(origin, keys or {})
 
 
-# ---- resolving -------------------------------------------------------------------------------------------------
+def parsed(text: str, origin: str) -> Any:
+    """A YAML text as plain data; a UserError that names the origin where it is none, or a key stands twice."""
+    try:
+        loader = yaml.SafeLoader(text)
+        # Aliases count as written out: a few hundred bytes of them can stand for gigabytes.
+        nodes, seen = [(root := loader.get_single_node(), 0)], 0
+        while nodes:
+            (node, depth), seen = nodes.pop(), seen + 1
+            if seen > 10_000 or depth > 50:
+                raise ValueError("it holds more than 10,000 values or 50 levels, with its aliases written out")
+            if isinstance(node, yaml.SequenceNode):
+                nodes += [(inner, depth + 1) for inner in node.value]
+            elif isinstance(node, yaml.MappingNode):
+                nodes += [(inner, depth + 1) for pair in node.value for inner in pair]
+                names = Counter(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode))
+                if twice := [name for name, count in names.items() if count > 1 and name != "<<"]:
+                    raise ValueError(f"the key {twice[0]} stands twice")
+        return None if root is None else loader.construct_document(root)
+    except Exception as error:  # no YAML, !!int of no number, a month 13, too many brackets: each fails in its own way
+        mark = getattr(error, "problem_mark", None)
+        where = f"line {mark.line + 1}, column {mark.column + 1} is not YAML" if mark else "cannot be read"
+        reason = getattr(error, "problem", None) or re.split("[;\n]", str(error))[0] or type(error).__name__
+        raise UserError(f"{origin}: {where}: {reason}") from None
 
 
-def resolve(*layers: Layer, label: str = "gan") -> Resolved:
+def plan(what: str | Path = "gan", *, flags: Mapping[str, Any] | None = None, trust: bool = False) -> Resolved:
+    """The checked recipe of a name, a YAML file or a run, with flags (dotted keys or the post's names) on top.
+
+    A "module:attribute" is imported where it is a flag, where the user has trained this run here, or with `trust`.
+    """
+    path, a_run = Path(what), is_run(what)
+    run = path if a_run else path.parent if path.name == "recipe.yaml" else None
+    layers = [read_layer(path / "recipe.yaml" if a_run else what), Layer("flag", flags or {}, typed=True)]
+    asked = os.environ.get("GANSMITH_TRUST") == "1"  # by --trust, which ranks and children inherit
+    trust = trust or asked or (run is not None and remembered(run))
+    resolved = combine(*layers, label=path.stem if run is None else run.name, trust=trust)
+    return replace(resolved, run=path if a_run else None)
+
+
+def table(kind: str) -> Mapping[str, Any]:
+    """The rows of the table of a kind of component, which is imported for it."""
+    return pkgutil.resolve_name(TABLES[kind])
+
+
+def resolve(kind: str, name: str, trusted: bool, at: str = "") -> Any:
+    """What a component's name stands for: a table's row, or "module:attribute", if it is `trusted` and in no run."""
+    if row := table(kind).get(name):
+        return pkgutil.resolve_name(row) if isinstance(row, str) else row
+    module, _, attribute = name.partition(":")
+    at, run_by_it = f"{at or kind} is {name!r}", files(module)
+    if not trusted:
+        imports = ", ".join(map(str, run_by_it)) or module
+        raise UserError(f"{at}, which imports {imports}; if you trust that code, add --trust (in Python: trust=True)")
+    if run := next(filter(None, map(run_around, run_by_it)), None):
+        raise UserError(f"{at}, and that module lies in the run {run}: nothing is imported from inside a run")
+    try:
+        found = importlib.import_module(module)
+    except (Exception, SystemExit) as error:  # whatever a module's own lines raise
+        reason = next(iter(str(error).splitlines()), "")
+        raise UserError(f"{at}: cannot import {module}: {type(error).__name__}: {reason}") from None
+    if not hasattr(found, attribute):
+        raise UserError(f"{at}: {module} has no {attribute!r}{schema.did_you_mean(attribute, vars(found))}")
+    return getattr(found, attribute)
+
+
+def combine(*layers: Layer, label: str = "gan", trust: bool = False) -> Resolved:
     """The recipe that the layers say together, later ones winning; a UserError for the first thing that is wrong."""
-    merged: dict[str, Any] = {}
-    origins: dict[str, str] = {}
-    for layer in (Layer("default", _BASE), *layers):
-        keys = _long_names(layer, merged)
-        if "n_epochs" in keys and "steps" not in keys:  # the length that is asked for last is meant
-            merged.pop("steps", None)
-            origins.pop("steps", None)
-        _merge(merged, keys, layer.origin, origins, "")
-    check = _Checker(origins)
-    recipe = check.recipe(merged)
-    _check_together(recipe)
-    return Resolved(recipe, origins, label)
-
-
-def _long_names(layer: Layer, merged: Mapping[str, Any]) -> dict[str, Any]:
-    """The layer's keys with the post's short names replaced by the places they stand for."""
-    keys = {key: value for key, value in layer.keys.items() if key not in SHORT_NAMES}
-    for short, value in layer.keys.items():
-        if short not in SHORT_NAMES:
-            continue
-        section, *star, last = SHORT_NAMES[short].split(".")
-        place = _opened(keys, section)
-        players = {**(merged.get(section) or {}), **place} if star else {}
-        for target in [_opened(place, player) for player in players] if star else [place]:
-            target.setdefault(last, value)
-    return keys
-
-
-def _opened(place: dict[str, Any], key: str) -> dict[str, Any]:
-    """place[key] as a mapping of its own; a bare value there is a name."""
-    old = place.get(key, {})
-    place[key] = dict(old) if isinstance(old, Mapping) else {"name": old}
-    return place[key]
+    check = _Checker(_merged(Layer("default", _BASE), *layers), trust)
+    top = {k: value for k, (value, _) in check.flat.items() if k.partition(".")[0] not in (*SECTIONS, *TABLES)}
+    plain = check.converted(top, Recipe.__annotations__)  # before anything is imported
+    plain |= {
+        key: kind(**check.converted(check.below(key), kind.__annotations__, key)) for key, kind in SECTIONS.items()
+    }
+    game = check.component("game", "game")
+    wanted = schema.handed(resolve("game", game.name, game.trusted))
+    base = {key: name for key, name in _BASE.items() if key == "game" or key.split(".")[-1] in wanted}
+    check.flat = _merged(Layer("default", base), *layers)
+    recipe = Recipe(**plain, game=game, **check.components(game.name, wanted))
+    if recipe.penalties and "penalty" not in wanted:
+        raise UserError(f"the game {game.name} takes no penalties: say penalties: []")
+    if recipe.accumulate > 1 and "accumulate" not in wanted:
+        raise UserError(f"the game {game.name} takes no accumulate, so it must be 1")
+    if recipe.accumulate > recipe.batch_size:
+        raise UserError(f"accumulate is {recipe.accumulate}; it must be at most batch_size, {recipe.batch_size}")
+    origins = {key: layer.origin for key, (_, layer) in check.flat.items()}
+    return Resolved(recipe, origins, label, tuple(dict.fromkeys(check.modules)))
 
 
 def _is_component(key: str) -> bool:
     first, *rest = key.split(".")
-    return first in TABLES and len(rest) == (1 if first in ("networks", "optimizers") else 0)
+    return first in TABLES and len(rest) == (first in PLAYERS or first in LISTS)
 
 
-def _merge(base: dict[str, Any], keys: Mapping[str, Any], origin: str, origins: dict[str, str], at: str) -> None:
-    for key, value in keys.items():
-        here = f"{at}.{key}" if at else str(key)
-        if (_is_component(here) or here == "data") and isinstance(value, str):
-            value = {"name": value}  # `game: alternating` is short for `game: {name: alternating}`
-        if here in LISTS and isinstance(value, Mapping):  # from flags: penalties.0.weight
-            value = _changed(base.get(key), value, here)
-        if isinstance(value, Mapping):
-            old = base.get(key)
-            if not isinstance(old, dict):
-                base[key] = old = {}
-            if _is_component(here) and "name" in value and value["name"] != old.get("name"):
-                old.clear()  # another component: the parameters of the earlier one are not its own
-                for gone in [k for k in origins if k.startswith(f"{here}.")]:
-                    del origins[gone]
-            _merge(old, value, origin, origins, here)
-        else:
-            base[key] = value
-            origins[here] = origin
-
-
-def _changed(items: Any, changes: Mapping[str, Any], at: str) -> list[Any]:
-    """The list with single keys of its items changed: {"0": {"weight": 5}}."""
-    changed = [dict(item) if isinstance(item, Mapping) else {"name": item} for item in items or ()]
-    for index, change in changes.items():
-        if not str(index).isdecimal():
-            raise UserError(f"{at} must be a list, such as [{LISTS[at]}]")
-        if not changed:
-            raise UserError(f"{at}.{index}: there are no {at} to change; give the list: --{at} '[{LISTS[at]}]'")
-        if int(index) >= len(changed) or not isinstance(change, Mapping):
-            raise UserError(f"{at}.{index}: there are {len(changed)} {at}; the first one's name is {at}.0.name")
-        changed[int(index)] = {**changed[int(index)], **change}
-    return changed
+def _merged(*layers: Layer) -> dict[str, tuple[Any, Layer]]:
+    """Full dotted key -> value, and the layer that it comes from; a component that gets another name loses its keys."""
+    flat: dict[str, tuple[Any, Layer]] = {}
+    for layer in layers:
+        leaves = {re.sub(r"\[(\d+)\]", r".\1", key): value for key, value in flatten(layer.keys)}
+        given = []
+        for key, value in leaves.items():
+            first, dot, rest = key.partition(".")
+            section, star, last = SHORT_NAMES.get(first, first).partition(".*.")
+            players = dict.fromkeys(k.split(".")[1] for k in (*flat, *leaves) if k.startswith(f"{section}."))
+            for full in [f"{section}.{player}.{last}" for player in players] if star else [section]:
+                full += dot + rest
+                if isinstance(value, str) and (full == "data" or _is_component(full)):
+                    full += ".name"  # `game: alternating` is short for `game: {name: alternating}`
+                if full == "engine.compile" and value == "auto" and not layer.typed:
+                    value = False  # in recipes of before; it was off but in long runs on CUDA
+                # Names first, for they clear what is below; a short name gives way to the long one beside it.
+                order = 0 if full.endswith(".name") else 1 if first in SHORT_NAMES else 2
+                given.append((order, full, value))
+        cleared = {kind for kind in LISTS if isinstance(layer.keys.get(kind), (list, tuple))}
+        # The length that was asked for last counts; in one layer steps, then minutes.
+        if length := next((key for key in ("steps", "minutes", "n_epochs") if leaves.get(key) is not None), None):
+            cleared |= {"steps", "minutes"}
+            given = [leaf for leaf in given if leaf[1] not in {"steps", "minutes"} - {length}]
+        flat = {key: leaf for key, leaf in flat.items() if key.partition(".")[0] not in cleared}
+        for _, key, value in sorted(given, key=lambda leaf: leaf[0]):
+            around = key.removesuffix(".name")
+            if not _is_component(around) or (key in flat and flat[key][0] == value):
+                around = key
+            for old in [k for k in flat if k.startswith(f"{around}.") or key.startswith(f"{k}.")]:
+                del flat[old]
+            flat[key] = value, layer
+    return flat
 
 
 class _Checker:
-    """Turns merged keys into a Recipe; knows for every key which file or flag to name in an error."""
+    """Turns merged keys into the parts of a Recipe; knows for every key which file or flag to name in an error."""
 
-    def __init__(self, origins: dict[str, str]) -> None:
-        self.origins = origins
+    def __init__(self, flat: dict[str, tuple[Any, Layer]], trust: bool) -> None:
+        self.flat, self.trust, self.modules = flat, trust, list[str]()
 
     def where(self, key: str) -> str:
-        listed = key.partition("[")[0]  # a list is one leaf
-        below = [origin for place, origin in self.origins.items() if place.startswith(f"{key}.")]
-        origin = self.origins.get(key) or self.origins.get(listed) or next(iter(below), "")
-        return f"{origin}: {key}" if origin and origin != "default" else key
+        origin = next((layer.origin for k, (_, layer) in self.flat.items() if f"{k}.".startswith(f"{key}.")), "default")
+        return ("" if origin == "default" else f"{origin}: ") + (key if key.isprintable() else repr(key))
 
-    def recipe(self, merged: Mapping[str, Any]) -> Recipe:
-        known = [f.name for f in dataclasses.fields(Recipe)]
-        self.no_unknown(merged, known, "")
+    def below(self, at: str) -> dict[str, Any]:
+        """What stands below a key that holds keys and values; nothing where it is null."""
+        if self.flat.get(at, (None, None))[0] is not None:
+            raise UserError(f"{self.where(at)} is {schema.shown(self.flat[at][0])}; it must hold keys and values")
+        return {key[len(at) + 1 :]: value for key, (value, _) in self.flat.items() if key.startswith(f"{at}.")}
+
+    def components(self, game: str, wanted: Sequence[str]) -> dict[str, Any]:
+        """Every component but the game, whose signature says which players and parts there are."""
         values: dict[str, Any] = {}
-        for f in dataclasses.fields(Recipe):
-            given = merged.get(f.name)
-            if f.name in SECTIONS:
-                values[f.name] = self.section(SECTIONS[f.name], given or {}, f.name)
-            elif f.name in ("networks", "optimizers"):
-                players = self.mapping(given, f.name)
-                values[f.name] = {p: self.component(f.name, c, f"{f.name}.{p}") for p, c in players.items()}
-            elif f.name in LISTS:
-                if not isinstance(given, (list, tuple)):
-                    raise UserError(f"{self.where(f.name)} must be a list, such as [{LISTS[f.name]}]")
-                values[f.name] = tuple(
-                    self.component(f.name, {"name": c} if isinstance(c, str) else c, f"{f.name}[{i}]")
-                    for i, c in enumerate(given)
-                )
-            elif f.name in TABLES:
-                optional = given is None and f.name != "game"
-                values[f.name] = None if optional else self.component(f.name, given, f.name)
-            elif f.name in merged:
-                values[f.name] = schema.convert(given, str(f.type), self.where(f.name))
-        return Recipe(**values)
+        players = [name for name in wanted if name not in PARTS]
+        for kind in (*PLAYERS, "prior", "objective"):
+            each = kind in PLAYERS
+            places = [f"{kind}.{player}" for player in players] if each else [kind] * (kind in wanted)
+            keys = [key for key, value in self.below(kind).items() if value is not None]
+            there = dict.fromkeys(f"{kind}.{key.partition('.')[0]}" if each else kind for key in keys)
+            if missing := [place for place in places if place not in there]:
+                raise UserError(f"the game {game} needs {missing[0]}: one of {', '.join(table(kind))}")
+            if extra := [place for place in there if place not in places]:
+                wish = f"say {extra[0]}: null" + (f"; its players are {', '.join(players)}" if each else "")
+                raise UserError(f"{self.where(extra[0])}: the game {game} takes no {extra[0]}: {wish}")
+            made = [self.component(kind, place) for place in places]
+            values[kind] = dict(zip(players, made, strict=True)) if each else next(iter(made), None)
+        for kind, example in LISTS.items():
+            items = {key.split(".")[1] for key in self.flat if key.startswith(f"{kind}.")}
+            leaf, _ = self.flat.get(kind, ((), None))
+            if leaf not in ([], ()) or not all(map(str.isdecimal, items)):
+                raise UserError(f"{self.where(kind)} must be a list, such as [{example}]")
+            values[kind] = tuple(self.component(kind, f"{kind}.{i}") for i in sorted(items, key=int))
+        return values
 
-    def mapping(self, given: Any, key: str) -> Mapping[str, Any]:
-        if not isinstance(given, Mapping):
-            raise UserError(f"{self.where(key)} is {given!r}; it must hold keys and values")
-        return given
-
-    def section(self, cls: type[Any], given: Any, at: str) -> Any:
-        given = self.mapping(given, at)
-        fields = {f.name: f for f in dataclasses.fields(cls)}
-        self.no_unknown(given, list(fields), at)
-        return cls(**{k: schema.convert(v, str(fields[k].type), self.where(f"{at}.{k}")) for k, v in given.items()})
-
-    def component(self, kind: str, given: Any, at: str) -> Component:
-        given = self.mapping(given, at)
+    def component(self, kind: str, at: str) -> Component:
+        given, rows, where = self.below(at), table(kind), self.where(f"{at}.name")
         name = given.get("name")
         if not isinstance(name, str):
-            raise UserError(f"{self.where(at)} needs a name: one of {', '.join(TABLES[kind])}")
-        if name in TABLES[kind]:
-            targets = TABLES[kind][name]
-        elif ":" in name:
-            targets = (name,)
-        else:
-            near = did_you_mean(name, TABLES[kind])
-            raise UserError(
-                f"{self.where(f'{at}.name')} is {name!r}; it must be one of {', '.join(TABLES[kind])},"
-                f" or module:attribute{near}"
-            )
+            raise UserError(f"{self.where(at)} needs a name: one of {', '.join(rows)}")
+        if name not in rows and ":" not in name:
+            right = f"one of {', '.join(rows)}, or module:attribute{schema.did_you_mean(name, rows)}"
+            raise UserError(f"{where} is {schema.shown(name)}; it must be {right}")
+        trusted = name not in rows and (self.trust or self.flat[f"{at}.name"][1].typed)
         known = dict(EXTRA.get(kind, {}))
-        for target in targets:
-            known |= schema.parameters(target)
-        self.no_unknown(given, ["name", *known], at)
-        args = {}
-        for key, parameter in known.items():
-            place = f"{at}.{key}"
-            if key in given:
-                args[key] = schema.convert(given[key], parameter.annotation, self.where(place))
-            else:
-                args[key] = parameter.default
-        return Component(name, args)
+        found = resolve(kind, name, trusted, where)
+        # The functions, or the class, whose keyword-only parameters are the component's keys.
+        losses = [getattr(found, "g", None), getattr(found, "d", None)]
+        for function in losses if kind == "objective" else [getattr(found, "function", found)]:
+            if not callable(function):
+                right = "an Objective(d, g, ...)" if kind == "objective" else "a function or a class"
+                raise UserError(f"{where} is {name!r}; it must be {right}")
+            known |= schema.parameters(function)
+        given = self.converted(given, {"name": str} | {key: of.annotation for key, of in known.items()}, at)
+        self.modules += [name.partition(":")[0]] * trusted
+        return Component(name, {key: given.get(key, of.default) for key, of in known.items()}, trusted)
 
-    def no_unknown(self, given: Mapping[str, Any], known: Sequence[str], at: str) -> None:
-        for key in given:
-            if key not in known:
-                place = f"{at}.{key}" if at else str(key)
-                names = known if at else [*known, *SHORT_NAMES]
-                raise UserError(
-                    f"{self.where(place)}: there is no such key{self.suggest(str(key), known, at)}"
-                    f" ({'known here' if at else 'known'}: {', '.join(names)})"
-                )
-
-    def suggest(self, key: str, known: Sequence[str], at: str) -> str:
-        everywhere = {k: k for k in known}
-        if not at:
-            everywhere |= {k: k for k in SHORT_NAMES}
-            for section, cls in SECTIONS.items():
-                for f in dataclasses.fields(cls):
-                    everywhere.setdefault(f.name, f"{section}.{f.name}")
-            everywhere |= {"learning_rate": "lr", "image_size": "img_size"}  # what others say
-        near = difflib.get_close_matches(key, everywhere, n=1, cutoff=0.5)
-        return f"; did you mean {everywhere[near[0]]}?" if near else ""
-
-
-def component_targets(kind: str, name: str) -> tuple[str, ...]:
-    """What a component's name stands for: the "module:attribute"s of its row, or itself."""
-    return TABLES[kind].get(name, (name,))
-
-
-def _check_together(recipe: Recipe) -> None:
-    """What no single key can say: the game's signature says which players and parts it is played with."""
-    game = recipe.game.name
-    wanted = schema.handed(component_targets("game", game)[0])
-    players = [name for name in wanted if name not in PARTS]
-    for kind, given in (("networks", recipe.networks), ("optimizers", recipe.optimizers)):
-        for name in players:
-            if name not in given:
-                raise UserError(f"the game {game} needs {kind}.{name} (its players: {', '.join(players)})")
-        for name in given:
-            if name not in players:
-                raise UserError(
-                    f"{kind}.{name}: the game {game} has no such player (its players: {', '.join(players)})"
-                )
-    for part, component in (("prior", recipe.prior), ("objective", recipe.objective)):
-        if part in wanted and component is None:
-            raise UserError(f"the game {game} needs {part}: one of {', '.join(TABLES[part])}")
-        if part not in wanted and component is not None:
-            raise UserError(f"the game {game} takes no {part}: say {part}: null")
-    if recipe.penalties and "penalty" not in wanted:
-        raise UserError(f"the game {game} takes no penalties: say penalties: []")
-    if recipe.accumulate > 1 and "accumulate" not in wanted:
-        raise UserError(
-            f"the game {game} takes no accumulate, so it must be 1; a game that has the parameter cuts its batches"
-        )
-    if recipe.accumulate > recipe.batch_size:
-        raise UserError(f"accumulate is {recipe.accumulate}; it must be at most batch_size, {recipe.batch_size}")
+    def converted(self, given: Mapping[str, Any], known: Mapping[str, Any], at: str = "") -> dict[str, Any]:
+        """The values given below `at`, each as the type of its key."""
+        full = {key: f"{at}.{key}" if at else key for key in given}
+        if unknown := [key for key in given if key not in known]:
+            names = [*known] if at else [*known, *SHORT_NAMES]
+            hint = schema.did_you_mean(unknown[0].partition(".")[0], names)
+            if not at and not hint:  # a key of a section
+                inner = {key: f"{name}.{key}" for name, kind in SECTIONS.items() for key in kind.__annotations__}
+                near = difflib.get_close_matches(unknown[0], inner, n=1, cutoff=0.8)
+                hint = "".join(f"; did you mean {inner[key]}?" for key in near)
+            listed = f"{'known here' if at else 'known'}: {', '.join(names)}"
+            raise UserError(f"{self.where(full[unknown[0]])}: there is no such key{hint} ({listed})")
+        return {key: schema.convert(value, known[key], self.where(full[key])) for key, value in given.items()}
 
 
 def check_resumable(run: Path, flags: Mapping[str, Any]) -> None:
     """UserError for a flag that would change what a run trains."""
     for key in flags:
         if SHORT_NAMES.get(key, "data.name" if key == "data" else key) not in FREE:
-            raise UserError(
-                f"{key}: a run keeps its recipe; when it goes on, only {', '.join(FREE)} may change. For another"
-                f" training start a new run: gansmith train {run / 'recipe.yaml'} --{key} ..."
-            )
+            new = f"gansmith train {run / 'recipe.yaml'} --{key} ..."
+            raise UserError(f"{key}: a run keeps its recipe, all but {', '.join(FREE)}; to start a new run: {new}")
 
 
 def difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> str | None:
-    """The first key that a resumed run must keep and that two recipes, as plain data, both have and differ in."""
-    values = dict(flatten(other))
-    for key, value in flatten(one):
-        if key not in FREE and key in values and values[key] != value:
-            return f"{key} was {value} and is {values[key]}"
+    """The first key that a resumed run must keep and in which two recipes, as plain data, differ."""
+    before, now = dict(flatten(one)), dict(flatten(other))
+    for key in {**before, **now}:
+        lacks = not (key in before and key in now)  # an older gansmith may have lacked it; only components count
+        if key not in FREE and (key.endswith(".name") if lacks else before[key] != now[key]):
+            return f"{key} was {before.get(key)} and is {now.get(key)}"
     return None
 
 
-# ---- writing ---------------------------------------------------------------------------------------------------
+def with_full_paths(resolved: Resolved) -> Resolved:
+    """The same with data, first weights and the run to start from by their full paths: it goes on from any folder."""
+    from gansmith.data import data_names
+
+    def full(key: str, path: str | None) -> Any:
+        try:
+            return path and str(Path(path).expanduser().resolve())
+        except (OSError, RuntimeError) as error:  # no such home folder, or a link to itself
+            raise UserError(f"{key} is {path!r}: {error}") from None
+
+    recipe, data, networks = resolved.recipe, resolved.recipe.data, dict[str, Component]()
+    if data.name not in data_names():
+        if Path(name := full("data.name", data.name)).is_dir():
+            data = replace(data, name=name)
+    elif data.name != "mnist":  # which ships in the package
+        data = replace(data, root=full("data.root", data.root or os.environ.get("GANSMITH_DATA") or "data"))
+    start = replace(recipe.start, run=full("start.run", recipe.start.run))
+    for player, network in recipe.networks.items():
+        weights = full(f"networks.{player}.weights", network.args["weights"])
+        networks[player] = replace(network, args={**network.args, "weights": weights})
+    return replace(resolved, recipe=replace(recipe, data=data, networks=networks, start=start))
 
 
 def to_dict(recipe: Recipe) -> dict[str, Any]:
@@ -552,29 +488,25 @@ def to_dict(recipe: Recipe) -> dict[str, Any]:
 
     def plain(value: Any) -> Any:
         if isinstance(value, Component):
-            return {"name": value.name, **{k: plain(v) for k, v in value.args.items()}}
+            return plain({"name": value.name, **value.args})
         if dataclasses.is_dataclass(value):
             return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
         if isinstance(value, Mapping):
             return {k: plain(v) for k, v in value.items()}
         return [plain(v) for v in value] if isinstance(value, (tuple, list)) else value
 
-    return dict(plain(recipe))
+    return plain(recipe)
 
 
-def completed(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """A recipe as plain data, with the defaults of what the gansmith that wrote it did not know yet."""
-    return to_dict(resolve(Layer("an older recipe", tree)).recipe)
-
-
-def flatten(tree: Mapping[str, Any], at: str = "") -> Iterator[tuple[str, Any]]:
-    """(dotted key, value) of every leaf; lists are leaves."""
-    for key, value in tree.items():
-        here = f"{at}.{key}" if at else key
-        if isinstance(value, Mapping):
-            yield from flatten(value, here)
-        else:
-            yield here, value
+def flatten(tree: Any, at: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted key, value) of every leaf; a list is a leaf, but for lists of components: penalties.0.weight."""
+    if at in LISTS and isinstance(tree, (list, tuple)) and tree:
+        tree = dict(enumerate(tree))
+    if isinstance(tree, Mapping) and (tree or at.partition(".")[0] not in LISTS):
+        for key, value in tree.items():
+            yield from flatten(value, f"{at}.{key}" if at else str(key))
+    else:
+        yield at, tree
 
 
 def to_yaml(recipe: Recipe, header: str = "") -> str:

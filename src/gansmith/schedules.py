@@ -1,60 +1,101 @@
-"""Schedules: an optimizer's setting as a pure function of how far the training is; nothing to save or to resume.
+"""Schedules: a setting as a pure function of how far the training is; nothing to save or to resume.
 
-The clock counts minibatches of real images, as in the 2014 code; a round of Algorithm 1 takes n_critic of them.
+Any number that a recipe names may be set: of the optimizers (lr, momentum), a penalty's weight (penalties.0.weight),
+the moving average's half-life (ema.halflife_kimg).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal, NamedTuple
 
 from gansmith.errors import UserError
-from gansmith.players import Player
-from gansmith.schema import NonNegativeFloat, PositiveFloat, PositiveInt
+from gansmith.schema import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 
-def exponential(
-    start: float, batches: int, epochs: int, *, factor: PositiveFloat = 1.0, floor: NonNegativeFloat = 0.0
-) -> float:
+class Clock(NamedTuple):
+    """How far a training is, before the round to come."""
+
+    batches: int
+    """Of real images: a round of Algorithm 1 takes n_critic."""
+    epochs: int
+    """Whole ones."""
+    rounds: int
+
+
+Unit = Literal["epochs", "rounds"]
+
+
+def exponential(start: float, clock: Clock, *, factor: PositiveFloat = 1.0, floor: NonNegativeFloat = 0.0) -> float:
     """max(floor, start / factor^batches): the 2014 code divides its learning rate after every minibatch."""
-    return max(floor, start * factor**-batches)  # which becomes 0 where factor**batches would overflow
+    return max(floor, start * factor**-clock.batches)  # which becomes 0 where factor**batches would overflow
 
 
-def linear(start: float, batches: int, epochs: int, *, to: NonNegativeFloat = 0.0, over: PositiveInt = 1) -> float:
-    """start + (to - start) min(1, epochs / over): constant within an epoch, `to` after `over` whole epochs."""
-    return start + (to - start) * min(1.0, epochs / over)
+def linear(
+    start: float,
+    clock: Clock,
+    *,
+    to: NonNegativeFloat = 0.0,
+    over: PositiveInt = 1,
+    after: NonNegativeInt = 0,
+    unit: Unit = "epochs",
+) -> float:
+    """start + (to - start) t, t = min(1, (now - after) / over): `start` until `after`; whole epochs, or rounds."""
+    return start + (to - start) * _part(clock, over, after, unit)
 
 
-SCHEDULES: dict[str, Callable[..., float]] = {"exponential": exponential, "linear": linear}
+def cosine(
+    start: float,
+    clock: Clock,
+    *,
+    to: NonNegativeFloat = 0.0,
+    over: PositiveInt = 1,
+    after: NonNegativeInt = 0,
+    unit: Unit = "epochs",
+) -> float:
+    """to + (start - to) (1 + cos(pi t)) / 2, with the t of `linear`: Loshchilov & Hutter 2017, eq. 5 (1608.03983)."""
+    return to + (start - to) * (1 + math.cos(math.pi * _part(clock, over, after, unit))) / 2
 
-Schedule = Callable[[float, int, int], float]
+
+def _part(clock: Clock, over: int, after: int, unit: Unit) -> float:
+    """From 0 to 1."""
+    now = clock.epochs if unit == "epochs" else clock.rounds
+    return min(1.0, max(0, now - after) / over)
+
+
+SCHEDULES: dict[str, Callable[..., float]] = {"exponential": exponential, "linear": linear, "cosine": cosine}
+
+Schedule = Callable[[float, Clock], float]
+
+
+class Dial(NamedTuple):
+    """A setting by its name in the log, such as lr/G: where it starts, and what sets it."""
+
+    name: str
+    start: float
+    set: Callable[[float], None]
 
 
 class Schedules:
-    """Sets (setting, schedule) pairs such as ("lr", ...) in the optimizers of all players."""
+    """Sets dials by schedules; `dials` holds those of each key, such as "lr": one for every player."""
 
-    def __init__(self, players: Sequence[Player], terms: Sequence[tuple[str, Schedule]]) -> None:
-        self.players = players
-        self.terms = terms
-        self.start: dict[tuple[str, str], float] = {}
-        for i, (key, _) in enumerate(terms):
+    def __init__(self, dials: Mapping[str, Sequence[Dial]], terms: Sequence[tuple[str, Schedule]]) -> None:
+        self.terms: list[tuple[Dial, Schedule]] = []
+        self._now: dict[str, float] = {}
+        for i, (key, schedule) in enumerate(terms):
             if key in [earlier for earlier, _ in terms[:i]]:
-                raise UserError(f"schedules: {key!r} is set by two of them; one is right")
-            for player in players:
-                settings = player.optimizer.param_groups[0]
-                if not isinstance(settings.get(key), float):
-                    known = ", ".join(k for k, v in settings.items() if isinstance(v, float))
-                    raise UserError(
-                        f"schedules: the optimizer of {player.name} has no {key!r} to set (it has: {known})"
-                    )
-                self.start[player.name, key] = settings[key]
+                raise UserError(f"schedules: two of them set {key!r}; one is right")
+            if key not in dials:
+                raise UserError(f"schedules: there is no {key!r} to set (there is: {', '.join(dials)})")
+            self.terms += [(dial, schedule) for dial in dials[key]]
 
-    def apply(self, batches: int, epochs: int) -> None:
-        """Set everything for the round to come, after `batches` minibatches and `epochs` whole epochs."""
-        for key, schedule in self.terms:
-            for player in self.players:
-                for settings in player.optimizer.param_groups:
-                    settings[key] = schedule(self.start[player.name, key], batches, epochs)
+    def apply(self, clock: Clock) -> None:
+        """Set everything for the round to come."""
+        for dial, schedule in self.terms:
+            self._now[dial.name] = schedule(dial.start, clock)
+            dial.set(self._now[dial.name])
 
     def values(self) -> dict[str, float]:
         """What is set now, for the log: {"lr/G": 0.1, ...}."""
-        return {f"{key}/{p.name}": p.optimizer.param_groups[0][key] for key, _ in self.terms for p in self.players}
+        return dict(self._now)

@@ -1,22 +1,20 @@
 """The schema of a recipe is the code itself: types of fields, and the keyword-only parameters of components.
 
-A component's parameters are read from its source text, not by importing it: a misspelt key is answered before
-torch is loaded. By convention a component's positional parameters are what `build.py` hands over and its
-keyword-only parameters, whose defaults are literals, are what a recipe may set.
+By convention a component's positional parameters are what `build.py` hands over, and its keyword-only parameters, with
+a type and a default, are what a recipe may set. Nothing here imports torch.
 """
 
 from __future__ import annotations
 
-import ast
 import contextlib
 import difflib
-import functools
-import importlib.util
+import inspect
 import math
-from collections.abc import Iterable, Mapping
+import sys
+import types
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
 
 from gansmith.errors import UserError
 
@@ -38,229 +36,145 @@ class Range:
     def __str__(self) -> str:
         text = f"{'above' if self.open_low else 'at least'} {self.low:g}"
         if self.high < math.inf:
-            text += f" and {'below' if self.open_high else 'at most'} {self._text(self.high)}"
+            text += f" and {'below' if self.open_high else 'at most'} {self.high:.10g}"
         return text
 
-    @staticmethod
-    def _text(x: float) -> str:
-        return str(x) if isinstance(x, int) else f"{x:g}"
-
     def nearest(self, x: float) -> str:
-        closed_low, closed_high = not self.open_low, not self.open_high and self.high < math.inf
-        if x <= self.low and closed_low:
-            return f"; the nearest is {self.low:g}"
-        if x >= self.high and closed_high:
-            return f"; the nearest is {self._text(self.high)}"
-        return ""
+        """'; the nearest is X' for a number out of the range, or nothing where the range is open there."""
+        end, closed = (self.low, not self.open_low) if x <= self.low else (self.high, not self.open_high)
+        return f"; the nearest is {end:.10g}" if closed else ""
 
 
 PositiveInt = Annotated[int, Range(1)]
 NonNegativeInt = Annotated[int, Range(0)]
 PositiveFloat = Annotated[float, Range(0, open_low=True)]
 NonNegativeFloat = Annotated[float, Range(0)]
-Decay = Annotated[float, Range(0, 1, open_high=True)]
-"""The factor of an exponential moving average: 0 <= x < 1."""
+Decay = Annotated[float, Range(0, 1, open_high=True)]  # the factor of an exponential moving average
 Fraction = Annotated[float, Range(0, 1)]
 Seed = Annotated[int, Range(0, 2**32 - 1)]
 
-_ALIASES: dict[str, Any] = {
-    "PositiveInt": PositiveInt,
-    "NonNegativeInt": NonNegativeInt,
-    "PositiveFloat": PositiveFloat,
-    "NonNegativeFloat": NonNegativeFloat,
-    "Decay": Decay,
-    "Fraction": Fraction,
-    "Seed": Seed,
+# What a scalar is called, and the values that may become one.
+_SCALARS: dict[Any, tuple[str, Any]] = {
+    **{int: ("a whole number", int), float: ("a number", object)},  # a text too: YAML 1.1 reads 1e-3 as one
+    **{bool: ("true or false", bool), str: ("a text", (str, int))},
 }
-_WORDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "a text"}
+_LISTS: tuple[Any, ...] = (tuple, list, Sequence)
 
 
-def convert(value: Any, annotation: str, key: str) -> Any:
+def convert(value: Any, annotation: Any, key: str) -> Any:
     """`value` as the annotation's type; a UserError that names the key and what would be right otherwise."""
-    return _convert(value, ast.parse(annotation, mode="eval").body, key)
-
-
-def _convert(value: Any, node: ast.expr, key: str) -> Any:
-    if isinstance(node, ast.BinOp):  # X | None
-        return None if value is None else _convert(value, node.left, key)
-    if isinstance(node, ast.Subscript):
-        outer = ast.unparse(node.value)
-        if outer == "Literal":
-            choices = ast.literal_eval(node.slice)
-            choices = choices if isinstance(choices, tuple) else (choices,)
-            return _choice(value, choices, key)
-        if outer in ("tuple", "Sequence", "list"):
-            if isinstance(value, str) and ast.unparse(node.slice) == "str":
-                value = [part.strip() for part in value.split(",")]
-            if not isinstance(value, (list, tuple)):
-                raise UserError(f"{key} is {value!r}; it must be a list, such as [{value}]")
-            inner = node.slice.elts[0] if isinstance(node.slice, ast.Tuple) else node.slice
-            return tuple(_convert(v, inner, f"{key}[{i}]") for i, v in enumerate(value))
-    if isinstance(node, ast.Name):
-        base, limits = get_args(_ALIASES[node.id]) if node.id in _ALIASES else (None, None)
-        kind = base.__name__ if base else node.id
-        if kind in _WORDS:
-            return _scalar(value, kind, limits, key)
-    raise UserError(
-        f"{key}: its type {ast.unparse(node)} cannot be checked; known are {', '.join((*_WORDS, *_ALIASES))}"
-    )
+    outer, inner = get_origin(annotation), get_args(annotation)
+    if outer in (Union, types.UnionType):
+        if value is None and types.NoneType in inner:
+            return None
+        errors, listed = [], isinstance(value, (list, tuple))
+        kinds = [kind for kind in inner if kind is not types.NoneType]
+        for kind in sorted(kinds, key=lambda kind: (get_origin(kind) in _LISTS) is not listed):
+            try:
+                return convert(value, kind, key)
+            except UserError as error:
+                errors.append(error)
+        raise errors[0]  # of the first with the value's own form, list or not
+    if outer in _LISTS and inner:
+        if isinstance(value, str) and inner[0] is str:
+            value = [part.strip() for part in value.split(",")]
+        if not isinstance(value, (list, tuple)):
+            raise UserError(f"{key} is {shown(value)}; it must be a list, such as [{shown(value)}]")
+        kinds = list(inner) if outer is tuple and inner[-1] is not ... else [inner[0]] * len(value)
+        if len(value) != len(kinds):
+            raise UserError(f"{key} is {shown(value)}; it must be a list of {len(kinds)}")
+        return tuple(convert(v, kind, f"{key}[{i}]") for i, (v, kind) in enumerate(zip(value, kinds, strict=True)))
+    if outer is Literal:
+        return _choice(value, inner, key)
+    kind, *facts = inner if outer is Annotated else (annotation,)
+    if kind in _SCALARS:
+        return _scalar(value, kind, next((fact for fact in facts if isinstance(fact, Range)), None), key)
+    known = "int, float, bool, str, the ranges of gansmith.schema, Literal[...], Sequence[...], tuple[...], X | None"
+    raise UserError(f"{key}: its type {getattr(kind, '__name__', kind)} cannot be checked; known are {known}")
 
 
 def _choice(value: Any, choices: tuple[Any, ...], key: str) -> Any:
     for choice in choices:
         if value == choice and isinstance(value, bool) == isinstance(choice, bool):  # in Python, True is 1
             return choice
-    names = [str(c).lower() if isinstance(c, bool) else str(c) for c in choices]
-    if isinstance(value, int) and all(isinstance(c, int) for c in choices):
-        near = f"; the nearest is {min(choices, key=lambda c: abs(c - value))}"
+    names = [str(choice) for choice in choices]
+    near = did_you_mean(value, names) if isinstance(value, str) else ""
+    if isinstance(value, int) and all(isinstance(choice, int) for choice in choices):
+        near = f"; the nearest is {min(choices, key=lambda choice: abs(choice - value))}"
+    raise UserError(f"{key} is {shown(value)}; it must be one of {', '.join(names)}{near}")
+
+
+def _scalar(value: Any, kind: type[Any], limits: Range | None, key: str) -> Any:
+    wanted, takes = _SCALARS[kind]
+    good: Any = None
+    if isinstance(value, takes) and isinstance(value, bool) is (kind is bool):  # in Python, True is a whole number
+        with contextlib.suppress(TypeError, ValueError, OverflowError):  # no number, or one of thousands of digits
+            good = kind(value)
+    near = ""
+    if good is None or (kind is str and (not good or "\0" in good)) or (kind is float and not math.isfinite(good)):
+        if kind is int and isinstance(value, float) and math.isfinite(value):
+            whole = round(value)
+            near = limits.nearest(whole) if limits and whole not in limits else f"; the nearest is {whole}"
+    elif limits and good not in limits:
+        near = limits.nearest(good)
     else:
-        near = did_you_mean(str(value), names)
-    raise UserError(f"{key} is {value!r}; it must be one of {', '.join(names)}{near}")
+        return good
+    raise UserError(f"{key} is {shown(value)}; it must be {wanted}{f' {limits}' if limits else ''}{near}")
 
 
-def _scalar(value: Any, kind: str, limits: Range | None, key: str) -> Any:
-    ok: Any = None
-    if isinstance(value, bool):
-        ok = value if kind == "bool" else None
-    elif kind == "float":
-        with contextlib.suppress(TypeError, ValueError, OverflowError):
-            ok = float(value)  # YAML 1.1 reads 1e-3 as a text
-    elif kind == "int" and isinstance(value, int):
-        ok = value
-    elif kind == "str" and isinstance(value, (str, int)):
-        ok = str(value)
-    wanted = _WORDS[kind] + (f" {limits}" if limits else "")
-    if ok is None or (kind == "float" and not math.isfinite(ok)):
-        near = f"; the nearest is {round(value)}" if kind == "int" and _is_number(value) else ""
-        raise UserError(f"{key} is {value!r}; it must be {wanted}{near}")
-    if limits and ok not in limits:
-        raise UserError(f"{key} is {value!r}; it must be {wanted}{limits.nearest(ok)}")
-    return ok
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, float) and math.isfinite(value)
+def shown(value: Any) -> str:
+    """A value as an error shows it: no longer than a line."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes no whole number of more than 4,300 digits
+        return "a value of thousands of digits"
+    return text if len(text) <= 100 else f"{text[:80]}..."
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """'; did you mean X?' for the nearest known word, or nothing."""
-    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
     return f"; did you mean {near[0]}?" if near else ""
 
 
-# ---- components, read from source ------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Parameter:
+class Parameter(NamedTuple):
     """A keyword-only parameter of a component: a key that a recipe may set."""
 
-    annotation: str
+    annotation: Any
     default: Any
 
 
-@functools.cache
-def _tree(module: str) -> ast.Module:
-    try:
-        spec = importlib.util.find_spec(module)
-    except (ImportError, ValueError):
-        spec = None
-    if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
-        known = f"; did you mean {module[:-3]}:...?" if module.endswith(".py") else ""
-        raise UserError(
-            f"there is no Python module {module!r} to take a component from{known} (looked in the current folder and"
-            " where Python finds its packages): type the command in the folder of that module, or set PYTHONPATH"
-        )
-    try:
-        return ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
-    except (OSError, SyntaxError, ValueError) as error:
-        raise UserError(f"cannot read {spec.origin}: {error}") from None
-
-
-def table(module: str, name: str) -> dict[str, tuple[str, ...]]:
-    """The rows of a literal table: row name -> the objects that the row is made of, as "module:attribute"."""
-    for node in _tree(module).body:
-        if not (
-            isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and isinstance(node.value, ast.Dict)
-        ):
-            continue
-        if node.target.id == name:
-            rows = zip(node.value.keys, node.value.values, strict=True)
-            return {ast.literal_eval(key): _row(module, value) for key, value in rows if key is not None}
-    raise LookupError(f"{module} has no literal table {name}")
-
-
-def _row(module: str, value: ast.expr) -> tuple[str, ...]:
-    parts = value.args if isinstance(value, ast.Call) else [value]
-    return tuple(f"{module}:{part.id}" for part in parts if isinstance(part, ast.Name))
-
-
-def parameters(target: str) -> Mapping[str, Parameter]:
-    """The keyword-only parameters of "module:attribute", a function or a class (then of its __init__)."""
-    function = _signature(target)
+def parameters(component: Any) -> Mapping[str, Parameter]:
+    """The keyword-only parameters of a function or a class, whose defaults are values of their types."""
     found: dict[str, Parameter] = {}
-    if function is None:
-        return found
-    for arg, default in zip(function.args.kwonlyargs, function.args.kw_defaults, strict=True):
-        if arg.annotation is None or default is None:
-            raise UserError(
-                f"{target}: the keyword-only parameter {arg.arg} needs a type and a literal default, such as"
-                f" {arg.arg}: int = 64"
-            )
+    name = f"{getattr(component, '__module__', '')}:{getattr(component, '__qualname__', component)}"
+    for p in (p for p in _signature(component) if p.kind is p.KEYWORD_ONLY):
+        if p.annotation is p.empty or p.default is p.empty:
+            raise UserError(f"{name}: the keyword-only parameter {p.name} needs a type and a default, such as int = 64")
         try:
-            found[arg.arg] = Parameter(ast.unparse(arg.annotation), ast.literal_eval(default))
-        except ValueError:
-            raise UserError(
-                f"{target}: the default of {arg.arg} is {ast.unparse(default)}; it must be a literal"
-            ) from None
+            annotation = _evaluated(component, p)
+        except Exception as error:  # a type that is written as a text is a piece of code
+            raise UserError(f"{name}: the type of {p.name}, {p.annotation}, cannot be read: {error}") from None
+        found[p.name] = Parameter(annotation, convert(p.default, annotation, f"{name}: the default of {p.name}"))
     return found
 
 
-def handed(target: str) -> tuple[str, ...]:
-    """The names of the positional parameters of "module:attribute": what `build.py` hands over."""
-    function = _signature(target)
-    return tuple(arg.arg for arg in function.args.args if arg.arg != "self") if function else ()
+def _evaluated(component: Any, p: inspect.Parameter) -> Any:
+    """The type of a parameter; a dataclass's field may come from a base, whose module knows what its text means."""
+    if not isinstance(p.annotation, str):
+        return p.annotation
+    owners = [c for c in getattr(component, "__mro__", ()) if p.name in vars(c).get("__annotations__", {})]
+    function = inspect.unwrap(component if inspect.isroutine(component) else component.__init__)
+    return eval(p.annotation, vars(sys.modules[owners[0].__module__]) if owners else function.__globals__)
 
 
-@functools.cache
-def _signature(target: str) -> ast.FunctionDef | None:
-    """The definition of a function, or of a class's own or inherited __init__; None where there is none to read."""
-    module, _, attribute = target.partition(":")
-    definitions = {n.name: n for n in _tree(module).body if isinstance(n, (ast.ClassDef, ast.FunctionDef))}
-    if attribute in _values(module):  # a finished object, such as a row of a table: it takes no parameters
-        return None
-    if attribute not in definitions:
-        raise UserError(f"{module} has no {attribute!r}{did_you_mean(attribute, definitions)}")
-    node = definitions[attribute]
-    if isinstance(node, ast.FunctionDef):
-        return node
-    for item in node.body:
-        if isinstance(item, ast.FunctionDef) and item.name == "__init__":
-            return item
-    imported = _imported(module)
-    for base in node.bases:
-        dotted, _, last = ast.unparse(base).rpartition(".")
-        if not dotted and last in definitions:
-            return _signature(f"{module}:{last}")
-        target = f"{imported.get(dotted, '')}:{last}" if dotted else ":".join(imported.get(last, "").rsplit(".", 1))
-        if target.split(".")[0].split(":")[0] in ("gansmith", module.split(".")[0]):  # to look into torch imports it
-            return _signature(target)
-    return None
+def handed(component: Any) -> tuple[str, ...]:
+    """The names of the positional parameters of a function or a class: what `build.py` hands over."""
+    return tuple(p.name for p in _signature(component) if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD))
 
 
-def _values(module: str) -> set[str]:
-    """The names that a module assigns at its top."""
-    nodes = [n for n in _tree(module).body if isinstance(n, (ast.Assign, ast.AnnAssign))]
-    targets = [t for n in nodes for t in (n.targets if isinstance(n, ast.Assign) else [n.target])]
-    return {t.id for t in targets if isinstance(t, ast.Name)}
-
-
-def _imported(module: str) -> dict[str, str]:
-    """The names that a module imports at its top, and what they stand for, dotted."""
-    found: dict[str, str] = {}
-    for node in _tree(module).body:
-        if isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            found |= {alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names}
-        elif isinstance(node, ast.Import):
-            found |= {alias.asname or alias.name: alias.name for alias in node.names}
-    return found
+def _signature(component: Any) -> Iterable[inspect.Parameter]:
+    try:
+        return inspect.signature(component).parameters.values()
+    except ValueError:  # a function of C's has none to look at
+        return ()

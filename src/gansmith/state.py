@@ -37,9 +37,21 @@ class State:
         self._others: list[dict[str, Any]] = []
         self._before: tuple[list[torch.Tensor], dict[str, Any], dict[str, Any], list[int]] | None = None
 
+    def end_round(self, shown: int) -> None:
+        """Count a round that succeeded, in which `shown` images were shown to D; averages and pools follow."""
+        self.round += 1
+        self.images += shown
+        for player in self.game.players:
+            player.average(shown, self.images)
+        for pool in self.game.pools().values():
+            pool.commit()
+        self._before = None
+
     def begin_round(self) -> None:
         """Remember what a round changes before any player moves, so that a round that fails can be taken back."""
         moves = [player.moves for player in self.game.players]
+        for pool in self.game.pools().values():
+            pool.forget_plan()
         self._before = ([b.clone() for b in self._buffers], self._rng(), self.parts["data"].state_dict(), moves)
 
     def take_back(self) -> list[str]:
@@ -57,9 +69,26 @@ class State:
         self.parts["data"].load_state_dict(position)
         return [player.name for player, before in zip(self.game.players, moves, strict=True) if player.moves > before]
 
-    def gather_streams(self, gather: Callable[[Any], list[Any]]) -> None:
-        """Let the next `state_dict` hold the random streams of all processes that train together; each calls this."""
-        self._others = gather(self._rng())[1:]
+    def gather_own(self, gather: Callable[[Any], list[Any]]) -> None:
+        """Let the next `state_dict` hold what each process that trains along has of its own; each calls this."""
+        self._others = gather(self._own())[1:]
+
+    def _own(self) -> dict[str, Any]:
+        """Random streams, and the pools of past fakes."""
+        pools = {name: pool.state_dict() for name, pool in self.game.pools().items()}
+        return {**self._rng(), **({"pools": pools} if pools else {})}
+
+    def set_own(self, own: Mapping[str, Any]) -> None:
+        """Take back what `_own` gave."""
+        self.set_streams(own)
+        for name, pool in self.game.pools().items():
+            pool.load_state_dict(own["pools"][name], self.noise.device)
+
+    def empty_pools(self) -> bool:
+        """Let pools start anew; whether there are any."""
+        for pool in self.game.pools().values():
+            pool.load_state_dict({"kept": None}, self.noise.device)
+        return bool(self.game.pools())
 
     def state_dict(self) -> dict[str, Any]:
         """A tree of tensors and plain values."""
@@ -69,8 +98,8 @@ class State:
             "seconds": self.seconds,
             "players": {player.name: player.state_dict() for player in self.game.players},
             "game": self.game.state_dict(),
-            "rng": self._rng(),
-            **({"ranks": self._others} if self._others else {}),  # the streams of rank 1, 2, ...
+            "rng": self._own(),
+            **({"ranks": self._others} if self._others else {}),  # the same of rank 1, 2, ...
             **{name: part.state_dict() for name, part in self.parts.items()},
         }
 
@@ -81,7 +110,7 @@ class State:
         self.game.load_state_dict(state["game"])
         for name, part in self.parts.items():
             part.load_state_dict(state[name])
-        self.set_streams(state["rng"])
+        self.set_own(state["rng"])
 
     def _rng(self) -> dict[str, Any]:
         rng = {"noise": self.noise.get_state(), "cpu": torch.get_rng_state()}

@@ -24,6 +24,8 @@ class World:
         self.device = device
         self.asked: int | None = None
         """The signal by which this process was asked to stop."""
+        self.goes_on: Callable[[], str] = lambda: ""
+        """What the line about a lost rank ends with: how to go on."""
 
     def stop(self) -> int | None:
         """The signal by which all stop after the round that was played: the same answer in all processes."""
@@ -44,6 +46,14 @@ class World:
     def gather(self, thing: Any) -> list[Any]:
         """What each rank brings, by rank, on all ranks."""
         return [thing]
+
+    def everywhere(self, x: Tensor, size: int) -> Tensor:
+        """The rows of all ranks, (n, ...) -> (size, ...), where `size` is that of the whole batch.
+
+        For a loss that looks at the whole batch. All ranks compute it, and each weights it by its share of the batch,
+        as `players.move` does with every loss. There is no other factor: the shares of the ranks add up to 1.
+        """
+        return x
 
     def equalise(self, network: nn.Module) -> None:
         """Give all ranks the weights and buffers of rank 0."""

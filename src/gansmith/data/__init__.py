@@ -1,20 +1,20 @@
-"""Pictures as one uint8 array, and an endless, resumable stream of batches from it."""
+"""Pictures as uint8 columns, and an endless, resumable stream of batches from them."""
 
 from typing import TYPE_CHECKING, Any
 
 from gansmith.data.imageset import ImageSet
-from gansmith.data.load import data_names, load_images
+from gansmith.data.load import data_names, load_sets
 
 if TYPE_CHECKING:
-    from gansmith.data.stream import Batch, Stream
+    from gansmith.data.stream import Stream
 
-__all__ = ["Batch", "ImageSet", "Stream", "data_names", "load_images"]
+__all__ = ["ImageSet", "Stream", "data_names", "load_sets"]
 
 
 def __getattr__(name: str) -> Any:
     # The stream needs torch (seconds to import); listing names and preparing pictures do not.
-    if name in ("Batch", "Stream"):
-        from gansmith.data import stream
+    if name == "Stream":
+        from gansmith.data.stream import Stream
 
-        return getattr(stream, name)
+        return Stream
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,7 +1,7 @@
 """Prepared pictures on disk: one folder per set, made elsewhere and renamed into place in one step.
 
-An entry holds images.npy, labels.npy (when there are labels) and set.json. Two processes that make the same
-entry at once both work; the first rename wins, the other takes the winner's files.
+An entry holds images.npy (the two pictures of a pair stand together), labels.npy (when there are labels) and set.json.
+Two processes that make the same entry at once both work; the first rename wins, the other takes the winner's files.
 """
 
 import contextlib
@@ -14,12 +14,13 @@ import shutil
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gansmith.data.imageset import Bytes, ImageSet, Labels, content_digest, sha256
 from gansmith.errors import UserError
@@ -31,8 +32,7 @@ CHECKED_BYTES = 1 << 28  # up to this size the digest is checked at every load, 
 STALE_SECONDS = 3 * 86_400
 
 
-@dataclass(frozen=True)
-class Broken:
+class Broken(NamedTuple):
     """A picture that was left out, and why."""
 
     file: str
@@ -68,20 +68,14 @@ def entry_path(name: str, *parts: object) -> Path:
 def load_entry(path: Path, say: Say) -> Entry | None:
     """The entry at `path`; None if there is none, or if it is damaged, which is said."""
     try:
-        about = json.loads((path / "set.json").read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except (OSError, ValueError) as error:
-        say(f"the cache {path} cannot be read ({error}); making it anew")
-        return None
-    try:
-        return _open(path, about)
+        return _open(path) if (path / "set.json").exists() else None
     except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
         say(f"the cache {path} is damaged ({error}); making it anew")
         return None
 
 
-def _open(path: Path, about: dict[str, Any]) -> Entry:
+def _open(path: Path) -> Entry:
+    about = json.loads((path / "set.json").read_text(encoding="utf-8"))
     images = np.load(path / "images.npy", mmap_mode="r", allow_pickle=False)
     shape = tuple(about["shape"])
     if images.shape != shape or images.dtype != np.uint8:
@@ -93,9 +87,18 @@ def _open(path: Path, about: dict[str, Any]) -> Entry:
         labels = np.load(path / "labels.npy", allow_pickle=False)
         if labels.shape != shape[:1] or labels.dtype != np.int64 or sha256(labels) != about["labels_sha256"]:
             raise ValueError("labels.npy has another digest")
-        labels.flags.writeable = False
-    data = ImageSet(about["name"], images, labels, tuple(about["classes"]), about["digest"])
+    columns = _columns(images, labels, about.get("fields", ["x"]))
+    data = ImageSet(about["name"], columns, tuple(about["classes"]), about["digest"])
     return Entry(data, [Broken(*pair) for pair in about["broken"]], about["n_broken"], about.get("n_coloured", 0))
+
+
+def _columns(images: Bytes, labels: Labels | None, fields: Sequence[str]) -> dict[str, NDArray[Any]]:
+    """The columns of images (N, C, H, W), or (N, F, C, H, W) of F fields, and of labels where there are some."""
+    split = {fields[0]: images} if len(fields) == 1 else {name: images[:, i] for i, name in enumerate(fields)}
+    if labels is None:
+        return split
+    labels.flags.writeable = False
+    return {**split, "y": labels}
 
 
 class Draft:
@@ -106,7 +109,6 @@ class Draft:
 
     def __init__(self, path: Path, say: Say) -> None:
         self.path = path
-        self.say = say
         self.folder: Path | None = None
         self.count = 0
         self._shape: tuple[int, ...] = ()
@@ -133,7 +135,7 @@ class Draft:
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def write(self, images: Bytes) -> None:
-        """Adds images (N, C, H, W); UserError when the disk is full."""
+        """Adds images (N, C, H, W), or (N, F, C, H, W) of F fields; UserError when the disk is full."""
         flat = np.ascontiguousarray(images)
         self._shape = flat.shape[1:]
         self.count += len(flat)
@@ -146,9 +148,10 @@ class Draft:
         name: str,
         labels: Labels | None,
         classes: tuple[str, ...],
-        broken: list[Broken],
+        broken: Sequence[Broken] = (),
         digest: str | None = None,
         n_coloured: int = 0,
+        fields: tuple[str, ...] = ("x",),
     ) -> ImageSet:
         """Puts the set in its place and opens it; `digest` replaces the digest of the content."""
         shape = (self.count, *self._shape)
@@ -156,18 +159,13 @@ class Draft:
         labels_sha = None if labels is None else sha256(labels)
         digest = digest or content_digest(shape, images_sha, labels_sha)
         if self.folder is None:
-            return self._in_memory(name, shape, labels, classes, digest)
-        about = {
-            "name": name,
-            "shape": shape,
-            "classes": classes,
-            "digest": digest,
-            "images_sha256": images_sha,
-            "labels_sha256": labels_sha,
-            "broken": [(item.file, item.why) for item in broken[:10]],
-            "n_broken": len(broken),
-            "n_coloured": n_coloured,
-        }
+            assert isinstance(self._file, io.BytesIO)
+            raw = self._file.getvalue()  # shares the buffer until the file is written again
+            images = np.frombuffer(raw, np.uint8, offset=HEADER).reshape(shape)
+            return ImageSet(name, _columns(images, labels, fields), classes, digest)
+        about: dict[str, Any] = {"name": name, "shape": shape, "fields": fields, "classes": classes, "digest": digest}
+        about |= {"images_sha256": images_sha, "labels_sha256": labels_sha}
+        about |= {"broken": broken[:10], "n_broken": len(broken), "n_coloured": n_coloured}
         with self._disk():
             self._file.seek(0)
             self._file.write(_npy_header(shape))
@@ -180,33 +178,21 @@ class Draft:
             with (self.folder / "set.json").open("wb") as file:
                 file.write(json.dumps(about, indent=1).encode())
                 _flush(file)
-            return self._move()
+            return self._move(self.folder)
 
-    def _move(self) -> ImageSet:
-        assert self.folder is not None
+    def _move(self, folder: Path) -> ImageSet:
         for _ in range(3):
-            try:
-                self.folder.rename(self.path)
-            except OSError:
-                # Something lies there already: another process was first, or it is a damaged entry.
-                if (entry := load_entry(self.path, lambda _: None)) is not None:
-                    return entry.data
-                old = self.path.with_name(f".tmp-{uuid.uuid4().hex}")
-                with contextlib.suppress(OSError):
-                    self.path.rename(old)
-                    shutil.rmtree(old, ignore_errors=True)
-                continue
-            if (entry := load_entry(self.path, self.say)) is not None:
+            with contextlib.suppress(
+                OSError
+            ):  # something lies there already: another process's entry, or a damaged one
+                folder.rename(self.path)
+            if (entry := load_entry(self.path, lambda _: None)) is not None:
                 return entry.data
+            old = self.path.with_name(f".tmp-{uuid.uuid4().hex}")
+            with contextlib.suppress(OSError):
+                self.path.rename(old)
+                shutil.rmtree(old, ignore_errors=True)
         raise UserError(f"the cache {self.path} cannot be put in place; remove it, or set GANSMITH_CACHE")
-
-    def _in_memory(
-        self, name: str, shape: tuple[int, ...], labels: Labels | None, classes: tuple[str, ...], digest: str
-    ) -> ImageSet:
-        assert isinstance(self._file, io.BytesIO)
-        raw = self._file.getvalue()  # shares the buffer until the file is written again
-        images = np.frombuffer(raw, np.uint8, offset=HEADER).reshape(shape)
-        return ImageSet(name, images, labels, classes, digest)
 
     @contextlib.contextmanager
     def _disk(self) -> Iterator[None]:

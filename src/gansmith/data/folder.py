@@ -1,153 +1,287 @@
-"""A folder of pictures, flat or with one subfolder per class."""
+"""A folder of pictures, read as what is needed: single pictures, perhaps by class, pairs, or two domains."""
 
 import hashlib
 import os
-from collections.abc import Collection, Iterable
+import re
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from PIL import Image
 
 from gansmith.data import pictures
 from gansmith.data.cache import Broken
 from gansmith.data.imageset import ImageSet
-from gansmith.data.prepare import Source, Wanted, cached, prepare
+from gansmith.data.prepare import Needs, Source, Wanted, advice, kind, prepare
 from gansmith.errors import UserError
+
+# Folders that systems and programs leave behind, in lower case, beside those whose name begins with a dot.
+SYSTEM = {"@eadir", "#recycle", "$recycle.bin", "__macosx", "lost+found", "system volume information"}
+Samples = Sequence[tuple[str, ...]]  # the relative names of the files of each
+TESTS = ("test", "val", "valid", "validation")
+"""Folders of these names are never trained on; the first that is there is the test split."""
 
 
 @dataclass
 class Listing:
-    """What lies below a folder: relative names of the pictures, and what could not be looked at."""
+    """What lies below a folder, and what could not be looked at."""
 
-    names: list[str] = field(default_factory=list)
-    stats: list[tuple[int, int]] = field(default_factory=list)  # bytes and mtime in ns, as many as names
+    files: dict[str, tuple[int, int]] = field(default_factory=dict)  # relative name -> bytes and mtime in ns, sorted
     broken: list[Broken] = field(default_factory=list)
+    others: Counter[str] = field(default_factory=Counter)  # endings of files that are passed over
+    apart: list[str] = field(default_factory=list)  # folders of test pictures that are passed over
 
-    def without(self, subfolders: Collection[str]) -> "Listing":
-        """The same but for what lies in these subfolders."""
-        rest = [i for i, name in enumerate(self.names) if name.partition("/")[0] not in subfolders or "/" not in name]
-        broken = [item for item in self.broken if item.file.partition("/")[0] not in subfolders]
-        return Listing([self.names[i] for i in rest], [self.stats[i] for i in rest], broken)
+    @property
+    def names(self) -> list[str]:
+        return list(self.files)
 
 
-def load_folder(folder: Path, wanted: Wanted) -> ImageSet:
+class Part(NamedTuple):
+    """A folder that pictures are taken from; `spare`: but for folders named like test splits, however deep."""
+
+    folder: Path
+    spare: bool = False
+
+
+def load_folder(what: str, wanted: Wanted) -> ImageSet | tuple[ImageSet, ...]:
     """The pictures below a folder, in the order of their relative names.
 
-    With folder/train or folder/test the split chooses between these; without folder/train the rest is trained on.
-    Pictures in at least two first-level folders and none beside them are labelled by that folder; otherwise they are
-    unlabelled, wherever they lie.
+    With folder/train or folder/test the split chooses between these. Single pictures in at least two first-level
+    folders and none beside them are labelled by that folder; otherwise they are unlabelled, wherever they lie. Pairs
+    are the halves of each picture, or pictures of equal names in folders a and b. Two domains are folders a and b, or
+    any two. What was decided is said.
     """
-    folder, apart = _split_folder(folder, wanted)
-    listing = list_folder(folder).without(apart)
-    if not listing.names:
-        endings = " ".join(sorted(pictures.EXTENSIONS))
-        reason = f" ({listing.broken[0].why}: {listing.broken[0].file})" if listing.broken else ""
-        raise UserError(f"no pictures in {folder}{reason}; looked for {endings} there and in its subfolders")
-    classes, labels = _classes(folder, listing.names, wanted)
+    folder = Path(what).expanduser().resolve()
+    sort, split = kind(wanted.needs), wanted.split
+    parts = _parts(folder, split, wanted.needs, wanted.pairs)
+    if not parts and _in_one(sort, wanted.pairs):
+        raise UserError(f"{folder} has no test split; it would be the pictures in {folder / 'test'}")
+    if not parts:
+        text = f"{folder} has no folders a and b for the {split} split" + ", nor just two others" * (sort == "domains")
+        raise UserError(f"{text}; give {advice(wanted.needs)}; for files with both side by side: --data.pairs halves")
+    if len(parts) == 2:
+        a, b = parts if wanted.direction == "a2b" else parts[::-1]
+        wanted.say(f"a is {a.folder}, b is {b.folder}")
+        if sort == "domains":
+            return tuple(_load(f"{folder.name}/{p.folder.relative_to(folder)}", [p], wanted) for p in parts)
+    elif (used := parts[0].folder) != folder:
+        wanted.say(f"using {used} for the {split} split")
+        out = [str(path) for path in _subfolders(folder).values() if path != used and not _apart(path.name)]
+        if split == "train" and out:
+            wanted.say(f"left out of training: {', '.join(out)}")
+    return _load(folder.name, parts, wanted, halves=len(parts) == 1 and sort != "plain")
 
-    def read(index: int) -> tuple[Image.Image, int | None]:
-        return pictures.open_picture(folder / listing.names[index]), labels[index]
 
-    path = wanted.path(folder.name, folder, fingerprint(listing))
-    if (found := cached(path, wanted)) is not None:
-        return found
+def _load(name: str, parts: Sequence[Part], wanted: Wanted, *, halves: bool = False) -> ImageSet:
+    """Of one part each file is a sample, a picture or its two halves; of two parts each pair of files of one name."""
+    folders = [part.folder for part in parts]
+    listings = [_list_part(part, wanted) for part in parts]
+    alone = len(parts) == 1
+    samples = [(file,) for file in listings[0].files] if alone else _partners(folders, listings, wanted)
+    classes, labels = _classes(" and ".join(map(str, folders)), samples, wanted)
+    if halves:
+        left, right = "ab" if wanted.direction == "a2b" else "ba"
+        wanted.say(f"{folders[0]}: the left half of each picture is {left}, the right half {right}")
+
+    def read(index: int) -> tuple[tuple[Image.Image, ...], int | None]:
+        files = [folder / file for folder, file in zip(folders, samples[index], strict=True)]
+        images = tuple(map(pictures.open_picture, files))
+        if len({image.size for image in images}) > 1:
+            sizes = zip(files, images, strict=True)
+            text = " and ".join(f"{printable(file)} is {im.width}x{im.height}" for file, im in sizes)
+            raise UserError(f"{text} (width x height); the two pictures of a pair must have one size")
+        return _halves(images[0], files[0]) if halves else images, labels[index]
 
     def title(index: int) -> str:
-        return printable(listing.names[index])
+        return printable(" with its partner ".join(samples[index]))
 
-    source = Source(folder.name, len(labels), read, title, classes, tuple(listing.broken))
-    return prepare(source, path, wanted)
+    broken = tuple(item for listing in listings for item in listing.broken)
+    fields = ("a", "b") if halves or not alone else ("x",)
+    path = wanted.path(name, *folders, *map(fingerprint, listings), *["halves"] * halves)
+    return prepare(path, wanted, lambda: Source(name, len(samples), read, title, classes, broken, fields=fields))
 
 
-def printable(name: str) -> str:
+def _halves(image: Image.Image, file: Path) -> tuple[Image.Image, Image.Image]:
+    width, height = image.size
+    if width % 2:
+        text = f"{printable(file)} is {width} pixels wide"
+        raise UserError(f"{text}, and its halves should be a pair: the width must be even")
+    image = pictures.shallow(image)  # before the cut, so that both halves keep one range
+    return image.crop((0, 0, width // 2, height)), image.crop((width // 2, 0, width, height))
+
+
+def _partners(folders: Sequence[Path], listings: Sequence[Listing], wanted: Wanted) -> Samples:
+    """The files of two folders whose relative names without endings are equal; those alone are said."""
+    a, b = (_stems(*of) for of in zip(folders, listings, strict=True))
+    both = [(a[stem], b[stem]) for stem in a if stem in b]
+    if not both:
+        text = f"no picture in {folders[0]} has a partner in {folders[1]}"
+        raise UserError(f"{text}: those of a pair have one name, apart from the ending")
+    ways = (folders[0], a, b), (folders[1], b, a)
+    if alone := [printable(folder / own[stem]) for folder, own, other in ways for stem in own if stem not in other]:
+        more = f" and {len(alone) - 10} more" * (len(alone) > 10)
+        wanted.say(f"left out: {len(alone)} without a partner of the same name: {', '.join(alone[:10])}{more}")
+    return both
+
+
+def _stems(folder: Path, listing: Listing) -> dict[str, str]:
+    """Relative names without their endings -> relative names; UserError where two are the same."""
+    found: dict[str, str] = {}
+    for name in listing.files:
+        if (first := found.setdefault(name.rpartition(".")[0], name)) != name:
+            two = f"{printable(folder / first)} and {printable(folder / name)}"
+            raise UserError(f"{two} have one name, apart from the ending; only one can be the partner in a pair")
+    return found
+
+
+def _classes(where: str, samples: Samples, wanted: Wanted) -> tuple[tuple[str, ...], list[int | None]]:
+    """Class names, the first folders in the names, and a label for each sample, or none at all; pairs have none."""
+    tops = [name.partition("/")[0] if "/" in name and not partner else "" for name, *partner in samples]
+    classes = sorted({*tops} - {""})
+    if "" not in tops and len(classes) > 1:
+        number = {name: index for index, name in enumerate(classes)}
+        return tuple(classes), [number[top] for top in tops]
+    if any("y" in fields for fields in wanted.needs):
+        raise UserError(f"there are no labels in {where}; give {advice(wanted.needs)}")
+    if "" in tops and classes:
+        wanted.say(f"{where} has pictures beside its subfolders, so all of them are taken without labels")
+    return (), [None] * len(samples)
+
+
+# ---- files ------------------------------------------------------------------------------------------------------
+
+
+def printable(name: str | Path) -> str:
     """A file name as text that any terminal takes: bytes that are not UTF-8 are escaped."""
-    return name.encode("utf-8", "backslashreplace").decode()
+    return str(name).encode("utf-8", "backslashreplace").decode()
 
 
-def list_folder(folder: Path, extensions: Iterable[str] | None = pictures.EXTENSIONS) -> Listing:
-    """All files below a folder with one of the extensions (None: all files), sorted by relative name.
+def ignored(name: str) -> bool:
+    """Whether a file or folder is hidden, or a system's own."""
+    return name.startswith(".") or name.lower() in SYSTEM
 
-    Hidden files and folders are passed over. Links are followed, but never into a folder that contains them.
+
+def list_folder(folder: Path, endings: tuple[str, ...] = pictures.EXTENSIONS, *, spare: bool = False) -> Listing:
+    """All files below a folder with one of the endings, sorted by relative name.
+
+    Passed over: what is hidden or a system's own, and with `spare` folders named like test splits. Links are followed,
+    but never into a folder that contains them.
     """
-    endings = None if extensions is None else tuple(extensions)
     out = Listing()
-    found: list[tuple[str, tuple[int, int]]] = []
 
     def visit(where: Path, prefix: str, above: frozenset[tuple[int, int]]) -> None:
         try:
             status = where.stat()
             entries = list(os.scandir(where))
         except OSError as error:
-            out.broken.append(Broken(printable(prefix or str(where)), pictures.why_broken(error)))
+            out.broken.append(Broken(printable(prefix or where), pictures.why_broken(error)))
             return
         this = (status.st_dev, status.st_ino)
         if this in above:
             return
         for entry in entries:
             name = prefix + entry.name
-            if entry.name.startswith(".") or entry.name == "__MACOSX":
+            if ignored(entry.name):
                 continue
-            if entry.is_dir():
-                visit(where / entry.name, f"{name}/", above | {this})
-            elif endings is None or entry.name.lower().endswith(endings):
-                try:
+            try:
+                if entry.is_dir() and spare and _apart(entry.name):
+                    out.apart.append(printable(where / entry.name))
+                elif entry.is_dir():
+                    visit(where / entry.name, f"{name}/", above | {this})
+                elif not entry.name.lower().endswith(endings):
+                    out.others[Path(entry.name).suffix.lower() or "without"] += 1
+                else:
                     stat = entry.stat()
-                except OSError as error:  # a link to nothing, or a file that vanished
-                    out.broken.append(Broken(printable(name), pictures.why_broken(error)))
-                    continue
-                if entry.is_file():  # no pipes and the like, which would wait for a writer
-                    found.append((name, (stat.st_size, stat.st_mtime_ns)))
+                    if entry.is_file():  # no pipes and the like, which would wait for a writer
+                        out.files[name] = (stat.st_size, stat.st_mtime_ns)
+            except OSError as error:  # a link to nothing or to itself, or a file that vanished
+                out.broken.append(Broken(printable(name), pictures.why_broken(error)))
 
     visit(folder, "", frozenset())
-    for name, stat in sorted(found):
-        out.names.append(name)
-        out.stats.append(stat)
+    out.files = dict(sorted(out.files.items()))
     return out
+
+
+def _list_part(part: Part, wanted: Wanted) -> Listing:
+    """The pictures of a part; what is passed over is said, and UserError if there is no picture."""
+    listing = list_folder(part.folder, spare=part.spare)
+    if listing.apart:
+        wanted.say(f"left out of training: {', '.join(sorted(listing.apart))}")
+    if listing.others:
+        counts = ", ".join(f"{count} {printable(ending)}" for ending, count in listing.others.most_common(5))
+        wanted.say(f"passed over in {part.folder}: {listing.others.total()} files with other endings ({counts})")
+    if not listing.files:
+        endings = " ".join(pictures.EXTENSIONS)
+        reason = f" ({listing.broken[0].why}: {listing.broken[0].file})" if listing.broken else ""
+        raise UserError(f"no pictures in {part.folder}{reason}; looked for {endings} there and in its subfolders")
+    return listing
 
 
 def fingerprint(listing: Listing) -> str:
     """A hash of names, sizes and modification times: it changes when the files do, and needs none of them read."""
-    text = "\n".join(f"{name}\0{stat}" for name, stat in zip(listing.names, listing.stats, strict=True))
+    text = "\n".join(f"{name}\0{stat}" for name, stat in listing.files.items())
     return hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()
 
 
-_SPLITS = {"train", "test", "val", "valid", "validation"}
+# ---- splits and sides -------------------------------------------------------------------------------------------
 
 
-def has_split(folder: Path, split: str) -> bool:
-    """Whether the folder has a subfolder for this split, and none but such: else a class may be called train."""
-    return split in _splits(folder)
+def has_split(folder: Path, split: str, needs: Needs = (("x",),)) -> bool:
+    """Whether the folder has pictures for this split, "train" or "test", of the kind that is needed."""
+    return bool(_parts(folder, split, needs))
 
 
-def _splits(folder: Path) -> set[str]:
-    subfolders = {path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")}
-    return subfolders if subfolders <= _SPLITS else set()
+def _parts(folder: Path, split: str, needs: Needs, pairs: str = "auto") -> list[Part]:
+    """Where the pictures of a split lie: a and b in two folders, else all in one; [] where there are none such."""
+    sort = kind(needs)
+    sides = [] if sort == "plain" or pairs == "halves" else _sides(folder, split, sort == "domains")
+    one = _split(folder, split) if _in_one(sort, pairs) else None
+    return sides or ([one] if one else [])
 
 
-def _split_folder(folder: Path, wanted: Wanted) -> tuple[Path, set[str]]:
-    """Where the pictures of the split lie, and subfolders that are none of it."""
-    folder = folder.resolve()
-    apart = _splits(folder)
-    if wanted.split in apart:
-        wanted.say(f"using {folder / wanted.split} for the {wanted.split} split")
-        return folder / wanted.split, set()
-    if wanted.split == "test":
-        raise UserError(
-            f"{folder} has no test split; it would be the pictures in {folder / 'test'}, with no subfolder beside it"
-            " but train"
-        )
-    if apart:
-        wanted.say(f"left out of training: {', '.join(str(folder / name) for name in sorted(apart))}")
-    return folder, apart
+def _in_one(sort: str, pairs: str) -> bool:
+    """Whether one folder may hold all, both sides of a pair in one file."""
+    return sort == "plain" or pairs == "halves" or (sort, pairs) == ("pairs", "auto")
 
 
-def _classes(folder: Path, names: list[str], wanted: Wanted) -> tuple[tuple[str, ...], list[int | None]]:
-    """Class names and a label for each picture, or none at all."""
-    tops = [name.split("/", 1)[0] if "/" in name else None for name in names]
-    classes = tuple(sorted({top for top in tops if top is not None}))
-    if None in tops or len(classes) < 2:
-        if None in tops and classes:
-            wanted.say(f"{folder} has pictures beside its subfolders, so all of them are taken without labels")
-        return (), [None] * len(names)
-    number = {name: index for index, name in enumerate(classes)}
-    return classes, [number[top] for top in tops if top is not None]
+def _apart(name: str) -> bool:
+    """Whether a folder is named like a test split."""
+    return re.fullmatch(rf"({'|'.join(TESTS)})([_-]?[ab])?", name.lower()) is not None
+
+
+def _subfolders(folder: Path) -> dict[str, Path]:
+    """The folders in a folder by their names in lower case, sorted, without those of systems."""
+    try:
+        found = {path.name.lower(): path for path in folder.iterdir() if path.is_dir() and not ignored(path.name)}
+    except OSError:  # list_folder says so
+        found = {}
+    return dict(sorted(found.items()))
+
+
+def _split(folder: Path, split: str) -> Part | None:
+    """The folder of a split; one named train is that only beside a test folder, or alone."""
+    below = _subfolders(folder)
+    if split == "test":
+        return next((Part(below[name]) for name in TESTS if name in below), None)
+    if "train" in below and (len(below) == 1 or any(map(_apart, below))):
+        return Part(below["train"])
+    return Part(folder, spare=True)
+
+
+def _sides(folder: Path, split: str, any_two: bool) -> list[Part]:
+    """The folders of a and b of a split: trainA and trainB, or a and b, or just two; [] where there are none."""
+    below = _subfolders(folder)
+    for name in TESTS if split == "test" else ("train",):
+        for joint in ("", "_", "-"):
+            if (a := below.get(f"{name}{joint}a")) and (b := below.get(f"{name}{joint}b")):
+                return [Part(a), Part(b)]
+    part = _split(folder, split)
+    where, spare = part or _split(folder, "train") or Part(folder)
+    rest = {name: path for name, path in _subfolders(where).items() if not (spare and _apart(name))}
+    names = ["a", "b"] if {"a", "b"} <= rest.keys() else sorted(rest) if any_two and len(rest) == 2 else []
+    if split == "test" and part:
+        return [Part(rest[name]) for name in names]
+    sides = [_split(rest[name], split) for name in names]  # each side may have its own train and test
+    return [side for side in sides if side] if all(sides) else []

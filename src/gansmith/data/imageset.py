@@ -3,37 +3,57 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-
-if TYPE_CHECKING:
-    from gansmith.data.toy import Mixture
 
 Bytes = NDArray[np.uint8]
 Labels = NDArray[np.int64]
 
 
+class Density(Protocol):
+    """The p_data of a toy set: a function of points, and the part of the line that pictures show."""
+
+    @property
+    def window(self) -> tuple[float, float]: ...
+
+    def __call__(self, x: NDArray[np.float64]) -> NDArray[np.float64]: ...
+
+
 @dataclass(frozen=True)
 class ImageSet:
-    """Pictures of one size: images (N, C, H, W) uint8, a read-only memory map when they lie on disk.
+    """Columns that share an index: pictures (N, C, H, W) uint8, read-only memory maps when they lie on disk.
 
-    labels is int64 (N,) or None; classes are the class names, () when there are no labels.
-    digest is a hex sha256 of content and preprocessing, independent of where the files lie.
-    A toy set holds numbers: images (N, 1, 1, 1) float32, and density is the p_data that they come from.
+    Pictures are `x`, or `a` and `b` of a pair; `y` are labels (N,) int64, `bits` attributes (N, K) float32. classes
+    are the class names, () when there are no labels. digest is a hex sha256 of content and preprocessing, independent
+    of where the files lie. A toy set holds numbers: x (N, 1, 1, 1) float32, and density is the p_data behind them.
     """
 
     name: str
-    images: NDArray[Any]
-    labels: Labels | None
+    columns: Mapping[str, NDArray[Any]]
     classes: tuple[str, ...]
     digest: str
-    density: Mixture | None = None
+    density: Density | None = None
 
     def __len__(self) -> int:
-        return len(self.images)
+        return len(next(iter(self.columns.values())))
+
+    @property
+    def pictures(self) -> dict[str, NDArray[Any]]:
+        """The columns with pictures, which have four dimensions."""
+        return {name: column for name, column in self.columns.items() if column.ndim == 4}
+
+    @property
+    def images(self) -> NDArray[Any]:
+        """The first column with pictures."""
+        return next(iter(self.pictures.values()))
+
+    @property
+    def labels(self) -> Labels | None:
+        return self.columns.get("y")
 
 
 def sha256(array: NDArray[Any]) -> str:

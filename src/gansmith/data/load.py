@@ -1,101 +1,157 @@
-"""From a name or a folder to an ImageSet."""
+"""From a name or a folder to the sets that a game needs."""
 
 import difflib
 import hashlib
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gansmith.data.cache import Draft, Say, entry_path, load_entry
-from gansmith.data.folder import load_folder
 from gansmith.data.imageset import ImageSet, Labels
-from gansmith.data.named import NAMED, load_named
-from gansmith.data.prepare import Wanted
-from gansmith.data.shipped import load_mnist
-from gansmith.data.stacked import load_stacked_mnist
-from gansmith.data.tfd import load_tfd
-from gansmith.data.toy import TOYS, load_toy
+from gansmith.data.named import NAMED
+from gansmith.data.prepare import NOT_PICTURES, Needs, Wanted, advice, described, kind
 from gansmith.errors import UserError
 
-SHUFFLED = {
-    *("mnist", "fashion_mnist", "kmnist", "qmnist", "emnist", "cifar10", "cifar100", "celeba", "stacked_mnist"),
-    *TOYS,
-}
-"""Data whose published order is not by class: by custom the last images are held back. Other sets may be sorted."""
 CHUNK = 1024
 
 
+@dataclass(frozen=True)
+class Known:
+    """A row of the table: `load`, "module:function", takes the name and a Wanted and gives a set or a tuple of them.
+
+    gives: the fields of the training sets, one tuple per set. mixed: the published order is not by class, so the last
+    images are held back for validation; other sets may be sorted. validation: it has validation images of its own.
+    """
+
+    load: str
+    gives: Needs = (("x", "y"),)
+    mixed: bool = False
+    validation: bool = False
+
+
+KNOWN: dict[str, Known] = {
+    "mnist": Known("gansmith.data.shipped:load_mnist", mixed=True),
+    "mnist_edges": Known("gansmith.data.derived:load_mnist_edges", (("a", "b", "y"),), mixed=True),
+    "mnist_colours": Known("gansmith.data.derived:load_mnist_colours", (("a", "y"), ("b", "y")), mixed=True),
+    "stacked_mnist": Known("gansmith.papers.stacked:load_stacked_mnist", mixed=True),
+    **{name: Known("gansmith.data.named:load_named", row.gives, row.mixed) for name, row in NAMED.items()},
+    "tfd": Known("gansmith.papers.tfd:load_tfd", (("x",),), validation=True),
+    "normal_1d": Known("gansmith.papers.toy:load_toy", (("x",),), mixed=True),
+    "two_normals_1d": Known("gansmith.papers.toy:load_toy", (("x",),), mixed=True),
+}
+SHUFFLED = frozenset(name for name, row in KNOWN.items() if row.mixed)
+_FOLDER = Known("gansmith.data.folder:load_folder", ())
+
+
 def data_names() -> tuple[str, ...]:
-    """The names that `load_images` knows, the one that ships first."""
-    return ("mnist", "stacked_mnist", *NAMED, "tfd", *TOYS)
+    """The names that `load_sets` knows, the one that ships first."""
+    return tuple(KNOWN)
 
 
-def load_images(
+def load_sets(
     what: str,
     *,
-    img_size: int,
+    size: tuple[int, int],
     channels: int,
+    needs: Needs = (("x",),),
     split: str = "train",
     validation: int = 0,
     fit: str = "crop",
+    pairs: str = "auto",
+    direction: str = "a2b",
     max_broken: float = 0.01,
     n_cpu: int = 8,
     root: Path | None = None,
     fold: int = 1,
     say: Callable[[str], None] = print,
     progress: bool = True,
-) -> ImageSet:
-    """The pictures of a known name or of a folder, as uint8 (N, channels, img_size, img_size); a toy set is float32.
+) -> tuple[ImageSet, ...]:
+    """The pictures of a known name or of a folder: one set per tuple of `needs`, with these fields and maybe more.
 
-    Decoded once and then mapped from the cache folder. split is "train", "validation" or "test": `validation` images
-    of the training set are held back for the second, the last ones of the SHUFFLED sets, of all others a fixed choice
-    at random, spread over the whole set. fit is "crop", "pad" or "stretch"; a share of max_broken of the pictures may
-    be unreadable. root is where known sets lie or are downloaded to; fold is one of the five of tfd. Messages go to
-    `say`, a progress bar to stderr if it is a terminal. UserError for all that the user can mend.
+    Pictures are uint8 (N, channels, *size), size (H, W); those of a toy set float32. They are decoded once and then
+    mapped from the cache folder. `validation` images of each training set are held back for the split "validation", the
+    last ones of the SHUFFLED sets, of all others a fixed choice at random, spread over the whole set. How a folder is
+    read follows from `needs`; `pairs` says where its pairs stand, and direction "b2a" has a and b change places. Ten
+    pictures, or a share of max_broken if that is more, may be unreadable. root is where known sets lie or are
+    downloaded to; fold is one of the five of tfd. Messages go to `say`, a progress bar to stderr if it is a terminal.
     """
-    if validation < 0:
-        raise UserError(f"data.validation is {validation}; it must be at least 0")
-    wanted = Wanted(img_size, channels, split, fit, max_broken, n_cpu, say, progress)
+    wanted = Wanted(size, channels, split, fit, max_broken, n_cpu, say, progress, needs, pairs, direction, root, fold)
     folder = Path(what).expanduser()
-    if what == "tfd":
-        if validation:
-            raise UserError(f"data.validation is {validation}; tfd has validation images of its own: it must be 0")
-        return load_tfd(root, wanted, fold=fold)
-    whole = replace(wanted, split="train") if split == "validation" else wanted
-    if what == "mnist":
-        found = load_mnist(whole)
-    elif what == "stacked_mnist":
-        found = load_stacked_mnist(whole)
-    elif what in TOYS:
-        found = load_toy(what, whole)
-    elif what in NAMED:
-        found = load_named(what, root, whole)
-    elif what and folder.is_dir():
-        found = load_folder(folder, whole)
-    else:
+    row = KNOWN.get(what) or (_FOLDER if what and folder.is_dir() else None)
+    if row is None:
         raise UserError(_unknown(what, folder))
-    return found if split == "test" else _held_back(found, split, validation, what in SHUFFLED, say)
+    if row.validation and validation:
+        raise UserError(f"data.validation is {validation}; {what} has validation images of its own: it must be 0")
+    if row.gives:
+        _check_fields(what, row.gives, needs)
+    whole = replace(wanted, split="train") if split == "validation" and not row.validation else wanted
+    module, _, function = row.load.partition(":")
+    found = getattr(import_module(module), function)(what, whole)
+    sets: tuple[ImageSet, ...] = found if isinstance(found, tuple) else (found,)
+    if split != "test" and not row.validation:
+        sets = tuple(_held_back(data, split, validation, row.mixed, say) for data in sets)
+    return _as_needed(sets, needs, direction)
 
 
-def _held_back(found: ImageSet, split: str, validation: int, shuffled: bool, say: Say) -> ImageSet:
-    """The training set without the `validation` images that are held back, or these."""
-    if split == "validation" and not validation:
-        raise UserError(f"{found.name} has no validation images: --data.validation N holds N back, in a new run")
-    if not validation:
-        return found
-    if validation >= len(found):
-        raise UserError(
-            f"data.validation is {validation}, and {found.name} has {len(found)} images in all; it must leave images to"
-            f" train on: a tenth of them is {max(1, len(found) // 10)}"
+def _check_fields(what: str, gives: Needs, needs: Needs) -> None:
+    """UserError where a named set cannot give what is needed; pairs serve as two domains, too."""
+    given = {name for fields in gives for name in fields}
+    lacking = {name for fields in needs for name in fields if name in NOT_PICTURES} - given
+    if lacking or kind(needs) not in {"pairs": ("pairs", "domains")}.get(kind(gives), (kind(gives),)):
+        raise UserError(f"{what} holds {described(gives)}, not {described(needs)}; give {advice(needs)}")
+
+
+def _as_needed(sets: tuple[ImageSet, ...], needs: Needs, direction: str) -> tuple[ImageSet, ...]:
+    """The sets with their pictures under the names of `needs`, in its order; b2a has a and b change places."""
+    if len(sets) < len(needs):  # pairs, whose columns go their own ways
+        (pair,) = sets
+        sets = tuple(
+            replace(pair, name=f"{pair.name} {name}", columns={name: x, **_others(pair)}, digest=_digest(pair, name))
+            for name, x in pair.pictures.items()
         )
-    if not shuffled:
+    turned = direction == "b2a"
+    ordered = sets[::-1] if turned else sets
+    return tuple(_called(data, own, turned) for data, own in zip(ordered, needs, strict=True))
+
+
+def _called(data: ImageSet, fields: tuple[str, ...], turned: bool) -> ImageSet:
+    names, pictures = [name for name in fields if name not in NOT_PICTURES], [*data.pictures.values()]
+    if turned and len(pictures) > 1:
+        data, pictures = replace(data, digest=_digest(data, "b2a")), pictures[::-1]
+    return replace(data, columns={**dict(zip(names, pictures, strict=True)), **_others(data)})
+
+
+def _others(data: ImageSet) -> dict[str, NDArray[Any]]:
+    """The columns that are no pictures."""
+    return {name: column for name, column in data.columns.items() if name not in data.pictures}
+
+
+def _digest(data: ImageSet, *more: object) -> str:
+    return hashlib.sha256(" ".join([data.digest, *map(str, more)]).encode()).hexdigest()
+
+
+def _held_back(found: ImageSet, split: str, validation: int, mixed: bool, say: Say) -> ImageSet:
+    """The training set without the `validation` images that are held back, or these."""
+    n = len(found)
+    if not validation:
+        if split == "validation":
+            raise UserError(f"{found.name} has no validation images: --data.validation N holds N back, in a new run")
+        return found
+    if not 0 < validation < n:
+        raise UserError(
+            f"data.validation is {validation}, and {found.name} has {n} images in all; it must leave images to"
+            f" train on: a tenth of them is {max(1, n // 10)}"
+        )
+    if not mixed:
         return _spread(found, split, validation, say)
-    here = slice(len(found) - validation, None) if split == "validation" else slice(len(found) - validation)
-    labels = None if found.labels is None else found.labels[here]
-    digest = hashlib.sha256(f"{found.digest} {split} {validation}".encode()).hexdigest()
-    return replace(found, images=found.images[here], labels=labels, digest=digest)
+    here = slice(n - validation, None) if split == "validation" else slice(n - validation)
+    columns = {name: column[here] for name, column in found.columns.items()}
+    return replace(found, columns=columns, digest=_digest(found, split, validation))
 
 
 def _spread(found: ImageSet, split: str, validation: int, say: Say) -> ImageSet:
@@ -103,20 +159,20 @@ def _spread(found: ImageSet, split: str, validation: int, say: Say) -> ImageSet:
 
     A copy on disk, and a memory map of it, so that the images of a large folder need not fit into memory.
     """
-    digest = hashlib.sha256(f"{found.digest} {split} {validation} spread".encode()).hexdigest()
+    digest = _digest(found, split, validation, "spread")
     path = entry_path(f"{found.name}-{split}", digest)
     if (entry := load_entry(path, say)) is not None:
         return entry.data
     held = spread(len(found), validation)
     here = held if split == "validation" else np.setdiff1d(np.arange(len(found)), held)
-    labels = None
-    if found.labels is not None:
-        labels = found.labels[here]
-        labels.flags.writeable = False
+    pictures = found.pictures
     with Draft(path, say) as draft:
         for start in range(0, len(here), CHUNK):
-            draft.write(found.images[here[start : start + CHUNK]])
-        return draft.finish(found.name, labels, found.classes, [], digest)
+            rows = here[start : start + CHUNK]
+            stack = np.stack([column[rows] for column in pictures.values()], axis=1)
+            draft.write(stack if len(pictures) > 1 else stack[:, 0])
+        labels = None if found.labels is None else found.labels[here]
+        return draft.finish(found.name, labels, found.classes, digest=digest, fields=tuple(pictures))
 
 
 def spread(n: int, k: int) -> Labels:

@@ -5,56 +5,20 @@ import struct
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageChops, UnidentifiedImageError
 
 from gansmith.data.imageset import Bytes
 
-VERSION = 1  # part of every cache key: raise it when the pixels that come out of this file change
+VERSION = 2  # part of every cache key: raise it when the pixels that come out of this file change
 
-# Extensions and formats are named, for Pillow would also start Ghostscript on an EPS file, whatever its name is.
-EXTENSIONS = frozenset(
-    [
-        ".apng",
-        ".avif",
-        ".bmp",
-        ".dib",
-        ".gif",
-        ".ico",
-        ".j2k",
-        ".jfif",
-        ".jp2",
-        ".jpe",
-        ".jpeg",
-        ".jpg",
-        ".pbm",
-        ".pcx",
-        ".pgm",
-        ".png",
-        ".pnm",
-        ".ppm",
-        ".sgi",
-        ".tga",
-        ".tif",
-        ".tiff",
-        ".webp",
-    ]
+# Extensions and formats are named, since Pillow would also start Ghostscript on an EPS file, whatever its name is.
+EXTENSIONS = (
+    *(".apng", ".avif", ".bmp", ".dib", ".gif", ".ico", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg"),
+    *(".pbm", ".pcx", ".pgm", ".png", ".pnm", ".ppm", ".sgi", ".tga", ".tif", ".tiff", ".webp"),
 )
 FORMATS = [
-    "AVIF",
-    "BMP",
-    "DIB",
-    "GIF",
-    "ICO",
-    "JPEG",
-    "JPEG2000",
-    "MPO",
-    "PCX",
-    "PNG",
-    "PPM",
-    "SGI",
-    "TGA",
-    "TIFF",
-    "WEBP",
+    *("AVIF", "BMP", "DIB", "GIF", "ICO", "JPEG", "JPEG2000", "MPO"),
+    *("PCX", "PNG", "PPM", "SGI", "TGA", "TIFF", "WEBP"),
 ]
 
 ORIENTATION = 0x0112
@@ -68,8 +32,6 @@ UPRIGHT = {  # EXIF orientation -> how to turn the picture upright
     8: Image.Transpose.ROTATE_90,
 }
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # channels -> Pillow mode
-COLOURED = frozenset(["RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV"])  # not P, whose palette may be grey
-FITS = ("crop", "pad", "stretch")
 
 
 def open_picture(path: Path) -> Image.Image:
@@ -96,40 +58,44 @@ def why_broken(error: Exception) -> str:
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 
-def to_array(image: Image.Image, img_size: int, channels: int, fit: str) -> Bytes:
-    """A picture of any mode as uint8 (C, img_size, img_size), scaled with an antialiasing bicubic filter.
+def in_colour(image: Image.Image) -> bool:
+    """Whether some pixel is not grey, in whatever mode the picture is stored."""
+    if image.mode[0] in "1LIF" and image.mode != "LAB":
+        return False
+    red, green, blue = image.convert("RGB").split()
+    return any(ImageChops.difference(red, other).getbbox() for other in (green, blue))
 
-    fit: "crop" takes the central square, "pad" fits the whole picture in and fills up with black (transparent
-    black with 4 channels), "stretch" ignores the aspect ratio. ValueError for pixel values without a known range.
+
+def to_array(image: Image.Image, size: tuple[int, int], channels: int, fit: str) -> Bytes:
+    """A picture of any mode as uint8 (C, *size), size (H, W), scaled with an antialiasing bicubic filter.
+
+    fit: "crop" takes the largest central part of the right shape, "pad" fits the whole picture in and fills up with
+    black (transparent black with 4 channels), "stretch" ignores the aspect ratio. ValueError for pixel values without
+    a known range.
     """
     image = _eight_bit(image, channels)
     width, height = image.size
-    size = (img_size, img_size)
+    h, w = size
     if fit == "crop":
-        side = min(width, height)
-        left, top = (width - side) // 2, (height - side) // 2
-        image = image.resize(size, Image.Resampling.BICUBIC, box=(left, top, left + side, top + side))
+        inner = min(width, max(1, round(height * w / h))), min(height, max(1, round(width * h / w)))
+        left, top = (width - inner[0]) // 2, (height - inner[1]) // 2
+        box = (left, top, left + inner[0], top + inner[1])
+        image = image.resize((w, h), Image.Resampling.BICUBIC, box=box)
     elif fit == "pad":
-        scale = img_size / max(width, height)
+        scale = min(h / height, w / width)
         inner = max(1, round(width * scale)), max(1, round(height * scale))
         inside = image.resize(inner, Image.Resampling.BICUBIC)
-        image = Image.new(image.mode, size)
-        image.paste(inside, ((img_size - inner[0]) // 2, (img_size - inner[1]) // 2))
+        image = Image.new(image.mode, (w, h))
+        image.paste(inside, ((w - inner[0]) // 2, (h - inner[1]) // 2))
     else:
-        image = image.resize(size, Image.Resampling.BICUBIC)
+        image = image.resize((w, h), Image.Resampling.BICUBIC)
     pixels = np.asarray(image)
     return pixels[None] if channels == 1 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
 
 def _eight_bit(image: Image.Image, channels: int) -> Image.Image:
-    """The picture in the mode of `channels`, composited on white unless there are 4.
-
-    16-bit greys are divided by 257; 32-bit integers count as 16-bit ones, and floats as 0..1 or else as 0..255.
-    """
-    if image.mode.startswith("I"):
-        image = _from_integers(np.asarray(image).astype(np.int64))
-    elif image.mode == "F":
-        image = _from_floats(np.asarray(image))
+    """The picture in the mode of `channels`, composited on white unless there are 4."""
+    image = shallow(image)
     mode = MODES[channels]
     if mode != "RGBA" and image.has_transparency_data:
         image = image.convert("RGBA")
@@ -139,10 +105,22 @@ def _eight_bit(image: Image.Image, channels: int) -> Image.Image:
     return image.convert(mode)
 
 
+def shallow(image: Image.Image) -> Image.Image:
+    """A picture of at most 8 bits a value.
+
+    16-bit greys are divided by 257, those of 12 bits (none above 4095) by 4095/255. 32-bit integers count as 16-bit
+    ones, and floats as 0..1 or else as 0..255.
+    """
+    if image.mode.startswith("I"):
+        return _from_integers(np.asarray(image).astype(np.int64))
+    return _from_floats(np.asarray(image)) if image.mode == "F" else image
+
+
 def _from_integers(values: np.ndarray[tuple[int, ...], np.dtype[np.int64]]) -> Image.Image:
     if values.min() < 0 or values.max() > 65535:
         raise ValueError(f"pixels from {values.min()} to {values.max()}; integers must lie in 0..65535")
-    return Image.fromarray(((values + 128) // 257).astype(np.uint8))
+    deep = ((values + 128) // 257) if values.max() > 4095 else (values * 255 + 2047) // 4095
+    return Image.fromarray(deep.astype(np.uint8))
 
 
 def _from_floats(values: np.ndarray[tuple[int, ...], np.dtype[np.float32]]) -> Image.Image:

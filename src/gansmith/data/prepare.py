@@ -3,33 +3,69 @@
 import contextlib
 import hashlib
 import math
+import os
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from gansmith.data import pictures
 from gansmith.data.cache import Broken, Draft, Say, entry_path, load_entry
-from gansmith.data.imageset import Bytes, ImageSet
+from gansmith.data.imageset import Bytes, ImageSet, Labels
 from gansmith.errors import UserError
 
-SPLITS = ("train", "validation", "test")
-Read = Callable[[int], tuple[Image.Image, int | None]]
+CHOICES: dict[str, tuple[object, ...]] = {
+    "channels": tuple(pictures.MODES),
+    "split": ("train", "validation", "test"),
+    "fit": ("crop", "pad", "stretch"),
+    "pairs": ("auto", "halves", "folders"),
+    "direction": ("a2b", "b2a"),
+}
+KINDS = {(1,): "plain", (2,): "pairs", (1, 1): "domains"}  # by how many pictures each stream has
+TOLERATED = 10  # broken pictures, even where max_broken allows fewer: one bad link must not refuse a small folder
+NOT_PICTURES = {"y": "labels", "bits": "attributes"}
+Needs = tuple[tuple[str, ...], ...]
+"""The fields that are needed, one tuple per stream of batches; those in one tuple share an index."""
+
+
+def kind(needs: Needs) -> str:
+    """What sort of pictures is needed: one picture a sample, pairs of one index, or two domains, each of its own."""
+    counts = tuple(sum(name not in NOT_PICTURES for name in fields) for fields in needs)
+    if counts not in KINDS:
+        raise UserError(f"needs is {needs}; it must name one picture, such as x, or two, such as a and b")
+    return KINDS[counts]
+
+
+def described(needs: Needs) -> str:
+    """The same in words."""
+    text = {"plain": "single pictures", "pairs": "pairs of pictures", "domains": "two unpaired kinds of pictures"}
+    more = sorted({what for name, what in NOT_PICTURES.items() for fields in needs if name in fields})
+    return text[kind(needs)] + f" with {' and '.join(more)}" * bool(more)
+
+
+def advice(needs: Needs) -> str:
+    """Which data would be right."""
+    if kind(needs) == "pairs":
+        text = "a folder with subfolders a and b of equal file names, or of files with both side by side"
+        return f"{text}, or mnist_edges"
+    if kind(needs) == "domains":
+        return "a folder with subfolders a and b, or mnist_colours"
+    labelled = any("y" in fields for fields in needs)
+    return f"a folder {'with one subfolder per class' if labelled else 'of pictures'}, or a named set such as mnist"
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """How the pictures are to be prepared and what may be said meanwhile; UserError for impossible values."""
+    """How the pictures, of `size` (H, W), are to be prepared, and what may be said meanwhile."""
 
-    img_size: int
+    size: tuple[int, int]
     channels: int
     split: str
     fit: str
@@ -37,132 +73,144 @@ class Wanted:
     n_cpu: int
     say: Say
     progress: bool
+    needs: Needs = (("x",),)
+    pairs: str = "auto"
+    direction: str = "a2b"
+    root: Path | None = None
+    fold: int = 1
 
     def __post_init__(self) -> None:
-        if self.img_size < 1:
-            raise UserError(f"img_size is {self.img_size}; it must be at least 1")
-        if self.channels not in pictures.MODES:
-            nearest = min(pictures.MODES, key=lambda known: abs(known - self.channels))
-            raise UserError(f"channels is {self.channels}; it must be 1, 3 or 4, the nearest is {nearest}")
-        if self.split not in SPLITS:
-            raise UserError(f"split is {self.split!r}; it must be one of {', '.join(map(repr, SPLITS))}")
-        if self.fit not in pictures.FITS:
-            raise UserError(f"fit is {self.fit!r}; it must be one of {', '.join(map(repr, pictures.FITS))}")
-        if not 0 <= self.max_broken <= 1:
-            raise UserError(f"max_broken is {self.max_broken}; it is a share and must lie in 0..1")
-        if self.n_cpu < 1:
-            raise UserError(f"n_cpu is {self.n_cpu}; it must be at least 1")
+        for name, known in CHOICES.items():
+            if (value := getattr(self, name)) not in known:
+                raise UserError(f"{name} is {value!r}; it must be one of {', '.join(map(repr, known))}")
+
+    @property
+    def side(self) -> int | tuple[int, int]:
+        """The size as it stands in keys and digests: of squares the side, as when there were only squares."""
+        return self.size[0] if self.size[0] == self.size[1] else self.size
+
+    @property
+    def described(self) -> str:
+        h, w = self.size
+        rectangle = " (height x width)" * (h != w)
+        return f"{h}x{w}{rectangle}, {self.channels} channel{'s' * (self.channels > 1)}"
 
     def path(self, name: str, *content: object) -> Path:
-        """Where the cache entry of `name` lies when its content is told apart by `content`."""
-        how = (self.split, self.img_size, self.channels, self.fit, pictures.VERSION)
-        return entry_path(name, *content, *how)
+        """Where the cache entry of `name` lies whose content `content` identifies."""
+        return entry_path(name, *content, self.split, self.side, self.channels, self.fit, pictures.VERSION)
+
+    def folder_of(self, name: str) -> Path:
+        """The root of a named set, or $GANSMITH_DATA, or ./data; a root elsewhere, as a recipe may name it, is said."""
+        if self.root and not self.root.resolve().is_relative_to(Path.cwd()):
+            self.say(f"using {name} from {self.root.resolve()}")
+        return self.root or Path(os.environ.get("GANSMITH_DATA") or "data")
 
 
 @dataclass(frozen=True)
 class Source:
-    """`count` pictures to be read by index, each with its label or None; titles name them in messages.
+    """`count` samples to be read by index: one picture for each field, and a label or None; titles name them.
 
     broken are those that could not even be listed. digest identifies the content where it is known beforehand.
     """
 
     name: str
     count: int
-    read: Read
-    title: Callable[[int], str]
+    read: Callable[[int], tuple[tuple[Image.Image, ...], int | None]]
+    title: Callable[[int], str] = "picture {}".format
     classes: tuple[str, ...] = ()
     broken: tuple[Broken, ...] = ()
     digest: str | None = None
+    fields: tuple[str, ...] = ("x",)
 
 
 def array_source(
-    name: str, images: Bytes, labels: NDArray[Any], classes: tuple[str, ...], digest: str | None = None
+    name: str, columns: Mapping[str, Bytes], labels: Labels | None, classes: tuple[str, ...], digest: str | None = None
 ) -> Source:
-    """A source of grey pictures (N, H, W) that are in memory."""
+    """A source of grey (N, H, W) or coloured (N, H, W, 3) pictures that are in memory."""
 
-    def read(index: int) -> tuple[Image.Image, int | None]:
-        return Image.fromarray(images[index]), int(labels[index])
+    def read(index: int) -> tuple[tuple[Image.Image, ...], int | None]:
+        label = None if labels is None else int(labels[index])
+        return tuple(Image.fromarray(images[index]) for images in columns.values()), label
 
-    return Source(name, len(images), read, lambda index: f"picture {index}", classes, digest=digest)
+    count = len(next(iter(columns.values())))
+    return Source(name, count, read, classes=classes, digest=digest, fields=tuple(columns))
 
 
-def cached(path: Path, wanted: Wanted) -> ImageSet | None:
-    """The set if it was prepared before, with a reminder of the pictures that were left out then."""
-    entry = load_entry(path, wanted.say)
-    if entry is None:
-        return None
-    if entry.n_broken:
+def prepare(path: Path, wanted: Wanted, find: Callable[[], Source]) -> ImageSet:
+    """The set at `path`; if it is not there, all pictures of the source, decoded. UserError if too many are broken."""
+    if (entry := load_entry(path, wanted.say)) is not None:
         total = len(entry.data) + entry.n_broken
-        first = entry.broken[0]
-        _check_share(entry.data.name, entry.n_broken, total, first, wanted)
-        wanted.say(
-            f"{entry.n_broken} of {total} pictures of {entry.data.name} are left out as broken "
-            f"(the first: {first.file}: {first.why})"
-        )
-    _tell_grey(entry.data.name, entry.n_coloured, len(entry.data), wanted)
-    return entry.data
-
-
-def prepare(source: Source, path: Path, wanted: Wanted) -> ImageSet:
-    """Decodes all pictures of `source` into the entry at `path`; UserError if too many of them are broken."""
+        _tell(entry.data.name, total, entry.broken, entry.n_broken, entry.n_coloured, wanted)
+        return entry.data
+    source = find()
     started = time.monotonic()
-    size = f"{wanted.img_size}x{wanted.img_size}, {wanted.channels} channel{'s' * (wanted.channels > 1)}"
+    several = len(source.fields) > 1
+    what = f"{'pairs' if several else 'pictures'} of {source.name} at {wanted.described}"
     broken = list(source.broken)
     labels: list[int | None] = []
     coloured = 0
     with Draft(path, wanted.say) as draft:
-        text = f"preparing {source.count} pictures of {source.name} at {size}"
+        text = f"preparing {source.count} {what}"
         with _progress(text, source.count, wanted) as step, contextlib.closing(_in_order(source, wanted)) as groups:
-            for images, found, failed, colours in groups:
-                if images:
-                    draft.write(np.stack(images))
-                labels += found
-                broken += failed
-                coloured += sum(colours)
-                step(len(images) + len(failed))
-        _tell(source.name, broken, len(labels), wanted)
-        _tell_grey(source.name, coloured, len(labels), wanted)
+            for group in groups:
+                if whole := [item for item in group if not isinstance(item, Broken)]:
+                    stack = np.array([item.images for item in whole])
+                    draft.write(stack if several else stack[:, 0])
+                labels += [item.label for item in whole]
+                coloured += sum(item.coloured for item in whole)
+                broken += [item for item in group if isinstance(item, Broken)]
+                step(len(group))
+        for item in broken[:10]:
+            wanted.say(f"left out {item.file}: {item.why}")
+        if not labels:
+            file, why = broken[0]
+            raise UserError(
+                f"none of the {len(broken)} pictures of {source.name} can be read; the first: {file}: {why}"
+            )
+        _tell(source.name, len(labels) + len(broken), broken, len(broken), coloured, wanted)
         known = [label for label in labels if label is not None]
-        all_labels = np.array(known, np.int64) if len(known) == len(labels) else None
-        classes: tuple[str, ...] = ()
-        if all_labels is not None:
-            all_labels.flags.writeable = False
-            classes = source.classes or tuple(str(label) for label in range(int(all_labels.max()) + 1))
+        classes = source.classes or tuple(map(str, range(max(known, default=-1) + 1)))
         digest = None
         if source.digest is not None:
-            how = (wanted.img_size, wanted.channels, wanted.fit, pictures.VERSION)
+            how = (wanted.side, wanted.channels, wanted.fit, 1)  # 1: all versions give these pixels
             digest = hashlib.sha256(f"{source.digest} {how}".encode()).hexdigest()
-        data = draft.finish(source.name, all_labels, classes, broken, digest, coloured)
-    wanted.say(f"prepared {len(data)} pictures of {source.name} at {size} in {time.monotonic() - started:.1f} s")
+        array, classes = (np.array(known, np.int64), classes) if len(known) == len(labels) else (None, ())
+        data = draft.finish(source.name, array, classes, broken, digest, coloured, source.fields)
+    wanted.say(f"prepared {len(data)} {what} in {time.monotonic() - started:.1f} s")
     return data
 
 
-# Pictures, their labels, those that are broken, and which of the others were stored in colour.
-Converted = tuple[list[Bytes], list[int | None], list[Broken], list[bool]]
+class Converted(NamedTuple):
+    """The pictures of a sample as arrays, its label, and whether colours were lost."""
+
+    images: list[Bytes]
+    label: int | None
+    coloured: bool
 
 
-def _in_order(source: Source, wanted: Wanted) -> Generator[Converted, None, None]:
+def _in_order(source: Source, wanted: Wanted) -> Generator[list[Converted | Broken], None, None]:
     """Groups of converted pictures in the order of the source, read a bounded way ahead by `n_cpu` threads."""
-    group = max(1, min(16, (1 << 20) // (wanted.img_size**2 * wanted.channels)))
+    h, w = wanted.size
+    size = max(1, min(16, (1 << 20) // (h * w * wanted.channels)))
     pool = ThreadPoolExecutor(wanted.n_cpu, thread_name_prefix="gansmith-prepare")
-    ahead: deque[Future[Converted]] = deque()
+    ahead: deque[Future[list[Converted | Broken]]] = deque()
 
-    def convert(start: int) -> Converted:
-        out: Converted = ([], [], [], [])
-        for index in range(start, min(start + group, source.count)):
-            try:
-                image, label = source.read(index)
-                out[0].append(pictures.to_array(image, wanted.img_size, wanted.channels, wanted.fit))
-                out[1].append(label)
-                out[3].append(image.mode in pictures.COLOURED)
-            except Exception as error:  # on a damaged file the readers of Pillow raise almost anything
-                title = source.title(index)
-                out[2].append(Broken(title, pictures.why_broken(error)))
-        return out
+    def convert(index: int) -> Converted | Broken:
+        try:
+            images, label = source.read(index)
+            arrays = [pictures.to_array(image, wanted.size, wanted.channels, wanted.fit) for image in images]
+            return Converted(arrays, label, wanted.channels == 1 and any(map(pictures.in_colour, images)))
+        except UserError:
+            raise
+        except Exception as error:  # on a damaged file the readers of Pillow raise almost anything
+            return Broken(source.title(index), pictures.why_broken(error))
+
+    def convert_group(start: int) -> list[Converted | Broken]:
+        return [convert(index) for index in range(start, min(start + size, source.count))]
 
     try:
-        for start in range(0, source.count, group):
-            ahead.append(pool.submit(convert, start))
+        for start in range(0, source.count, size):
+            ahead.append(pool.submit(convert_group, start))
             if len(ahead) >= 4 * wanted.n_cpu:
                 yield ahead.popleft().result()
         while ahead:
@@ -179,40 +227,24 @@ def _progress(text: str, count: int, wanted: Wanted) -> Iterator[Callable[[int],
         yield lambda _: None
         return
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bar:
+    with Progress(console=Console(stderr=True)) as bar:
         task = bar.add_task(text, total=count)
         yield lambda n: bar.advance(task, n)
 
 
-def _tell(name: str, broken: list[Broken], readable: int, wanted: Wanted) -> None:
-    """Lists the broken pictures; UserError when they are too many or none is left."""
-    for item in broken[:10]:
-        wanted.say(f"left out {item.file}: {item.why}")
-    if len(broken) > 10:
-        wanted.say(f"and {len(broken) - 10} more")
-    if not readable:
-        first = f"{broken[0].file}: {broken[0].why}"
-        raise UserError(f"none of the {len(broken)} pictures of {name} can be read; the first: {first}")
-    if broken:
-        _check_share(name, len(broken), len(broken) + readable, broken[0], wanted)
-
-
-def _tell_grey(name: str, coloured: int, total: int, wanted: Wanted) -> None:
-    if coloured and wanted.channels == 1:
-        wanted.say(
-            f"{coloured} of {total} pictures of {name} are stored in colour and become grey; to keep the colours:"
-            " --channels 3"
-        )
-
-
-def _check_share(name: str, n_broken: int, total: int, first: Broken, wanted: Wanted) -> None:
-    if n_broken > wanted.max_broken * total:
-        enough = math.ceil(100 * n_broken / total) / 100
-        raise UserError(
-            f"{n_broken} of {total} pictures of {name} are broken, more than max_broken = {wanted.max_broken:g} "
-            f"allows; mend or remove them, or leave them out: --data.max_broken {enough:g}; the first: {first.file}:"
-            f" {first.why}"
-        )
+def _tell(name: str, total: int, broken: Sequence[Broken], n_broken: int, coloured: int, wanted: Wanted) -> None:
+    """Says at each load how many pictures are left out or lose their colours; UserError when too many are broken."""
+    if n_broken:
+        count, first = f"{n_broken} of {total} pictures of {name} are", f"the first: {broken[0].file}: {broken[0].why}"
+        if n_broken > max(TOLERATED, wanted.max_broken * total):
+            enough = math.ceil(100 * n_broken / total) / 100
+            raise UserError(
+                f"{count} broken, more than max_broken = {wanted.max_broken:g} allows; mend or remove them, or leave"
+                f" them out: --data.max_broken {enough:g}; {first}"
+            )
+        wanted.say(f"{count} left out as broken ({first})")
+    if coloured:
+        count = f"{coloured} of {total - n_broken} pictures of {name} are"
+        wanted.say(f"{count} stored in colour and become grey; to keep the colours: --channels 3")

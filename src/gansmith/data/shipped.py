@@ -9,7 +9,7 @@ import numpy as np
 
 from gansmith.data.cache import Draft, Say, entry_path, load_entry
 from gansmith.data.imageset import Bytes, ImageSet, Labels
-from gansmith.data.prepare import Wanted, array_source, cached, prepare
+from gansmith.data.prepare import Wanted, array_source, prepare
 from gansmith.errors import UserError
 
 CLASSES = tuple("0123456789")
@@ -54,32 +54,27 @@ def decode(split: str) -> tuple[Bytes, Labels]:
         raise UserError(f"mnist/{split}.xz of gansmith cannot be read ({error}); reinstall it") from error
     if found != (packed.images, packed.labels):
         raise UserError(f"mnist/{split}.xz of gansmith is damaged; reinstall it")
-    return (
-        np.frombuffer(images, np.uint8).reshape(packed.count, 1, 28, 28),
-        np.frombuffer(labels, np.uint8).astype(np.int64),
-    )
+    pixels = np.frombuffer(images, np.uint8).reshape(packed.count, 1, 28, 28)
+    return pixels, np.frombuffer(labels, np.uint8).astype(np.int64)
 
 
-def load_mnist(wanted: Wanted) -> ImageSet:
+def load_mnist(name: str, wanted: Wanted) -> ImageSet:
     """MNIST, as it is at 28 by 28 with one channel, otherwise resized like any other set."""
-    raw = _raw(wanted.split, wanted.say)
-    if (wanted.img_size, wanted.channels) == (28, 1):
+    raw = load_raw(wanted.split, wanted.say)
+    if (wanted.size, wanted.channels) == ((28, 28), 1):
         return raw
-    path = wanted.path(f"mnist-{wanted.split}", raw.digest)
-    if (found := cached(path, wanted)) is not None:
-        return found
-    assert raw.labels is not None
-    return prepare(array_source("mnist", raw.images[:, 0], raw.labels, CLASSES, raw.digest), path, wanted)
+    path = wanted.path(f"{name}-{wanted.split}", raw.digest)
+    columns = {"x": raw.images[:, 0]}
+    return prepare(path, wanted, lambda: array_source(name, columns, raw.labels, CLASSES, raw.digest))
 
 
-def _raw(split: str, say: Say) -> ImageSet:
+def load_raw(split: str, say: Say) -> ImageSet:
     """The 28 by 28 pixels, decoded into the cache on first use (about a second)."""
     digest = SPLITS[split].digest
     path = entry_path(f"mnist-{split}", "raw", digest)
     if (entry := load_entry(path, say)) is not None:
         return entry.data
     images, labels = decode(split)
-    labels.flags.writeable = False
     with Draft(path, say) as draft:
         draft.write(images)
-        return draft.finish("mnist", labels, CLASSES, [], digest)
+        return draft.finish("mnist", labels, CLASSES, digest=digest)

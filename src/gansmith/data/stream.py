@@ -1,76 +1,61 @@
-"""Batches without end, in an order that follows from the seed and the position alone."""
+"""Batches without end, in orders that follow from the seed and the position alone."""
 
 import hashlib
 import os
 import sys
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from threading import Lock
 from time import perf_counter
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from gansmith.batch import Batch
 from gansmith.data.imageset import ImageSet, Labels
+from gansmith.data.prepare import Needs
 from gansmith.data.values import VALUES
+from gansmith.data.views import Draws
 from gansmith.errors import UserError
 
 FREE_SHARE = 0.25  # "auto" keeps a set on the device that takes at most this share of its free memory
 MEMORY = ("auto", "device", "map")
+BoundView = Callable[[dict[str, Tensor], Draws], dict[str, Tensor]]
+"""A view with its keys."""
 
 
-class Batch(NamedTuple):
-    """images (N, C, H, W) as networks see them (`data.values`), labels (N,) int64 or None; on the stream's device."""
+class Stream(Iterator[Batch]):
+    """Endless batches of one set, or of several that go their own ways: the fields that `needs` names, set by set.
 
-    images: Tensor
-    labels: Tensor | None
+    One set: each epoch is a fresh permutation, and its short last batch is kept. Several: each has permutations of its
+    own, and its batches run on from one into the next, so that all have batch_size rows; an epoch is one pass over the
+    largest set.
 
-    @property
-    def size(self) -> int:
-        return len(self.images)
-
-    @property
-    def share(self) -> float:
-        return 1.0
-
-
-class Share(NamedTuple):
-    """The part of a batch of `size` images that one of several processes gets, as in `Batch`."""
-
-    images: Tensor
-    labels: Tensor | None
-    size: int
-
-    @property
-    def share(self) -> float:
-        return len(self.images) / self.size
-
-
-class Stream(Iterator[Batch | Share]):
-    """Endless batches of a set: each epoch is a fresh permutation, and its short last batch is kept.
-
-    memory="device" keeps all images on the device as they are; "map" reads them from the memory map with `n_cpu`
-    threads ahead of use; "auto" is "device" when the set takes at most a quarter of the free memory there.
-    Both give the same batches bit for bit. `values` names what the networks see of the bytes, computed in `dtype` on
-    the device. Of `ranks` processes that train together the one of number `rank` gets the images from n rank / ranks to
-    n (rank + 1) / ranks of each batch of n. `copies`: the processes that would each keep the set in the same memory.
+    memory="device" keeps all pictures on the device as they are; "map" reads them from the memory map with `n_cpu`
+    threads ahead of use; "auto" is "device" when they take at most a quarter of the free memory there. Both give the
+    same batches bit for bit. `values` names what the networks see of the bytes, computed in `dtype` on the device;
+    `views` change the fields after that, in this order. Of `ranks` processes that train together the one of number
+    `rank` gets the rows from n rank / ranks to n (rank + 1) / ranks of each batch of n. `copies`: the processes that
+    would each keep the sets in the same memory.
     """
 
     def __init__(
         self,
-        data: ImageSet,
+        sets: Sequence[ImageSet],
         *,
+        needs: Needs,
         batch_size: int,
         seed: int,
         device: torch.device | str = "cpu",
         memory: str = "auto",
         n_cpu: int = 8,
         values: str = "signed",
+        views: Sequence[BoundView] = (),
         dtype: torch.dtype = torch.float32,
         rank: int = 0,
         ranks: int = 1,
@@ -78,18 +63,12 @@ class Stream(Iterator[Batch | Share]):
     ) -> None:
         if memory not in MEMORY:
             raise UserError(f"memory is {memory!r}; it must be one of {', '.join(MEMORY)}")
-        if batch_size < 1:
-            raise UserError(f"batch_size is {batch_size}; it must be at least 1")
-        if n_cpu < 1:
-            raise UserError(f"n_cpu is {n_cpu}; it must be at least 1")
-        if len(data) == 0:
-            raise UserError(f"the data set {data.name} is empty")
-        if (values == "raw") != (data.density is not None):
-            pictures, numbers = "signed, unit or gcn, for it holds pictures", "raw, for it holds numbers"
-            raise UserError(
-                f"data.values is {values}; for {data.name} it must be {numbers if data.density else pictures}"
-            )
-        self.data = data
+        for data in sets:
+            if (values == "raw") != (data.density is not None):
+                right = "raw, since it holds numbers" if data.density else "signed, unit or gcn: it holds pictures"
+                raise UserError(f"data.values is {values}; with {data.name} it must be {right}")
+        self.sets = tuple(sets)
+        self.needs = needs
         self.batch_size = batch_size
         self.seed = seed
         self.rank, self.ranks = rank, ranks
@@ -97,18 +76,30 @@ class Stream(Iterator[Batch | Share]):
         self.position = 0
         self.waited = 0.0
         """Seconds that batches were waited for, while threads read them from the memory map."""
-        self.batches_per_epoch = -(-len(data) // batch_size)
-        self.in_memory = memory == "device" or (memory == "auto" and _fits(copies * data.images.nbytes, self.device))
+        largest = max(map(len, sets))
+        self.batches_per_epoch: float = -(-largest // batch_size) if len(sets) == 1 else largest / batch_size
+        """A whole number where there is one set."""
+        columns = [
+            {name: column for name, column in data.columns.items() if name in fields}
+            for data, fields in zip(sets, needs, strict=True)
+        ]
+        pictures = [{name: column for name, column in own.items() if column.ndim == 4} for own in columns]
+        n_bytes = sum(column.nbytes for own in pictures for column in own.values())
+        self.in_memory = memory == "device" or (memory == "auto" and _fits(copies * n_bytes, self.device))
         self.dtype = dtype
         self._to_network = VALUES[values].to_network
-        self._orders: dict[int, Labels] = {}
+        self._views = views
+        self._orders: dict[tuple[int, int], Labels] = {}
         self._order_lock = Lock()
         self._closed = False
-        self._images = _on_device(data.images, self.device) if self.in_memory else None
-        self._labels = None if data.labels is None else torch.tensor(data.labels, device=self.device)
-        self._there: tuple[int, Tensor] | None = None
+        self._mapped: list[dict[str, NDArray[Any]]] = [{} for _ in sets] if self.in_memory else pictures
+        self._held = [
+            {name: _on_device(column, self.device) for name, column in own.items() if name not in mapped}
+            for own, mapped in zip(columns, self._mapped, strict=True)
+        ]
+        self._there: dict[tuple[int, int], Tensor] = {}
         self._pool = None if self.in_memory else ThreadPoolExecutor(n_cpu, thread_name_prefix="gansmith-data")
-        self._ahead: deque[Future[Tensor]] = deque()
+        self._ahead: deque[Future[dict[str, Tensor]]] = deque()
         self._depth = min(2 * n_cpu, 16)
 
     @property
@@ -116,16 +107,34 @@ class Stream(Iterator[Batch | Share]):
         """Epochs given out since the start of training."""
         return self.position / self.batches_per_epoch
 
-    def __next__(self) -> Batch | Share:
+    @property
+    def digest(self) -> str:
+        """Of the content of all sets."""
+        digests = [data.digest for data in self.sets]
+        return digests[0] if len(digests) == 1 else hashlib.sha256(" ".join(digests).encode()).hexdigest()
+
+    def __next__(self) -> Batch:
         if self._closed:
             raise RuntimeError("the stream is closed")
-        epoch, here, n = self._span(self.position)
-        index = self._order_on_device(epoch)[here]
-        raw = self._prefetched() if self._images is None else self._images.index_select(0, index)
-        images = self._to_network(raw.to(self.dtype))
-        labels = None if self._labels is None else self._labels.index_select(0, index)
+        n, here = self._rows(self.position)
+        fields = {} if self.in_memory else self._prefetched()
+        for number, held in enumerate(self._held):
+            if held:
+                pieces = [self._order_on_device(number, epoch)[part] for epoch, part in self._parts(number, here)]
+                index = pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+                fields |= {name: column.index_select(0, index) for name, column in held.items()}
+        for name, field in fields.items():
+            if field.ndim == 4:
+                fields[name] = self._to_network(field.to(self.dtype))
+            elif field.is_floating_point():
+                fields[name] = field.to(self.dtype)
+        if self._views:
+            start = here.start - self._first(self.position)
+            draws = Draws(self.seed, self.position, n, slice(start, start + here.stop - here.start), self.device)
+            for view in self._views:
+                fields = view(fields, draws)
         self.position += 1
-        return Batch(images, labels) if self.ranks == 1 else Share(images, labels, n)
+        return Batch({name: fields[name] for own in self.needs for name in own}, n)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that decides the batches to come, as plain JSON scalars."""
@@ -133,8 +142,8 @@ class Stream(Iterator[Batch | Share]):
             "position": self.position,
             "seed": self.seed,
             "batch_size": self.batch_size,
-            "images": len(self.data),
-            "digest": self.data.digest,
+            "images": sum(map(len, self.sets)),
+            "digest": self.digest,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -144,8 +153,8 @@ class Stream(Iterator[Batch | Share]):
             if state.get(key) != here[key]:
                 what = {"digest": "digest of the images", "images": "number of images"}.get(key, key)
                 raise UserError(
-                    f"{self.data.name} is not what the run was trained on: the {what} was {state.get(key)} and is now"
-                    f" {here[key]}; bring the old state back, or start a new run"
+                    f"{self.sets[0].name} is not what the run was trained on: the {what} was {state.get(key)} and is"
+                    f" now {here[key]}; bring the old state back, or start a new run"
                 )
         self._forget()
         self.position = int(state["position"])
@@ -156,34 +165,54 @@ class Stream(Iterator[Batch | Share]):
         self._forget()
         if self._pool is not None:
             self._pool.shutdown(wait=True, cancel_futures=True)
-        self._images = self._labels = self._there = None
+        self._held, self._there = [], {}
 
-    def _order(self, epoch: int) -> Labels:
-        """The permutation (N,) of an epoch, from seed and epoch alone."""
+    def _order(self, number: int, epoch: int) -> Labels:
+        """The permutation (N,) of an epoch of a set, from seed, epoch and the number of the set alone."""
         with self._order_lock:
-            if epoch not in self._orders:
-                current = self.position // self.batches_per_epoch
-                for old in [key for key in self._orders if key < current]:
-                    del self._orders[old]
-                mixed = hashlib.sha256(f"gansmith order {self.seed} {epoch}".encode()).digest()
-                generator = torch.Generator().manual_seed(int.from_bytes(mixed[:8], "little") >> 1)
-                self._orders[epoch] = torch.randperm(len(self.data), generator=generator).numpy()
-            return self._orders[epoch]
+            if (number, epoch) not in self._orders:
+                self._drop_old(self._orders)
+                text = f"gansmith order {self.seed} {epoch}" + f" {number}" * (number > 0)
+                digest = hashlib.sha256(text.encode()).digest()
+                generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+                order = torch.randperm(len(self.sets[number]), generator=generator).numpy()
+                self._orders[number, epoch] = order
+            return self._orders[number, epoch]
 
-    def _order_on_device(self, epoch: int) -> Tensor:
+    def _order_on_device(self, number: int, epoch: int) -> Tensor:
         """There once an epoch: a copy from the host for each batch would have the host wait for the device."""
-        if self._there is None or self._there[0] != epoch:
-            self._there = epoch, self._to_device(torch.from_numpy(self._order(epoch)))
-        return self._there[1]
+        if (number, epoch) not in self._there:
+            self._drop_old(self._there)
+            self._there[number, epoch] = self._to_device(torch.from_numpy(self._order(number, epoch)))
+        return self._there[number, epoch]
 
-    def _span(self, position: int) -> tuple[int, slice, int]:
-        """Epoch of the batch at `position`, which places of its order come here, and how many images it has."""
-        epoch, batch = divmod(position, self.batches_per_epoch)
-        start = batch * self.batch_size
-        n = min(self.batch_size, len(self.data) - start)
-        return epoch, slice(start + n * self.rank // self.ranks, start + n * (self.rank + 1) // self.ranks), n
+    def _drop_old(self, orders: dict[tuple[int, int], Any]) -> None:
+        """Forget the orders of epochs that the batch at `position` is past."""
+        first = self._first(self.position)
+        for number, epoch in [*orders]:
+            if epoch < first // len(self.sets[number]):
+                del orders[number, epoch]
 
-    def _prefetched(self) -> Tensor:
+    def _first(self, position: int) -> int:
+        """How many rows come before the batch at `position`: of one set, whose last batch of an epoch is short."""
+        if len(self.sets) > 1:
+            return position * self.batch_size
+        epoch, batch = divmod(position, int(self.batches_per_epoch))
+        return epoch * len(self.sets[0]) + batch * self.batch_size
+
+    def _rows(self, position: int) -> tuple[int, slice]:
+        """How many rows the batch at `position` has, and which of all rows ever given out come here."""
+        start = self._first(position)
+        n = self._first(position + 1) - start
+        return n, slice(start + n * self.rank // self.ranks, start + n * (self.rank + 1) // self.ranks)
+
+    def _parts(self, number: int, rows: slice) -> list[tuple[int, slice]]:
+        """These rows of a set as epochs and places of their orders."""
+        size = len(self.sets[number])
+        epochs = range(rows.start // size, max(rows.start, rows.stop - 1) // size + 1)
+        return [(e, slice(max(rows.start - e * size, 0), min(rows.stop - e * size, size))) for e in epochs]
+
+    def _prefetched(self) -> dict[str, Tensor]:
         """The raw batch at `position`; the next ones, of the next epoch too, are on their way by then."""
         assert self._pool is not None
         while len(self._ahead) < self._depth:
@@ -196,12 +225,16 @@ class Stream(Iterator[Batch | Share]):
             raise
         self.waited += perf_counter() - began
         self._ahead.popleft()
-        return self._to_device(raw)
+        return {name: self._to_device(field) for name, field in raw.items()}
 
-    def _read(self, position: int) -> Tensor:
-        epoch, here, _ = self._span(position)
-        raw = torch.from_numpy(np.take(np.asarray(self.data.images), self._order(epoch)[here], axis=0))
-        return raw.pin_memory() if self.device.type == "cuda" else raw
+    def _read(self, position: int) -> dict[str, Tensor]:
+        _, here = self._rows(position)
+        raw: dict[str, Tensor] = {}
+        for number, columns in enumerate(self._mapped):
+            index = np.concatenate([self._order(number, epoch)[part] for epoch, part in self._parts(number, here)])
+            # Not np.take: it would first copy a column of pairs, whose pictures lie apart, as a whole.
+            raw |= {name: torch.from_numpy(np.asarray(column)[index]) for name, column in columns.items()}
+        return {name: field.pin_memory() for name, field in raw.items()} if self.device.type == "cuda" else raw
 
     def _to_device(self, tensor: Tensor) -> Tensor:
         return tensor.to(self.device, non_blocking=tensor.is_pinned()) if self.device.type != "cpu" else tensor
@@ -212,13 +245,12 @@ class Stream(Iterator[Batch | Share]):
         self._ahead.clear()
 
 
-def _on_device(images: NDArray[Any], device: torch.device) -> Tensor:
-    """A copy of the images on the device, made piece by piece so that no second copy lies in host memory."""
-    dtype = torch.uint8 if images.dtype == np.uint8 else torch.float32
-    out = torch.empty(images.shape, dtype=dtype, device=device)
-    step = max(1, (64 << 20) // images[0].nbytes)
-    for start in range(0, len(images), step):
-        out[start : start + step] = torch.from_numpy(np.array(images[start : start + step]))
+def _on_device(column: NDArray[Any], device: torch.device) -> Tensor:
+    """A copy of a column on the device, made piece by piece so that no second copy lies in host memory."""
+    out = torch.empty(column.shape, dtype=torch.from_numpy(np.empty(0, column.dtype)).dtype, device=device)
+    step = max(1, (64 << 20) // column[0].nbytes)
+    for start in range(0, len(column), step):
+        out[start : start + step] = torch.from_numpy(np.array(column[start : start + step]))
     return out
 
 

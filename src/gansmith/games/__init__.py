@@ -5,4 +5,8 @@ GAMES: dict[str, str] = {
     "alternating": "gansmith.games.two_player:Alternating",
     "began": "gansmith.games.began:Began",
     "infogan": "gansmith.games.infogan:InfoGAN",
+    "cgan": "gansmith.games.cgan:ConditionalGAN",
+    "aae": "gansmith.games.aae:AdversarialAutoencoder",
+    "pix2pix": "gansmith.games.pix2pix:Pix2Pix",
+    "cyclegan": "gansmith.games.cyclegan:CycleGAN",
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 import torch
@@ -9,8 +10,8 @@ from torch import Tensor
 
 from gansmith.errors import UserError
 from gansmith.games.critique import full
-from gansmith.games.game import Game, Metrics, RealBatch, parts
-from gansmith.players import MeanGradients, Player
+from gansmith.games.game import SAMPLE, Batch, Game, Metrics
+from gansmith.players import Moved, Player, move
 from gansmith.priors import Prior
 from gansmith.schema import Fraction, PositiveFloat
 
@@ -24,6 +25,7 @@ def energy(x: Tensor, reconstruction: Tensor) -> Tensor:
     return (full(x) - full(reconstruction)).abs().flatten(1).mean(1)
 
 
+@dataclass
 class Began(Game):
     """L_D = L(x) - k L(G(z_D)),  L_G = L(G(z_G)),  k <- k + lambda_k (gamma L(x) - L(G(z_G))), k in [0, 1].
 
@@ -31,56 +33,38 @@ class Began(Game):
     is the paper's measure of convergence, L(x) + |gamma L(x) - L(G(z_G))|. Source: section 3.4.
     """
 
-    def __init__(
-        self,
-        G: Player,
-        D: Player,
-        prior: Prior,
-        noise: torch.Generator,
-        accumulate: int = 1,
-        *,
-        gamma: Fraction = 0.5,
-        lambda_k: PositiveFloat = 0.001,
-    ) -> None:
-        self.G, self.D = G, D
-        self.players = (G, D)
-        self.prior = prior
-        self.noise = noise
-        self.accumulate = accumulate
-        self.gamma = gamma
-        self.lambda_k = lambda_k
-        self.k = torch.zeros((), device=noise.device, dtype=G.dtype)
+    G: Player
+    D: Player
+    prior: Prior
+    noise: torch.Generator
+    accumulate: int = 1
+    _: KW_ONLY
+    gamma: Fraction = 0.5
+    lambda_k: PositiveFloat = 0.001
 
-    def round(self, *batches: RealBatch) -> Metrics:
-        (real,) = batches
-        of_d, of_g = MeanGradients(self.D), MeanGradients(self.G)
-        for x_real, share in parts(real, self.accumulate):
-            n = len(x_real)
-            with torch.no_grad():
-                x_d = self.G.lend(self.prior.sample(n, self.noise, self.G.dtype))
-            x_g = self.G.net(self.prior.sample(n, self.noise, self.G.dtype))
-            energy_real = energy(x_real, self.D.net(x_real)).mean()
-            loss_d = energy_real - self.k * energy(x_d, self.D.net(x_d)).mean()
-            loss_g = energy(x_g, self.D.lend(x_g)).mean()
-            of_d.add(loss_d, share, {"D/real": energy_real})
-            of_g.add(loss_g, share)
-        (grads_d,), (grads_g,) = of_d.take(), of_g.take()
-        self.D.step(grads_d)
-        self.G.step(grads_g)
-        real_mean, fake_mean = of_d.means["D/real"], of_g.loss
-        balance = self.gamma * real_mean - fake_mean
-        metrics = {
-            "loss/D": of_d.loss,
-            "loss/G": fake_mean,
-            "D/real": real_mean,
-            "D/fake": fake_mean,
-            "grad/D": grads_d.norm,
-            "grad/G": grads_g.norm,
-            "game/k": self.k,
-            "game/M": real_mean + balance.abs(),
-        }
+    makers = SAMPLE
+
+    def __post_init__(self) -> None:
+        self.k = torch.zeros((), device=self.noise.device, dtype=self.G.dtype)
+
+    def round(self, *batches: Batch) -> Metrics:
+        (batch,) = batches
+        metrics = move(batch, self.accumulate, self.losses)
+        real, fake = metrics["D/real"], metrics["loss/G"]
+        balance = self.gamma * real - fake
+        metrics |= {"D/fake": fake, "game/k": self.k, "game/M": real + balance.abs()}
         self.k = (self.k + self.lambda_k * balance).clamp(0, 1)
         return metrics
+
+    def losses(self, part: Batch) -> tuple[Moved, Metrics]:
+        x, n = part["x"], len(part)
+        with torch.no_grad():
+            x_d = self.G.lend(self.prior.sample(n, self.noise, self.G.dtype))
+        x_g = self.G.net(self.prior.sample(n, self.noise, self.G.dtype))
+        energy_real = energy(x, self.D.net(x)).mean()
+        loss_d = energy_real - self.k * energy(x_d, self.D.net(x_d)).mean()
+        loss_g = energy(x_g, self.D.lend(x_g)).mean()
+        return {"D": (self.D, loss_d), "G": (self.G, loss_g)}, {"D/real": energy_real}
 
     def state_dict(self) -> dict[str, Any]:
         return {"k": self.k}

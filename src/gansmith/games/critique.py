@@ -7,7 +7,7 @@ from math import log
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import softplus
 
 from gansmith.errors import UserError
@@ -49,7 +49,7 @@ def per_sample(loss: Callable[[Tensor, Tensor], Tensor], c: Critique) -> Tensor:
     return torch.stack(parts).sum(0)
 
 
-def score(net: nn.Module) -> Callable[[Tensor], Tensor]:
+def score(net: Callable[[Tensor], Any]) -> Callable[[Tensor], Tensor]:
     """D as one number per sample (N,), for penalties: the mean over a patch map, the sum over scales."""
 
     def one(x: Tensor) -> Tensor:

@@ -3,36 +3,36 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, NamedTuple
 
-import torch
 from torch import Tensor
 
-from gansmith.players import Player
+from gansmith.batch import Batch
+from gansmith.players import Metrics, Player
 
-Metrics = dict[str, Tensor]
-"""Detached 0-dim tensors on the device: "loss/D", "D/real", "grad/G", "game/k", ..."""
+__all__ = ["Batch", "Game", "Maker", "Metrics"]
 
 
-class RealBatch(Protocol):
-    """A batch of the data: images (N, C, H, W) in [-1, 1], labels (N,) or None."""
+class Maker(NamedTuple):
+    """A way to make pictures with trained players: `make(*networks, **inputs)` gives (N, C, H, W)."""
+
+    players: tuple[str, ...]
+    """Whose networks it takes, in order, in eval mode; averaged all or none."""
+    inputs: Mapping[str, str]
+    """Each argument of `make`: "latent" is a draw of the prior, anything else a field of the data."""
+    imitates: str
+    """The field of the data whose pictures it makes; scores compare with that."""
+    make: Callable[..., Tensor]
 
     @property
-    def images(self) -> Tensor: ...
-    @property
-    def labels(self) -> Tensor | None: ...
-    @property
-    def share(self) -> float:
-        """Of the whole batch; below 1 where several processes share it."""
-        ...
+    def pictures(self) -> tuple[str, ...]:
+        """The fields of pictures that it takes; none where it makes pictures out of latents (and labels) alone."""
+        return tuple(field for field in self.inputs.values() if field not in ("latent", "y", "bits"))
 
-
-def parts(real: RealBatch, accumulate: int) -> Iterator[tuple[Tensor, float]]:
-    """(images, share of the whole batch) of at most `accumulate` parts of a batch, as equal as can be."""
-    n = len(real.images)
-    for images in torch.tensor_split(real.images, min(accumulate, n)) if accumulate > 1 else (real.images,):
-        yield images, real.share * len(images) / n
+    @property
+    def labelled(self) -> bool:
+        return "y" in self.inputs.values()
 
 
 class Game(ABC):
@@ -40,23 +40,41 @@ class Game(ABC):
 
     players by their names (G, D, ...), `prior`, `objective`, `penalty`, `noise`, the generator of every random number
     that a round draws, and `accumulate`, into how many parts it cuts a batch. Keyword-only parameters are keys of the
-    recipe.
+    recipe. The class alone says what it needs, who is who and what it can make, so that nobody builds a game for that.
     """
 
-    players: tuple[Player, ...]
-    batches_per_round: int = 1
-    eager: Mapping[str, str] = {}
+    needs: ClassVar[tuple[tuple[str, ...], ...]] = (("x",),)
+    """The fields of its batches; those in one tuple share an index, each tuple is a stream with an order of its own."""
+    generators: ClassVar[tuple[str, ...]] = ("G",)
+    critics: ClassVar[tuple[str, ...]] = ("D",)
+    """Players of either side."""
+    makers: ClassVar[Mapping[str, Maker]]
+    """What it can make, the default first."""
+    eager: ClassVar[Mapping[str, str]] = {}
     """Players whose networks torch.compile must leave alone, each with the reason."""
+    batches_per_round: int = 1
+
+    @property
+    def players(self) -> tuple[Player, ...]:
+        return tuple(getattr(self, name) for name in (*self.generators, *self.critics))
 
     @abstractmethod
-    def round(self, *batches: RealBatch) -> Metrics:
+    def round(self, *batches: Batch) -> Metrics:
         """Move every player once (or as often as the paper says), given `batches_per_round` batches."""
 
     def state_dict(self) -> dict[str, Any]:
-        """The game's own memory; players and random streams are kept by `state.State`."""
+        """The game's own memory, the same on all processes; `state.State` keeps players and random streams."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take the memory back; KeyError for one that this game does not have."""
         if state:
             raise KeyError(f"{type(self).__name__} has no memory {', '.join(state)}")
+
+    def pools(self) -> Mapping[str, Any]:
+        """Memories of past fakes (`games.pool.Pool`), of which each process has its own."""
+        return {}
+
+
+SAMPLE = {"sample": Maker(("G",), {"z": "latent"}, "x", lambda G, z: G(z))}
+"""What most games make: pictures G(z) from latents z (N, Z)."""

@@ -1,7 +1,8 @@
 """BEGAN's networks (Berthelot et al. 2017, section 3.5 and figure 1): an auto-encoder as D, its decoder's twin as G.
 
-3x3 convolutions with ELU, two per resolution from 8x8 up, nearest-neighbour doubling on the way out, strided halving
-with linearly growing width on the way in, linear maps to and from the code; linear output, no normalisation.
+3x3 convolutions with ELU, two per resolution from 8x8 up (from less where the sides are not 8 times a power of two),
+nearest-neighbour doubling on the way out, strided halving with linearly growing width on the way in, linear maps to and
+from the code; linear output, no normalisation.
 Legend: N samples, Z latents, C H W image.
 """
 
@@ -9,23 +10,15 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from gansmith.networks.blocks import Shape, check_multiple
 from gansmith.schema import PositiveInt
 
-Shape = tuple[int, int, int]
-"""(C, H, W)"""
-START = 8
-"""Side of the smallest map."""
 
-
-def _levels(side: int) -> int:
-    """How many resolutions lie between 8 and the side; a ValueError that names the nearest right side otherwise."""
-    sides = [START << i for i in range(1, 10)]
-    if side not in sides:
-        nearest = min(sides, key=lambda s: (abs(s - side), s))
-        raise ValueError(
-            f"img_size is {side}; it must be 8 times a power of two, at least 16; the nearest is {nearest}"
-        )
-    return sides.index(side) + 2
+def _levels(shape: Shape) -> tuple[int, int, int]:
+    """How many resolutions there are, and (h, w) of the smallest: halved until the shorter side is 8 at most."""
+    halvings = max(1, (min(shape[1:]) - 1).bit_length() - 3)
+    check_multiple(*shape[1:], 1 << halvings)
+    return halvings + 1, shape[1] >> halvings, shape[2] >> halvings
 
 
 def _conv(before: int, after: int, stride: int = 1) -> list[nn.Module]:
@@ -34,8 +27,8 @@ def _conv(before: int, after: int, stride: int = 1) -> list[nn.Module]:
 
 def _decoder(code: int, shape: Shape, width: int) -> nn.Sequential:
     """code (N, code) -> images (N, C, H, W)."""
-    layers: list[nn.Module] = [nn.Linear(code, width * START * START), nn.Unflatten(1, (width, START, START))]
-    levels = _levels(shape[1])
+    levels, h, w = _levels(shape)
+    layers: list[nn.Module] = [nn.Linear(code, width * h * w), nn.Unflatten(1, (width, h, w))]
     for level in range(levels):
         layers += [*_conv(width, width), *_conv(width, width)]
         if level < levels - 1:
@@ -45,14 +38,14 @@ def _decoder(code: int, shape: Shape, width: int) -> nn.Sequential:
 
 def _encoder(code: int, shape: Shape, width: int) -> nn.Sequential:
     """images (N, C, H, W) -> code (N, code)."""
-    layers = _conv(shape[0], width)
-    channels, levels = width, _levels(shape[1])
+    levels, h, w = _levels(shape)
+    layers, channels = _conv(shape[0], width), width
     for level in range(levels):
         layers += [*_conv(channels, width * (level + 1)), *_conv(width * (level + 1), width * (level + 1))]
         channels = width * (level + 1)
         if level < levels - 1:
             layers += _conv(channels, channels, stride=2)
-    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(channels * START * START, code))
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(channels * h * w, code))
 
 
 class Generator(nn.Module):

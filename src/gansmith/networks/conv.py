@@ -8,27 +8,17 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from gansmith.networks.blocks import Shape, check_multiple, small_critic
 from gansmith.schema import NonNegativeFloat, PositiveInt
-
-Shape = tuple[int, int, int]
-"""(C, H, W)"""
 
 
 class Discriminator(nn.Module):
-    """Images (N, C, H, W) -> one score each (N,), a logit; H a multiple of 4."""
+    """Images (N, C, H, W) -> one score each (N,), a logit; H and W multiples of 4."""
 
     def __init__(self, shape: Shape, *, width: PositiveInt = 32, slope: NonNegativeFloat = 0.2) -> None:
         super().__init__()
-        channels, side, _ = shape
-        if side % 4 or side < 4:
-            nearest = max(4, 4 * round(side / 4))
-            raise ValueError(f"img_size is {side}; it must be a multiple of 4; the nearest is {nearest}")
-        self.model = nn.Sequential(
-            *(nn.Conv2d(channels, width, 4, 2, 1), nn.LeakyReLU(slope, inplace=True)),
-            nn.Conv2d(width, 2 * width, 4, 2, 1, bias=False),  # BatchNorm has the bias
-            *(nn.BatchNorm2d(2 * width), nn.LeakyReLU(slope, inplace=True)),
-            *(nn.Flatten(), nn.Linear(2 * width * (side // 4) ** 2, 1)),
-        )
+        check_multiple(*shape[1:], 4)
+        self.model = small_critic(shape[0], shape, width, slope)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.model(x).squeeze(1)

@@ -9,17 +9,14 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
+from gansmith.networks.blocks import Shape, check_multiple, small_generator
 from gansmith.schema import NonNegativeFloat, PositiveInt
 
-Shape = tuple[int, int, int]
-"""(C, H, W)"""
 
-
-def _quarter(side: int) -> int:
-    if side % 4 or side < 4:
-        nearest = max(4, 4 * round(side / 4))
-        raise ValueError(f"img_size is {side}; it must be a multiple of 4; the nearest is {nearest}")
-    return side // 4
+def _quarter(shape: Shape) -> tuple[int, int]:
+    """Height and width of the smallest maps."""
+    check_multiple(*shape[1:], 4)
+    return shape[1] // 4, shape[2] // 4
 
 
 class Generator(nn.Module):
@@ -29,18 +26,8 @@ class Generator(nn.Module):
 
     def __init__(self, latent_dim: int, shape: Shape, *, width: PositiveInt = 64) -> None:
         super().__init__()
-        side = _quarter(shape[1])
-        self.model = nn.Sequential(
-            *(nn.Linear(latent_dim, 16 * width), nn.BatchNorm1d(16 * width), nn.ReLU(inplace=True)),
-            *(
-                nn.Linear(16 * width, 2 * width * side**2),
-                nn.BatchNorm1d(2 * width * side**2),
-                nn.ReLU(inplace=True),
-            ),
-            nn.Unflatten(1, (2 * width, side, side)),
-            *(nn.ConvTranspose2d(2 * width, width, 4, 2, 1), nn.BatchNorm2d(width), nn.ReLU(inplace=True)),
-            *(nn.ConvTranspose2d(width, shape[0], 4, 2, 1), nn.Tanh()),
-        )
+        _quarter(shape)
+        self.model = small_generator(latent_dim, shape, width)
 
     def forward(self, z: Tensor) -> Tensor:
         return self.model(z)
@@ -70,7 +57,7 @@ class Discriminator(nn.Module):
         slope: NonNegativeFloat = 0.1,
     ) -> None:
         super().__init__()
-        side = _quarter(shape[1])
+        h, w = _quarter(shape)
         self.trunk = nn.Sequential(
             *(nn.Conv2d(shape[0], width, 4, 2, 1), nn.LeakyReLU(slope, inplace=True)),
             *(
@@ -79,7 +66,7 @@ class Discriminator(nn.Module):
                 nn.LeakyReLU(slope, inplace=True),
             ),
             nn.Flatten(),
-            *(nn.Linear(2 * width * side**2, 16 * width), nn.BatchNorm1d(16 * width)),
+            *(nn.Linear(2 * width * h * w, 16 * width), nn.BatchNorm1d(16 * width)),
             nn.LeakyReLU(slope, inplace=True),
         )
         self.score = nn.Linear(16 * width, 1)

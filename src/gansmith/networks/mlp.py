@@ -10,10 +10,8 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from gansmith.networks.blocks import Shape
 from gansmith.schema import Decay, NonNegativeFloat, PositiveFloat, PositiveInt
-
-Shape = tuple[int, int, int]
-"""(C, H, W)"""
 
 
 class Generator(nn.Module):

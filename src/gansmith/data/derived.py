@@ -1,0 +1,94 @@
+"""Two sets made from MNIST's digits, to try translations on without a download. The same on every machine.
+
+`mnist_edges` (pairs): b is a digit, a its outline in white on black: of the 3x3 neighbourhood of a pixel some are ink,
+the pixel itself is not. Ink is what is brighter than 127. Made at 28x28, before any resizing.
+
+`mnist_colours` (two unpaired domains): a are the first half of MNIST's digits as they are, b are those of the other
+half with another look: bolder (each pixel becomes the brightest of its 3x3 neighbourhood), in one strong colour, on a
+light ground. Hue and ground are drawn for each digit from SHAKE-256.
+"""
+
+import hashlib
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gansmith.data.imageset import Bytes, ImageSet
+from gansmith.data.prepare import Source, Wanted, array_source, prepare
+from gansmith.data.shipped import CLASSES, SPLITS, load_raw
+from gansmith.errors import UserError
+
+INK = 127
+
+
+def load_mnist_edges(name: str, wanted: Wanted) -> ImageSet:
+    """Pairs: outlines a and digits b, (N, C, H, W), with the digits' labels y; N as MNIST has them."""
+    digest = _digest("edges", wanted.split)
+
+    def find() -> Source:
+        raw = load_raw(wanted.split, wanted.say)
+        digits = np.asarray(raw.images[:, 0])
+        return array_source(name, {"a": outlines(digits), "b": digits}, raw.labels, CLASSES, digest)
+
+    return prepare(wanted.path(f"{name}-{wanted.split}", digest), wanted, find)
+
+
+def load_mnist_colours(name: str, wanted: Wanted) -> tuple[ImageSet, ImageSet]:
+    """Two domains of N/2 digits each (N, 3, H, W), with labels: white on black, and bold colours on a light ground."""
+    if wanted.channels != 3:
+        raise UserError(f"{name} is in colour, and channels is {wanted.channels}; it must be 3")
+    half = SPLITS[wanted.split].count // 2
+
+    def domain(side: str, rows: slice) -> ImageSet:
+        digest = _digest(f"colours {side}", wanted.split)
+
+        def find() -> Source:
+            raw = load_raw(wanted.split, wanted.say)
+            digits = np.asarray(raw.images[rows, 0])
+            looks = coloured(digits, f"gansmith mnist_colours {wanted.split} 0") if side == "b" else digits
+            return array_source(f"{name} {side}", {"x": looks}, raw.columns["y"][rows], CLASSES, digest)
+
+        return prepare(wanted.path(f"{name}-{side}-{wanted.split}", digest), wanted, find)
+
+    return domain("a", slice(half)), domain("b", slice(half, None))
+
+
+def outlines(digits: Bytes) -> Bytes:
+    """The outlines (N, 28, 28), 255 or 0, of white digits on black: the grown ink without the ink."""
+    ink = digits > INK
+    return (brightest(ink) & ~ink).astype(np.uint8) * np.uint8(255)
+
+
+def coloured(digits: Bytes, seed: str) -> Bytes:
+    """Bold digits (N, 28, 28, 3) in one hue each, mixed in whole numbers: (m ink + (255 - m) ground) / 255, rounded."""
+    drawn = np.frombuffer(hashlib.shake_256(seed.encode()).digest(4 * len(digits)), np.uint8).reshape(-1, 4)
+    ink, ground = hues(drawn[:, 0]), 192 + drawn[:, 1:] // 4
+    bold = brightest(digits).astype(np.uint16)[..., None]
+    out = np.empty((*digits.shape, 3), np.uint8)
+    for start in range(0, len(digits), 4096):  # since whole numbers of 16 bits take as much again as the result
+        at = slice(start, start + 4096)
+        fore, back = ink[at, None, None].astype(np.uint16), ground[at, None, None].astype(np.uint16)
+        out[at] = (bold[at] * fore + (255 - bold[at]) * back + 127) // 255
+    return out
+
+
+def hues(angles: Bytes) -> Bytes:
+    """Strong dark colours (N, 3) from a colour wheel of 258 steps: the brightest channel is 190, the darkest 0."""
+    distance = np.abs((angles[:, None].astype(np.int64) - np.array([0, 86, 172]) + 129) % 258 - 129)
+    return (np.clip(172 - 2 * distance, 0, 86) * 190 // 86).astype(np.uint8)
+
+
+def brightest(pictures: NDArray[Any]) -> NDArray[Any]:
+    """The largest value of the 3x3 neighbourhood of each pixel of (N, H, W)."""
+    out = pictures.copy()
+    for axis in (1, 2):
+        rows = np.moveaxis(out, axis, 0)
+        before = rows.copy()
+        np.maximum(rows[1:], before[:-1], out=rows[1:])
+        np.maximum(rows[:-1], before[1:], out=rows[:-1])
+    return out
+
+
+def _digest(what: str, split: str) -> str:
+    return hashlib.sha256(f"mnist {what} 1 {SPLITS[split].digest}".encode()).hexdigest()

@@ -1,0 +1,120 @@
+"""Views: what is done to the pictures of a batch on their way in. A table, like the others.
+
+A view is a function of the batch's fields, as the networks see them, and of random draws that follow from the seed and
+the position of the batch. It gives the fields back, changed, and remembers nothing. Its keyword-only parameters, with
+literal defaults, are its keys in a recipe.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from gansmith.data.prepare import Needs
+from gansmith.errors import UserError
+from gansmith.schema import PositiveFloat
+
+Fields = dict[str, Tensor]
+LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow's grey
+
+
+class Draws:
+    """Random numbers for a batch of `size` samples, of which this process has `rows`.
+
+    They are drawn for the whole batch from (seed, position), then cut: several processes see what one alone would.
+    """
+
+    def __init__(self, seed: int, position: int, size: int, rows: slice, device: torch.device) -> None:
+        digest = hashlib.sha256(f"gansmith views {seed} {position}".encode()).digest()
+        self._generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+        self.size, self.rows, self.device = size, rows, device
+
+    def uniform(self, *shape: int) -> Tensor:
+        """U(0, 1) for each sample here: (n, *shape), float32."""
+        return torch.rand(self.size, *shape, generator=self._generator)[self.rows].to(self.device)
+
+    def integers(self, high: int, *shape: int) -> Tensor:
+        """Uniform in 0..high-1 for each sample here: (n, *shape), int64."""
+        return torch.randint(high, (self.size, *shape), generator=self._generator)[self.rows].to(self.device)
+
+
+def flip(fields: Fields, draws: Draws, *, of: Sequence[str] = ("x",)) -> Fields:
+    """Left and right change places in every second sample, drawn at random; alike in all fields `of` a sample."""
+    mirrored = (draws.uniform() < 0.5).view(-1, 1, 1, 1)
+    return {**fields, **{name: torch.where(mirrored, fields[name].flip(3), fields[name]) for name in of}}
+
+
+def jitter(fields: Fields, draws: Draws, *, of: Sequence[str] = ("x",), scale: PositiveFloat = 1.1171875) -> Fields:
+    """Enlarged bilinearly to `scale` times, then cut back to size at a random place; alike in all fields `of` a sample.
+
+    286 / 256 by default. Source: Isola et al. 2017 (arXiv 1611.07004), section 6.2.
+    """
+    if scale < 1:
+        raise UserError(f"views: the scale of jitter is {scale:g}; it must be at least 1")
+    h, w = fields[of[0]].shape[2:]
+    large = round(h * scale), round(w * scale)
+    top, left = draws.integers(large[0] - h + 1), draws.integers(large[1] - w + 1)
+    rows = (top.view(-1, 1) + torch.arange(h, device=top.device)).view(-1, 1, h, 1)
+    columns = (left.view(-1, 1) + torch.arange(w, device=top.device)).view(-1, 1, 1, w)
+    out = dict(fields)
+    for name in of:
+        x = interpolate(fields[name], size=large, mode="bilinear", align_corners=False)
+        n, c = torch.arange(len(x), device=x.device), torch.arange(x.shape[1], device=x.device)
+        out[name] = x[n.view(-1, 1, 1, 1), c.view(1, -1, 1, 1), rows, columns]
+    return out
+
+
+def grey(fields: Fields, draws: Draws, *, of: str = "b", to: str = "a") -> Fields:
+    """The field `to` is the luminance of `of`, 0.299 R + 0.587 G + 0.114 B, in each of its three colours.
+
+    So any set of pictures serves as pairs, to learn colouring. Alpha stays; grey pictures stay as they are.
+    """
+    x = fields[of]
+    if x.shape[1] < 3:
+        return {**fields, to: x.clone()}
+    luminance = (x[:, :3] * x.new_tensor(LUMA).view(1, 3, 1, 1)).sum(1, keepdim=True)
+    return {**fields, to: torch.cat([luminance.expand(-1, 3, -1, -1), x[:, 3:]], 1)}
+
+
+class View(NamedTuple):
+    """A row: the function, whether it only varies what is trained on, and the keys that name the fields it makes."""
+
+    function: Callable[..., Fields]
+    augments: bool
+    makes: tuple[str, ...] = ()
+
+
+VIEWS: dict[str, View] = {
+    "flip": View(flip, augments=True),
+    "jitter": View(jitter, augments=True),
+    "grey": View(grey, augments=False, makes=("to",)),
+}
+
+
+def to_load(needs: Needs, views: Iterable[tuple[View, Mapping[str, Any]]]) -> Needs:
+    """What of `needs` the data must give, since the views, each with its keys, make the rest.
+
+    UserError where a view looks at a field that is not there.
+    """
+    rows = [(view, _keys(view, keys)) for view, keys in views]
+    made = {keys[key] for view, keys in rows for key in view.makes}
+    left = tuple(tuple(name for name in fields if name not in made) for fields in needs)
+    there = {name for fields in left for name in fields}
+    for i, (view, keys) in enumerate(rows):
+        of = [keys["of"]] if isinstance(keys["of"], str) else [*keys["of"]]
+        if missing := [name for name in of if name not in there]:
+            raise UserError(f"views[{i}].of names {missing[0]}; it may name {' and '.join(sorted(there))}")
+        there |= {keys[key] for key in view.makes}
+    return left
+
+
+def _keys(view: View, keys: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys with their defaults."""
+    parameters = inspect.signature(view.function).parameters.values()
+    return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY} | dict(keys)

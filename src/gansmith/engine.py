@@ -1,0 +1,101 @@
+"""How the same mathematics is computed: precision, torch.compile, memory format. Speed and rounding change, no more."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import torch
+
+from gansmith.errors import UserError
+from gansmith.games.game import Game
+from gansmith.recipe import Recipe
+
+Around = Callable[[], AbstractContextManager[Any]]
+"""What a round is played in."""
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of a name; "auto" is CUDA, else Apple's MPS, else the CPU. UserError for one that is not there."""
+    available = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
+    if name == "auto":
+        return torch.device(next(kind for kind, there in available.items() if there))
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"--device is {name!r}; it must be auto, cpu, cuda (or cuda:0, ...) or mps") from None
+    if not available.get(device.type, False):
+        there = ", ".join(kind for kind, ok in available.items() if ok)
+        raise UserError(f"--device {name}: PyTorch finds none here (there is: {there})")
+    if device.type == "cuda" and (device.index or 0) >= (count := torch.cuda.device_count()):
+        raise UserError(f"--device {name}: PyTorch finds {count} CUDA device(s) here, and the first is cuda:0")
+    if device.type != "cuda" and device.index:
+        raise UserError(f"--device {name}: there is one {device.type}; it must be {device.type}")
+    return device
+
+
+def check(precision: str, device: torch.device) -> None:
+    """UserError for a precision that this device lacks."""
+    if precision == "tf32" and device.type != "cuda":
+        raise UserError(
+            f"engine.precision is tf32, which only CUDA has; on {device.type} it must be float32 or bfloat16"
+        )
+    if precision != "float32" and device.type == "cuda":
+        with torch.cuda.device(device):
+            bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+            there = {"tf32": torch.cuda.is_tf32_supported(), "bfloat16": bf16}
+        if not there[precision]:
+            raise UserError(f"engine.precision is {precision}, which this card lacks; it must be float32")
+
+
+def autocast(precision: str, device: torch.device) -> Around:
+    """No cache of cast weights: it would outlive a player's step within a round."""
+    if precision != "bfloat16":
+        return nullcontext
+    return lambda: torch.autocast(device.type, dtype=torch.bfloat16, cache_enabled=False)
+
+
+def compiled(recipe: Recipe, game: Game, within: Around, say: Callable[[str], None]) -> Around:
+    """Let torch.compile have each player's network whose gradients it gives as eager mode does, and name the others.
+
+    It compiles in the first round that is played, and again where shapes change; what it must know then is set for the
+    length of each round.
+    """
+    import torch._functorch.config as functorch
+
+    @contextmanager
+    def engine() -> Iterator[None]:
+        # Two losses may share a graph; the first pass must not use up its tensors.
+        try:
+            with functorch.patch(donated_buffer=False), within():
+                yield
+        except torch._dynamo.exc.TorchDynamoException as error:
+            first = next(iter(str(error).strip().splitlines()), "")
+            raise UserError(
+                f"engine.compile is true, and torch.compile fails here ({type(error).__name__}: {first}); set it to"
+                " false"
+            ) from None
+
+    eager = _eager(recipe, game)
+    for player in game.players:
+        if player.name in eager:
+            say(f"engine.compile: {player.name} is not compiled: {eager[player.name]}")
+        else:
+            # Dropout draws what it draws in eager mode; no kernel is chosen by a race, which a resume could lose.
+            player.net.compile(dynamic=False, options={"fallback_random": True, "deterministic": True})
+    return engine
+
+
+def _eager(recipe: Recipe, game: Game) -> dict[str, str]:
+    """The players that torch.compile must leave alone, each with the reason."""
+    eager = dict(game.eager)
+    if recipe.penalties:
+        eager |= dict.fromkeys(game.critics, "penalties take gradients of gradients, which torch.compile lacks")
+    if recipe.sync_batchnorm:
+        eager |= dict.fromkeys((p.name for p in game.players), "its BatchNorm communicates with other processes")
+    return eager

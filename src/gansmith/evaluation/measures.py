@@ -1,0 +1,476 @@
+"""The measures that a generator is evaluated by: a table of what each compares, what it is called, and what it needs.
+
+The mathematics is in `metrics`; here is the protocol: which images, how many, rounded or not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from gansmith.build import fields_of, game_of, load_split
+from gansmith.data import ImageSet
+from gansmith.data.imageset import Labels
+from gansmith.data.load import KNOWN, SHUFFLED, mixed
+from gansmith.data.values import VALUES
+from gansmith.errors import UserError
+from gansmith.metrics import modes, neighbours
+from gansmith.metrics.digits import SIDE, Outputs
+from gansmith.metrics.features import Extractor
+from gansmith.metrics.frechet import frechet_distance
+from gansmith.metrics.kernel import kernel_distance
+from gansmith.metrics.neighbours import Memorisation, Threshold, memorisation, threshold
+from gansmith.metrics.parzen import SIGMAS, ParzenFit, SigmaChoice, choose_sigma, parzen
+from gansmith.recipe import Data, Recipe, resolve
+from gansmith.run.pictures import to_uint8
+
+SplitName = Literal["test", "validation", "train"]
+PARZEN_VALID = 1000
+"""The authors' evaluator chooses sigma on so many validation images."""
+NUMBERS = 2**24
+"""The most numbers of the images that are looked at together: 64 MB as float32."""
+
+
+class Stored:
+    """One field of a set as its bytes, or its map on disk, hold it, in an order of its own.
+
+    With a recipe, as its views show it, but for those that only vary what is trained on.
+    """
+
+    def __init__(
+        self, data: ImageSet, values: str, places: Labels, field: str = "", recipe: Recipe | None = None
+    ) -> None:
+        self.data, self.values, self.places, self.field, self.recipe = data, values, places, field, recipe
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, at: slice) -> Stored:
+        return Stored(self.data, self.values, self.places[at], self.field, self.recipe)
+
+    def fields(self, device: torch.device) -> dict[str, Tensor]:
+        """All fields of the set as networks see them."""
+        assert self.recipe is not None
+        return fields_of(self.recipe, [self.data], self.places, device)
+
+    def pixels(self) -> Tensor:
+        """(N, C, H, W) in [0, 1]"""
+        if self.recipe is not None and shown_by(self.recipe):
+            return VALUES[self.values].to_unit(self.fields(torch.device("cpu"))[self.field])
+        return to_pixels(self.data.columns.get(self.field, self.data.images), self.values, self.places)
+
+
+def shown_by(recipe: Recipe) -> list[str]:
+    """The recipe's views that make or change what is shown, and do not only vary it."""
+    return [view.name for view in recipe.views if not resolve("views", view.name, view.trusted).augments]
+
+
+class Images:
+    """A set of images, and what an extractor makes of them, computed once."""
+
+    def __init__(self, source: Tensor | Stored, extractor: Extractor | None, device: torch.device) -> None:
+        self.source = source
+        """Pixels (N, C, H, W) in [0, 1], on the CPU, or what is read to get them."""
+        self.extractor = extractor
+        self.device = device if device.type != "mps" else torch.device("cpu")  # which has no float64
+        self._first: dict[int, Images] = {}
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    @property
+    def pixels(self) -> Tensor:
+        """(N, C, H, W) in [0, 1], on the CPU"""
+        return self.pixels_of(slice(None))
+
+    def pixels_of(self, at: slice) -> Tensor:
+        part = self.source[at]
+        return part if isinstance(part, Tensor) else part.pixels()
+
+    def parts(self, numbers: int | None = None) -> Iterator[Tensor]:
+        """The pixels, some images at a time: a large set need not fit into memory."""
+        rows = max(1, (numbers or NUMBERS) // self.pixels_of(slice(1)).numel())
+        for start in range(0, len(self), rows):
+            yield self.pixels_of(slice(start, start + rows))
+
+    @property
+    def flat(self) -> Tensor:
+        """The images as vectors (N, C H W) on the device where they are compared."""
+        return self.pixels.flatten(1).to(self.device)
+
+    def flat_parts(self) -> Iterator[Tensor]:
+        """The same, some images at a time."""
+        return (part.flatten(1).to(self.device) for part in self.parts())
+
+    @cached_property
+    def outputs(self) -> Outputs:
+        """Features (N, d) and logits (N, K), of the pixels rounded to 8 bits: what a saved picture would give."""
+        assert self.extractor is not None
+        parts = [self.extractor((part * 255).round() / 255) for part in self.parts()]
+        features, logits = (torch.cat(part).to(self.device) for part in zip(*parts, strict=True))
+        return Outputs(features, logits)
+
+    def first(self, n: int) -> Images:
+        """The first n images, with the outputs that are there already."""
+        if n >= len(self):
+            return self
+        if n not in self._first:
+            self._first[n] = part = Images(self.source[:n], self.extractor, self.device)
+            if "outputs" in self.__dict__:
+                part.outputs = Outputs(*(x[:n] for x in self.outputs))
+        return self._first[n]
+
+
+class Reference:
+    """The real images of one field, split by split, as the networks see them."""
+
+    def __init__(
+        self,
+        what: Recipe | Data,
+        field: str,
+        split: SplitName,
+        extractor: Extractor | None,
+        device: torch.device,
+        say: Callable[[str], None],
+        fold: int = 1,
+    ) -> None:
+        self.what, self.field, self.split, self.fold = what, field, split, fold
+        self.data = what.data if isinstance(what, Recipe) else what
+        self.extractor, self.device, self.say = extractor, device, say
+        self._sets: dict[str, tuple[ImageSet, ...]] = {}
+        self._splits: dict[str, Images] = {}
+
+    def stored(self, split: str, field: str) -> Stored:
+        """A field of a split, its images read where they are needed.
+
+        In the published order where that is mixed, so that the first images are those that others took; else in one
+        that is drawn once: the first of a folder sorted by class would be of one class.
+        """
+        if split not in self._sets:
+            try:
+                self._sets[split] = load_split(self.what, split, fold=self.fold, say=self.say, progress=False)
+            except UserError as error:
+                hint = "; compare with other images: reference validation (see data.validation) or train"
+                raise UserError(f"{error}{hint if split == self.split == 'test' else ''}") from None
+        recipe = self.what if isinstance(self.what, Recipe) else None
+        needs = game_of(recipe).needs if recipe else ((field,),)
+        found = next(one for one, fields in zip(self._sets[split], needs, strict=True) if field in fields)
+        places = np.arange(len(found)) if self.data.name in SHUFFLED else mixed(len(found))
+        return Stored(found, self.data.values, places, field, recipe)
+
+    def of(self, split: str) -> Images:
+        """The images of a split."""
+        if split not in self._splits:
+            self._splits[split] = Images(self.stored(split, self.field), self.extractor, self.device)
+        return self._splits[split]
+
+    @property
+    def folds(self) -> Sequence[Reference]:
+        """All folds of data that comes in folds; else this alone."""
+        if self.data.name != "tfd":
+            return [self]
+        from gansmith.papers.tfd import folds_of
+
+        return folds_of(self)
+
+    @property
+    def real(self) -> Images:
+        """The images that samples are compared with."""
+        return self.of(self.split)
+
+    @cached_property
+    def nearest_pixels(self) -> Threshold:
+        return threshold(self.of("train").flat_parts(), self.real.flat)
+
+    @cached_property
+    def nearest_features(self) -> Threshold:
+        return threshold(self.of("train").outputs.features, self.real.outputs.features)
+
+    def described(self, split: str) -> str:
+        """The split by its number of images and the beginning of its digest."""
+        stored = self.stored(split, self.field)
+        return f"{len(stored)} images {stored.data.digest[:12]}"
+
+
+def to_pixels(column: NDArray[Any], values: str, places: Labels | None = None) -> Tensor:
+    """All images, or those of some places, in [0, 1]; of normalised contrast as pictures show it: it cannot return."""
+    to_network, to_unit = VALUES[values]
+    places = np.arange(len(column)) if places is None else places
+    pixels = torch.empty(len(places), *column.shape[1:])
+    for part, at in zip(torch.split(pixels, 1000), torch.split(torch.from_numpy(places), 1000), strict=True):
+        part.copy_(torch.from_numpy(column[at.numpy()]))
+        part.copy_(to_unit(to_network(part)) if values == "gcn" else part.div_(255))
+    return pixels
+
+
+# ---- the measures ----------------------------------------------------------------------------------------------
+
+
+class Measured(NamedTuple):
+    """Values by name, and what came up on the way."""
+
+    values: dict[str, float]
+    details: dict[str, Any]
+    pictures: NDArray[np.uint8] | None = None
+    """Pairs (P, 2, C, H, W) of a sample and the training image nearest to it, the nearest pair first."""
+
+
+def _parzen(samples: Images, to: Reference) -> Measured:
+    valid = to.of("validation").first(PARZEN_VALID).flat
+    chosen: SigmaChoice | ParzenFit
+    if to.split == "validation":  # to choose a checkpoint: the test images stay unseen
+        chosen = choose_sigma(samples.flat, valid)
+        mean, details = chosen.valid, {}
+    else:
+        chosen = fit = parzen(samples.flat, valid, to.real.flat)
+        mean, details = fit.mean, {"validation": fit.valid, "standard_error": fit.standard_error}
+    if chosen.at_edge:
+        to.say(f"parzen_ll: sigma {chosen.sigma:g} is at an end of the grid; a better one may lie beyond")
+    return Measured({"parzen_ll": mean}, {**details, "sigma": chosen.sigma, "at_edge": chosen.at_edge})
+
+
+def _frechet(samples: Images, to: Reference) -> Measured:
+    return Measured({"fd": frechet_distance(samples.outputs.features, to.real.outputs.features)}, {})
+
+
+def _kernel(samples: Images, to: Reference) -> Measured:
+    distance = kernel_distance(samples.outputs.features, to.real.outputs.features)
+    return Measured({"kd": distance.mean}, {"std_over_subsets": distance.std})
+
+
+def _balls(samples: Images, to: Reference, *, of: Callable[..., Any]) -> Measured:
+    real = to.real.first(len(samples))
+    return Measured(of(real.outputs.features, samples.outputs.features)._asdict(), {})
+
+
+def _inception_score(samples: Images, to: Reference) -> Measured:
+    score = modes.inception_score(samples.outputs.logits.double().softmax(1))
+    return Measured({"score": score.mean}, {"std_over_splits": score.std})
+
+
+def _classes(samples: Images, to: Reference) -> Measured:
+    logits = samples.outputs.logits.double()
+    counts = modes.class_histogram(logits.argmax(1), logits.shape[1])
+    sure = modes.confidence(logits.softmax(1))
+    return Measured(
+        {"class_tv": modes.total_variation(counts), "class_kl": modes.kl_to_uniform(counts), "confident": sure.share},
+        {"histogram": counts.tolist(), "mean_confidence": sure.mean},
+    )
+
+
+def _stacked(samples: Images, to: Reference) -> Measured:
+    channels = [Images(c, samples.extractor, samples.device) for c in torch.split(samples.pixels, 1, dim=1)]
+    found = modes.stacked_modes(torch.stack([c.outputs.logits.argmax(1) for c in channels], 1))
+    return Measured({"modes": found.modes, "modes_kl": found.kl}, {"hit_at_least": found.at_least})
+
+
+def _paired(samples: Images, to: Reference, *, value: str, of: Callable[[Tensor, Tensor], Tensor]) -> Measured:
+    """The mean over pictures of a function (N,) of samples and of the real images that they should be."""
+    few = 2**20  # numbers: some of these functions keep many copies
+    both = zip(samples.parts(few), to.real.first(len(samples)).parts(few), strict=True)
+    found = [of(*(part.to(samples.device, torch.float64) for part in pair)) for pair in both]
+    return Measured({value: torch.cat(found).mean().item()}, {})
+
+
+def _torchmetrics(x: Tensor, y: Tensor, *, name: str, **options: Any) -> Tensor:
+    from torchmetrics.functional import image  # a second to import
+
+    found: Tensor = getattr(image, name)(x, y, data_range=1.0, reduction="none", **options)
+    return found
+
+
+PSNR = partial(_torchmetrics, name="peak_signal_noise_ratio", dim=(1, 2, 3))
+SSIM = partial(_torchmetrics, name="structural_similarity_index_measure")
+
+
+def _l1(x: Tensor, y: Tensor) -> Tensor:
+    return (x - y).abs().mean((1, 2, 3))
+
+
+def _memorised_pixels(samples: Images, to: Reference) -> Measured:
+    found = memorisation(samples.flat, to.of("train").flat_parts(), to.nearest_pixels)
+    return _with_pairs("memorised_pixels", found, samples, to)
+
+
+def _memorised_features(samples: Images, to: Reference) -> Measured:
+    found = memorisation(samples.outputs.features, to.of("train").outputs.features, to.nearest_features)
+    return _with_pairs("memorised", found, samples, to)
+
+
+def _with_pairs(value: str, found: Memorisation, samples: Images, to: Reference, most: int = 20) -> Measured:
+    nearest = found.distances.argsort()[:most]
+    originals = torch.cat([to.of("train").pixels_of(slice(i, i + 1)) for i in found.indices[nearest].tolist()])
+    both = to_uint8(torch.stack([samples.pixels[nearest.cpu()], originals], 1).flatten(0, 1))
+    pairs = both.reshape(len(nearest), 2, *originals.shape[1:])
+    return Measured({value: found.share}, found.threshold._asdict(), pairs)
+
+
+class Case(NamedTuple):
+    """What decides whether a measure can be taken."""
+
+    data: Data
+    features: str
+    reference: str
+    paired: bool
+    """Whether each sample has a truth: what it was made from has the same index as what it imitates."""
+
+
+def has_validation(data: Data) -> bool:
+    """Whether images are held back, or the set has validation images of its own."""
+    return data.validation > 0 or (data.name in KNOWN and KNOWN[data.name].validation)
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A row: the measure, what it is called and compared by, and what it needs."""
+
+    measure: Callable[[Images, Reference], Measured]
+    values: Mapping[str, tuple[str, str]]
+    """What it gives by name: the unit, and what is better: higher, lower, or the value of a perfect generator."""
+    protocol: Mapping[str, Any] = field(default_factory=dict)
+    features: bool = True
+    by_channel: bool = False
+    """The features are those of each channel by itself."""
+    digits: bool = False
+    """Asks which digit an image shows: for the digit classifier alone."""
+    channels: Sequence[int] = (1, 3)
+    least: int = 1
+    """The smallest height and width that it takes."""
+    paired: bool = False
+    """Compares each sample with the real image that it should be."""
+    compares: bool = True
+    """With real images, so that the reference split is a part of the protocol."""
+    also: Sequence[str] = ()
+    """Further splits of the real images that it looks at."""
+    equal: bool = False
+    """It takes as many real images as samples."""
+    folds: bool = False
+    """Of data in folds it takes every one; the other measures take the first."""
+    alone: Sequence[str] = ()
+    """Sets that are scored by it and, unless more is asked for, by nothing else; no other set is."""
+    n: int = 10_000
+    note: str = ""
+
+    @property
+    def ceiling(self) -> bool:
+        """Whether real training images in place of samples say what could be reached."""
+        return not self.paired and "train" not in self.also
+
+    def taken(self, to: Reference) -> Sequence[Reference]:
+        """The real images that it takes, fold by fold."""
+        return to.folds if self.folds else [to]
+
+    def __call__(self, samples: Images, to: Reference) -> Measured:
+        """What is measured; of several folds their mean."""
+        found = [self.measure(samples, fold) for fold in self.taken(to)]
+        if len(found) == 1:
+            return found[0]
+        from gansmith.papers.tfd import mean_over_folds
+
+        return mean_over_folds(found)
+
+    def why_not(self, case: Case) -> str | None:
+        """Why it cannot be taken, or None."""
+        data = case.data
+        (h, w), c = data.size, data.channels
+        size = f"{h}x{w} with {c} channel(s)"
+        if self.paired and not case.paired:
+            return "it compares each sample with a truth, which only what is made from one picture of a pair has"
+        if c not in self.channels:
+            return f"it takes images with {' or '.join(map(str, self.channels))} channel(s), and these have {c}"
+        if min(h, w) < self.least:
+            return f"it looks at squares of {self.least}x{self.least} pixels, and these images are {h}x{w}"
+        if self.digits and case.features != "mnist":
+            return "it asks which digit an image shows, which the mnist features alone can tell"
+        if self.features and case.features == "mnist" and (h, w, 1 if self.by_channel else c) != (SIDE, SIDE, 1):
+            return f"the mnist features are of {SIDE}x{SIDE} images with 1 channel, and these are {size}"
+        if case.reference == "train" and self.also:
+            return "it needs images that were not trained on, and the reference is train"
+        if "validation" in self.also and not has_validation(data):
+            return "it also looks at images that were held back, and data.validation is 0"
+        return None
+
+
+NEAREST = {"nearer than": "the nearest 1 % of the reference"}
+METRICS: dict[str, Metric] = {
+    "parzen_ll": Metric(  # arXiv 1406.2661
+        _parzen,
+        {"parzen_ll": ("nats", "higher")},
+        also=("validation",),
+        protocol={
+            "sigmas": f"{len(SIGMAS)} from {SIGMAS[0]:g} to {SIGMAS[-1]:g}",
+            "sigma by": f"the first {PARZEN_VALID} validation images; of tfd by all of each fold",
+        },
+        features=False,
+        folds=True,
+        note="historical: says little of quality (Theis et al. 2016, arXiv 1511.01844)",
+    ),
+    "fd": Metric(_frechet, {"fd": ("", "lower")}),  # arXiv 1706.08500
+    "kd": Metric(  # arXiv 1801.01401
+        _kernel, {"kd": ("", "lower")}, {"kernel": "(x.y/d + 1)^3", "subsets": "100 of 1000, seed 0"}
+    ),
+    "pr": Metric(  # arXiv 1904.06991
+        partial(_balls, of=neighbours.precision_recall),
+        {"precision": ("", "higher"), "recall": ("", "higher")},
+        {"k": 3},
+        equal=True,
+    ),
+    "dc": Metric(  # arXiv 2002.09797
+        partial(_balls, of=neighbours.density_coverage),
+        {"density": ("", "1"), "coverage": ("", "higher")},
+        {"k": 5},
+        equal=True,
+    ),
+    "score": Metric(_inception_score, {"score": ("", "higher")}, {"splits": 10}, compares=False),  # arXiv 1606.03498
+    "classes": Metric(
+        _classes,
+        {"class_tv": ("", "lower"), "class_kl": ("nats", "lower"), "confident": ("", "higher")},
+        {"confident": "probability of at least 0.9"},
+        digits=True,
+        channels=(1,),
+        compares=False,
+    ),
+    "stacked": Metric(  # arXiv 1712.04086
+        _stacked,
+        {"modes": ("of 1000", "higher"), "modes_kl": ("nats", "lower")},
+        by_channel=True,
+        digits=True,
+        channels=(3,),
+        compares=False,
+        alone=("stacked_mnist",),
+        n=26_000,
+    ),
+    "memorised": Metric(_memorised_features, {"memorised": ("", "0.01")}, NEAREST, also=("train",), n=2000),
+    "memorised_pixels": Metric(
+        _memorised_pixels, {"memorised_pixels": ("", "0.01")}, NEAREST, features=False, also=("train",), n=2000
+    ),
+    "psnr": Metric(
+        partial(_paired, value="psnr", of=PSNR),
+        {"psnr": ("dB", "higher")},
+        {"range": 1, "mean": "of the dB of each picture"},
+        features=False,
+        paired=True,
+    ),
+    "ssim": Metric(  # doi 10.1109/TIP.2003.819861
+        partial(_paired, value="ssim", of=SSIM),
+        {"ssim": ("", "higher")},
+        {"range": 1, "window": "Gaussian, 11x11, sigma 1.5"},
+        features=False,
+        least=11,
+        paired=True,
+    ),
+    "l1": Metric(  # arXiv 1611.07004
+        partial(_paired, value="l1", of=_l1), {"l1": ("", "lower")}, {"range": 1}, features=False, paired=True
+    ),
+}
+VALUE_OF = {value: name for name, row in METRICS.items() for value in row.values}
+"""Each value, and the metric that gives it."""
+# The names that the literature keeps for Inception's features; with others the same measure is called otherwise.
+INCEPTION_NAMES = {"fd": "fid", "kd": "kid", "score": "is"}

@@ -1,0 +1,34 @@
+"""Conditional GAN: both players are told the label (Mirza & Osindero 2014, arXiv 1411.1784).
+
+Legend: N samples, Z latents, C H W image, y labels (N,).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from gansmith.games.critique import Critique, per_sample, score, scores
+from gansmith.games.game import Batch, Maker, Metrics
+from gansmith.games.two_player import Simultaneous, judged
+from gansmith.players import Moved
+
+
+@dataclass
+class ConditionalGAN(Simultaneous):
+    """min_G max_D E[log D(x|y)] + E[log(1 - D(G(z|y)|y))], eq. 2, with the losses of the objective.
+
+    Fakes are made for the labels of the batch; both gradients are taken at the same point, then both players move.
+    """
+
+    needs = (("x", "y"),)
+    makers = {"sample": Maker(("G",), {"z": "latent", "y": "y"}, "x", lambda G, z, y: G(z, y))}
+
+    def losses(self, part: Batch) -> tuple[Moved, Metrics]:
+        x, y, n = part["x"], part["y"], len(part)
+        fake = self.G.net(self.latent(n), y)
+        c = Critique(scores(self.D.net(x, y), n), scores(self.D.net(fake, y), n))
+        loss_d = per_sample(self.objective.d, c).mean()
+        told = score(lambda x: self.D.probe(x, y))
+        loss_d = loss_d + self.penalty(told, x, fake.detach(), self.noise, self.D.moves)
+        loss_g = per_sample(self.objective.g, c).mean()
+        return {"D": (self.D, loss_d), "G": (self.G, loss_g)}, judged(c, self.objective)

@@ -1,0 +1,93 @@
+"""CycleGAN: between two domains without pairs (Zhu et al. 2017, arXiv 1703.10593).
+
+Legend: a and b pictures (N, C, H, W) of the two domains; AB makes b of a, BA makes a of b; DA and DB judge a and b.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import KW_ONLY, dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import l1_loss
+
+from gansmith.games.critique import Critique, full, mean, per_sample, scores
+from gansmith.games.game import Batch, Game, Maker, Metrics
+from gansmith.games.pool import Pool
+from gansmith.objectives import Objective
+from gansmith.players import Moved, Player, move
+from gansmith.schema import NonNegativeFloat, NonNegativeInt
+
+
+@dataclass
+class CycleGAN(Game):
+    """L_GAN(AB, DB) + L_GAN(BA, DA) + lambda_cycle (|BA(AB(a)) - a|_1 + |AB(BA(b)) - b|_1), eq. 3,
+
+    and lambda_identity lambda_cycle (|BA(a) - a|_1 + |AB(b) - b|_1), section 5.2. The critics see fakes out of pools of
+    `pool` past ones (section 4). Fakes are those of the translators before their step, as in the authors' code, so all
+    gradients are taken at one point.
+    """
+
+    AB: Player
+    BA: Player
+    DA: Player
+    DB: Player
+    objective: Objective
+    noise: torch.Generator
+    accumulate: int = 1
+    _: KW_ONLY
+    lambda_cycle: NonNegativeFloat = 10.0
+    lambda_identity: NonNegativeFloat = 0.5
+    pool: NonNegativeInt = 50
+
+    needs = (("a",), ("b",))
+    generators = ("AB", "BA")
+    critics = ("DA", "DB")
+    makers = {
+        "a2b": Maker(("AB",), {"a": "a"}, "b", lambda AB, a: AB(a)),
+        "b2a": Maker(("BA",), {"b": "b"}, "a", lambda BA, b: BA(b)),
+    }
+
+    def __post_init__(self) -> None:
+        self.past = {"a": Pool(self.pool), "b": Pool(self.pool)}
+
+    def pools(self) -> Mapping[str, Pool]:
+        return self.past
+
+    def round(self, *batches: Batch) -> Metrics:
+        (batch,) = batches
+        return move(batch, self.accumulate, self.losses)
+
+    def losses(self, part: Batch) -> tuple[Moved, Metrics]:
+        a, b = part["a"], part["b"]
+        fake_b, fake_a = self.AB.net(a), self.BA.net(b)
+        cycle = l1_loss(full(self.BA.net(fake_b)), a) + l1_loss(full(self.AB.net(fake_a)), b)
+        adversarial = self.passes(self.DB, b, fake_b) + self.passes(self.DA, a, fake_a)
+        loss = adversarial + self.lambda_cycle * cycle
+        said = {"game/adversarial": adversarial, "game/cycle": cycle}
+        if self.lambda_identity:
+            said["game/identity"] = l1_loss(full(self.BA.net(a)), a) + l1_loss(full(self.AB.net(b)), b)
+            loss = loss + self.lambda_identity * self.lambda_cycle * said["game/identity"]
+        c_a = self.critique(self.DA, a, self.past["a"].swap(fake_a.detach(), self.noise))
+        c_b = self.critique(self.DB, b, self.past["b"].swap(fake_b.detach(), self.noise))
+        for c, of in ((c_a, "A"), (c_b, "B")):
+            said[f"D/real_{of}"] = mean(c.real, self.objective.output)
+            said[f"D/fake_{of}"] = mean(c.fake, self.objective.output)
+        moved: Moved = {
+            "G": ((self.AB, self.BA), loss),
+            "DA": (self.DA, per_sample(self.objective.d, c_a).mean()),
+            "DB": (self.DB, per_sample(self.objective.d, c_b).mean()),
+        }
+        return moved, said
+
+    def critique(self, critic: Player, real: Tensor, fake: Tensor) -> Critique:
+        n = len(real)
+        return Critique(scores(critic.net(real), n), scores(critic.net(fake), n))
+
+    def passes(self, critic: Player, real: Tensor, fake: Tensor) -> Tensor:
+        """The translator's loss, the critic's weights held."""
+        n = len(fake)
+        fakes = scores(critic.lend(fake), n)
+        reals = scores(critic.lend(real), n) if self.objective.g_uses_real else fakes
+        return per_sample(self.objective.g, Critique(reals, fakes)).mean()

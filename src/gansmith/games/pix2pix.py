@@ -1,0 +1,58 @@
+"""pix2pix: from one picture of a pair to the other (Isola et al. 2017, arXiv 1611.07004).
+
+Legend: a the input (N, C, H, W), b the output that belongs to it. D looks at both.
+"""
+
+from __future__ import annotations
+
+from dataclasses import KW_ONLY, dataclass
+
+from torch import Tensor
+from torch.nn.functional import l1_loss
+
+from gansmith.games.critique import Critique, full, mean, per_sample, scores
+from gansmith.games.game import Batch, Game, Maker, Metrics
+from gansmith.objectives import Objective
+from gansmith.players import Moved, Player, move
+from gansmith.schema import NonNegativeFloat
+
+
+@dataclass
+class Pix2Pix(Game):
+    """G* = arg min_G max_D L_cGAN(G, D) + lambda_l1 E[|b - G(a)|_1]: eq. 1 to 4, with the losses of the objective.
+
+    One step of D, then one of G against the D that has moved, on the same G(a): section 3.3. G's noise is its dropout,
+    drawn from torch's own stream.
+    """
+
+    G: Player
+    D: Player
+    objective: Objective
+    accumulate: int = 1
+    _: KW_ONLY
+    lambda_l1: NonNegativeFloat = 100.0
+
+    needs = (("a", "b"),)
+    makers = {"a2b": Maker(("G",), {"a": "a"}, "b", lambda G, a: G(a))}
+
+    def round(self, *batches: Batch) -> Metrics:
+        (batch,) = batches
+        made: list[Tensor] = []  # G(a) of each part, with its graph
+
+        def losses_d(part: Batch) -> tuple[Moved, Metrics]:
+            a, b, n = part["a"], part["b"], len(part)
+            made.append(self.G.net(a))
+            c = Critique(scores(self.D.net(a, b), n), scores(self.D.net(a, made[-1].detach()), n))
+            said = {"D/real": mean(c.real, self.objective.output), "D/fake": mean(c.fake, self.objective.output)}
+            return {"D": (self.D, per_sample(self.objective.d, c).mean())}, said
+
+        def losses_g(part: Batch) -> tuple[Moved, Metrics]:
+            a, b, n = part["a"], part["b"], len(part)
+            fake_b = made.pop(0)
+            fake = scores(self.D.lend(a, fake_b), n)
+            real = scores(self.D.lend(a, b), n) if self.objective.g_uses_real else fake
+            adversarial = per_sample(self.objective.g, Critique(real, fake)).mean()
+            l1 = l1_loss(full(fake_b), b)
+            return {"G": (self.G, adversarial + self.lambda_l1 * l1)}, {"game/adversarial": adversarial, "game/l1": l1}
+
+        return move(batch, self.accumulate, losses_d) | move(batch, self.accumulate, losses_g)

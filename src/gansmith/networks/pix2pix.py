@@ -1,0 +1,76 @@
+"""pix2pix's networks: a U-Net and a critic of pairs (Isola et al. 2017, arXiv 1611.07004, appendix 6.1).
+
+The paper normalises by the statistics of a batch of one, in testing too: here each picture is normalised by its own.
+Weights start as N(0, 0.02^2). Legend: N samples, C H W image, a the input, b what belongs to it.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated
+
+import torch
+from torch import Tensor, nn
+
+from gansmith.networks.blocks import AlwaysDropout, Patch, PatchCritic, Shape, check_multiple, conv, start_normal, up
+from gansmith.schema import Fraction, PositiveInt, Range
+
+Depth = Annotated[int, Range(1, 8)]
+
+
+class UNet(nn.Module):
+    """a (N, C, H, W) -> b (N, C, H, W) in (-1, 1), of any size whose sides are multiples of 2^depth.
+
+    `depth` 4x4 convolutions halve the maps, as many transposed ones double them, each on its own input and on what
+    went into the halving across from it. `width` maps double up to 8 `width`. LeakyReLU 0.2 on the way down, ReLU on
+    the way up, and there, in the first three layers, dropout that never goes off: the paper's only noise. Neither the
+    first nor the innermost maps are normalised, nor is the output. `depth` null: as many as the size of the training
+    pictures allows, at least 4, which the dropout needs, and at most the paper's 8.
+    """
+
+    values = "signed"
+
+    def __init__(
+        self, shape: Shape, *, width: PositiveInt = 64, depth: Depth | None = None, dropout: Fraction = 0.5
+    ) -> None:
+        super().__init__()
+        channels, *sides = shape
+        halvings = math.gcd(*sides, 256).bit_length() - 1
+        self.depth = max(4, halvings) if depth is None else depth
+        check_multiple(*shape[1:], 1 << self.depth)
+        maps = [channels, *(width * min(1 << i, 8) for i in range(self.depth))]
+        self.down, self.up = nn.ModuleList(), nn.ModuleList()
+        for i in range(self.depth):
+            layers = conv(maps[i], maps[i + 1], 4, 2, norm=0 < i < self.depth - 1)
+            self.down.append(nn.Sequential(*([nn.LeakyReLU(0.2)] if i > 0 else []), *layers))
+        for i in reversed(range(self.depth)):
+            before = maps[i + 1] * (1 if i == self.depth - 1 else 2)
+            layers = [nn.ReLU(), *up(before, maps[i], 4, norm=i > 0)]
+            if max(1, self.depth - 3) <= i:
+                layers.append(AlwaysDropout(dropout))
+            self.up.append(nn.Sequential(*layers))
+        start_normal(self, 0.02)
+
+    def check_size(self, height: int, width: int) -> None:
+        """A ValueError that names the nearest (H, W), unless pictures of this size can be translated."""
+        check_multiple(height, width, 1 << self.depth, what="its size")
+
+    def forward(self, a: Tensor) -> Tensor:
+        maps = [a]
+        for halve in self.down:
+            maps.append(halve(maps[-1]))
+        h = maps.pop()
+        for i, double in enumerate(self.up):
+            h = double(torch.cat((h, maps.pop()), 1) if i > 0 else h)
+        return torch.tanh(h)
+
+
+class Discriminator(nn.Module):
+    """a and b (N, C, H, W) -> a map of scores (N, h, w): how real b looks beside a, patch by patch."""
+
+    def __init__(self, shape: Shape, *, width: PositiveInt = 64, patch: Patch = 70) -> None:
+        super().__init__()
+        self.critic = PatchCritic((2 * shape[0], *shape[1:]), width=width, patch=patch)
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        return self.critic(torch.cat((a, b), 1))

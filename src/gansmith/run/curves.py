@@ -1,0 +1,175 @@
+"""One picture of how a run went, from its metrics.jsonl."""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gansmith.errors import UserError
+from gansmith.run.atomic import replacing
+from gansmith.run.log import read_metrics
+
+# Okabe and Ito's palette, which colour-blind readers can tell apart. One player, one colour in all panels.
+_COLOURS = {"D": "#0072B2", "G": "#D55E00", "real": "#009E73", "fake": "#CC79A7"}
+_MORE_COLOURS = ("#E69F00", "#56B4E9", "#000000", "#999999")
+
+# Label of the axis, beginnings of the keys shown, whether the scale is logarithmic.
+_PANELS: tuple[tuple[str, tuple[str, ...], bool], ...] = (
+    ("loss", ("loss/",), False),
+    ("mean output of D", ("D/real", "D/fake"), False),
+    ("share judged rightly", ("D/right_",), False),
+    ("V, Jensen-Shannon", ("value/",), False),
+    ("gradient norm", ("grad/",), True),
+    ("game", ("game/",), False),
+    ("held-back images", ("eval/",), False),
+)
+
+_Curve = tuple[NDArray[np.float64], NDArray[np.float64]]
+
+
+def plot_curves(metrics: Path, out: Path, title: str) -> None:
+    """Draw losses, D's outputs, gradient norms and the game's own values over images seen, as a PNG.
+
+    Faint lines are the rows, strong ones their running median. Panels without any key are left out; so are
+    values that are not finite (or not positive, for gradient norms), and a note counts them. Raises UserError
+    if there is no complete row.
+    """
+    rows = read_metrics(metrics)
+    if not rows:
+        raise UserError(f"{metrics} holds no complete row yet")
+    keys = list(dict.fromkeys(key for row in rows for key in row))
+    panels = [
+        (label, shown, log)
+        for label, starts, log in _PANELS
+        if (shown := [key for key in keys if key.startswith(starts)])
+    ]
+    if not panels:
+        raise UserError(f"{metrics} holds nothing to draw: no loss/, D/, grad/ or game/ values")
+
+    figure, axes = _panels(len(panels), 0.9 + 2.2 * len(panels))
+    figure.suptitle(title, fontsize=12)
+    for ax, (label, shown, log) in zip(axes, panels, strict=True):
+        _draw(ax, rows, shown, log)
+        ax.set_ylabel(label)
+    figure.align_ylabels(axes)
+    axes[-1].set_xlabel("images seen by D (thousands)" if _has_images(rows) else "rounds")
+    _epochs_on_top(axes[0], rows)
+    with replacing(out) as part:
+        figure.savefig(part, format="png")
+
+
+def plot_scores(
+    runs: Mapping[str, Path], out: Path, *, over: str, targets: Mapping[str, Sequence[float]] | None = None
+) -> None:
+    """Draw the scores on held-back images of several runs, by their names, over "epoch" or "seconds", as a PNG.
+
+    runs: name -> metrics.jsonl. targets: the scores to draw, each with values to be reached; None: all scores. The
+    scale is logarithmic where all values are positive and lie far apart. Raises UserError where there is no score.
+    """
+    rows = {name: read_metrics(path) for name, path in runs.items()}
+    found = dict.fromkeys(key[5:] for log in rows.values() for row in log for key in row if key.startswith("eval/"))
+    if not found:
+        raise UserError(f"none of {', '.join(map(str, runs.values()))} has a score to draw")
+    targets = dict.fromkeys(found, ()) if targets is None else targets
+    figure, axes = _panels(len(targets), 0.9 + 3.4 * len(targets))
+    for ax, (score, bounds) in zip(axes, targets.items(), strict=True):
+        shown = [*bounds]
+        for name, log in rows.items():
+            points = [(float(row[over]), float(row[f"eval/{score}"])) for row in log if f"eval/{score}" in row]
+            points = [(x, y) for x, y in points if math.isfinite(y)]
+            shown += [y for _, y in points]
+            ax.plot(*zip(*points, strict=True) if points else ([], []), linewidth=1.4, marker=".", label=name)
+        if bounds:
+            across = ax.get_yaxis_transform()
+            ax.hlines(bounds, 0, 1, transform=across, color="0.35", linewidth=1.0, linestyle="--", label="target")
+        if shown and min(shown) > 0 and max(shown) > 20 * min(shown):
+            ax.set_yscale("log")
+        ax.set_ylabel(score)
+    axes[0].legend(frameon=False)
+    axes[-1].set_xlabel({"epoch": "epochs", "seconds": "seconds of training, evaluation apart"}[over])
+    with replacing(out) as part:
+        figure.savefig(part, format="png")
+
+
+def _panels(n: int, height: float) -> tuple[Any, Any]:
+    """A figure of n panels, one below the other, which share the axis below."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, height), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(n, 1, sharex=True, squeeze=False)[:, 0]
+    for ax in axes:
+        ax.grid(True, color="0.9", linewidth=0.6)
+        ax.set_axisbelow(True)
+        ax.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def _draw(ax: Any, rows: Sequence[Mapping[str, Any]], keys: Sequence[str], log: bool) -> None:
+    more = iter(_MORE_COLOURS * (1 + len(keys) // len(_MORE_COLOURS)))
+    left_out = 0
+    for key in keys:
+        (x, y), bad = _curve(rows, key, log)
+        left_out += bad
+        name = key.split("/", 1)[1]
+        colour = _COLOURS.get(name) or next(more)
+        middle_x, middle_y = _running_median(x, y)
+        lone = "o" if len(x) == 1 else ""  # a line of one point would be invisible
+        if len(middle_x) < len(x) or not np.array_equal(middle_y, y):
+            ax.plot(x, y, color=colour, alpha=0.25, linewidth=0.7)
+        ax.plot(middle_x, middle_y, color=colour, linewidth=1.6, marker=lone, label=name)
+    if log:
+        ax.set_yscale("log")
+    ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)
+    if left_out:
+        what = "not finite or not positive" if log else "not finite"
+        note = f"left out: {left_out} value{'s' if left_out > 1 else ''} {what}"
+        ax.text(0.01, 0.97, note, transform=ax.transAxes, va="top", fontsize=8, color="0.35")
+
+
+def _curve(rows: Sequence[Mapping[str, Any]], key: str, log: bool) -> tuple[_Curve, int]:
+    """Where and what `key` was, and how many of its values cannot be drawn."""
+    x, y, bad = [], [], 0
+    for row in rows:
+        if key not in row:
+            continue
+        value = float(row[key])
+        if math.isfinite(value) and not (log and value <= 0):
+            x.append(_clock(row))
+            y.append(value)
+        else:
+            bad += 1
+    return (np.array(x, np.float64), np.array(y, np.float64)), bad
+
+
+def _clock(row: Mapping[str, Any]) -> float:
+    return row["images"] / 1000 if "images" in row else float(row["round"])
+
+
+def _has_images(rows: Sequence[Mapping[str, Any]]) -> bool:
+    return "images" in rows[0]
+
+
+def _running_median(x: NDArray[np.float64], y: NDArray[np.float64]) -> _Curve:
+    """Medians over 1/25 of the values, at 200 or fewer centres: unlike a mean it ignores single spikes."""
+    half = len(x) // 50
+    centres = np.unique(np.linspace(0, len(x) - 1, min(len(x), 200)).round().astype(int))
+    medians = [np.median(y[max(0, i - half) : i + half + 1]) for i in centres]
+    return x[centres], np.array(medians, np.float64)
+
+
+def _epochs_on_top(ax: Any, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Add an axis of epochs if the rows name two of them at least; epochs are linear in images."""
+    starts: dict[float, float] = {}
+    for row in rows:
+        if "epoch" in row:
+            starts.setdefault(float(row["epoch"]), _clock(row))
+    if len(set(starts.values())) < 2:
+        return
+    slope, offset = np.polyfit(list(starts.values()), list(starts), 1)
+    top = ax.secondary_xaxis("top", functions=(lambda x: slope * x + offset, lambda e: (e - offset) / slope))
+    top.set_xlabel("epochs")

@@ -1,0 +1,243 @@
+"""What a run leaves behind while it trains: metrics, pictures, checkpoints."""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from gansmith import checkpoint
+from gansmith.build import Experiment, derive_seed, fields_of, load_split
+from gansmith.data.values import VALUES
+from gansmith.errors import UserError
+from gansmith.games.game import Maker
+from gansmith.inference import Sampler
+from gansmith.recipe import Recipe, to_dict
+from gansmith.run.curves import plot_curves
+from gansmith.run.log import RunLog, read_metrics
+from gansmith.run.pictures import grid, growth_gif, save_png, stacked, to_uint8
+
+if TYPE_CHECKING:
+    from gansmith.evaluation.receipts import Receipt
+
+FIXED_SEEDS = range(25)
+"""The growth pictures show these, as does `gansmith sample RUN --seeds 0-24`."""
+STRIPS = 6
+"""Held-back pictures that are shown beside what is made of them."""
+
+
+class Record:
+    """Writes each of them when its interval, in rounds, is over."""
+
+    def __init__(self, run: Path, recipe: Recipe, experiment: Experiment, log: RunLog, device: torch.device) -> None:
+        self.run = run
+        self.recipe = recipe
+        self.experiment = experiment
+        self.log = log
+        self.device = device
+        self.samplers = {name: self._sampler(maker) for name, maker in experiment.game.makers.items()}
+        self.sampler = next(iter(self.samplers.values()))
+        self._held: dict[str, Tensor] = {}
+        self.evaluator = None
+        if recipe.evaluation.every:
+            from gansmith.evaluation.evaluator import Evaluator
+
+            self.evaluator = Evaluator(
+                recipe,
+                metrics=recipe.evaluation.metrics,
+                n=recipe.evaluation.n,
+                reference="validation",
+                device=str(device),
+                ceiling=False,
+                say=lambda text: None,
+            )
+            self.evaluator.check_best(recipe.evaluation.best)
+        checkpoint.drop(run / "best", experiment.state.round)  # what a killed session kept comes again
+        self.latest: Mapping[str, torch.Tensor] = {}
+        self.scores: Sequence[Receipt] = ()
+        """Of this session's latest evaluation."""
+        self.saved_at = experiment.state.round or -1  # a run that goes on was loaded from there
+        self.flushed_at = (experiment.state.seconds, experiment.state.images, experiment.stream.waited)
+
+    def _sampler(self, maker: Maker) -> Sampler:
+        players = [getattr(self.experiment.game, name) for name in maker.players]
+        nets = [player.net if player.ema is None else player.ema for player in players]
+        # Copies share the weights and are never compiled: samples come in eval mode and in other numbers.
+        return Sampler(
+            [copy.copy(net) for net in nets],
+            self.experiment.prior,
+            maker=maker,
+            values=self.recipe.data.values,
+            classes=self.experiment.classes,
+        )
+
+    def after_round(self, metrics: Mapping[str, torch.Tensor]) -> float:
+        """Write what is due; the seconds that evaluation took."""
+        round = self.experiment.state.round
+        self.latest = metrics
+        self.experiment.meters.add(metrics)
+        if round % self.recipe.log_interval == 0:
+            self.write_metrics()
+        if round % self.recipe.sample_interval == 0:
+            self.pictures()
+        evaluating = 0.0
+        if self.recipe.evaluation.every and round % self.recipe.evaluation.every == 0:
+            if self.device.type == "cuda":
+                torch.cuda.synchronize(self.device)  # what training has queued is not evaluation
+            began = time.perf_counter()
+            self.evaluate()
+            evaluating = time.perf_counter() - began
+        if self.recipe.checkpoint.due(round):
+            self.checkpoint()
+        return evaluating
+
+    def losses(self) -> dict[str, float]:
+        """The latest losses by name, for the live line: the one place where the host waits for them."""
+        return {key[5:]: float(value) for key, value in self.latest.items() if key.startswith("loss/")}
+
+    def write_metrics(self) -> None:
+        """One line: the means since the last one, if there was a round since."""
+        state, stream, means = self.experiment.state, self.experiment.stream, self.experiment.meters.flush()
+        if not means:
+            return
+        now = (state.seconds, state.images, stream.waited)
+        seconds, images, waited = (after - before for after, before in zip(now, self.flushed_at, strict=True))
+        self.flushed_at = now
+        self.log.write(
+            {
+                **self._clocks(),
+                "images_per_second": round(images / seconds, 1) if seconds > 0 else 0.0,
+                **({} if stream.in_memory or seconds <= 0 else {"data_wait": round(waited / seconds, 4)}),
+                **self.experiment.schedules.values(),
+                **means,
+            }
+        )
+
+    # ---- pictures
+
+    def pictures(self) -> None:
+        """What every maker makes now, in growth/; beside it fresh samples of the first. No random stream moves.
+
+        From latents the fixed seeds, 5 by 5, or, where there are labels, a row of classes for each; from pictures a
+        strip of what goes in, what comes out, and the truth where there is one.
+        """
+        number = self.experiment.state.round
+        if self.experiment.stream.sets[0].density is not None:
+            from gansmith.papers.figures import save_growth
+
+            save_growth(self.recipe, self.experiment, self.sampler, number, self.run / "growth" / f"{number:06d}.png")
+            return
+        self._save(stacked([self._shown(sampler) for sampler in self.samplers.values()]), "growth")
+        if not self.sampler.maker.pictures:
+            fresh = torch.Generator().manual_seed(derive_seed(self.recipe.seed, 2, number))
+            z = self.sampler.prior.sample(25, fresh, self.sampler.dtype)
+            labels = self.sampler.labels(None, range(25))
+            self._save(grid(to_uint8(self.sampler.pixels(z, labels)), columns=5), "samples")
+
+    def _save(self, picture: Image.Image, folder: str) -> None:
+        (self.run / folder).mkdir(exist_ok=True)
+        save_png(picture, self.run / folder / f"{self.experiment.state.round:06d}.png")
+
+    def _shown(self, sampler: Sampler) -> Image.Image:
+        if sampler.maker.pictures:
+            return self._strip(sampler)
+        if not sampler.maker.labelled:
+            return grid(sampler.sample(FIXED_SEEDS), columns=5)
+        classes = min(10, len(sampler.classes.names))
+        seeds = [seed for seed in range(5) for _ in range(classes)]
+        return grid(sampler.sample(seeds, [*range(classes)] * 5), columns=classes)
+
+    def _strip(self, sampler: Sampler) -> Image.Image:
+        """A column for each held-back picture: what goes in, what comes out, and the truth of a pair."""
+        maker, to_unit = sampler.maker, VALUES[self.recipe.data.values].to_unit
+        held = self._held_back()
+        n = min(len(held[field]) for field in maker.pictures)
+        rows = [to_uint8(to_unit(held[field][:n].clone())) for field in maker.pictures]
+        rows.append(to_uint8(sampler.translated(held, range(n))))
+        paired = any({*maker.pictures, maker.imitates} <= {*stream} for stream in self.experiment.game.needs)
+        if paired and maker.imitates not in maker.pictures:
+            rows.append(to_uint8(to_unit(held[maker.imitates][:n].clone())))
+        return grid(np.concatenate(rows), columns=n)
+
+    def _held_back(self) -> Mapping[str, Tensor]:
+        """The first pictures that were held back, as networks see them; training pictures where none were."""
+        if not self._held:
+            split = "validation" if self.recipe.data.validation else "train"
+            sets = load_split(self.recipe, split, say=lambda text: None, progress=False)
+            self._held = fields_of(self.recipe, sets, slice(STRIPS), self.device)
+        return self._held
+
+    # ---- scores and checkpoints
+
+    def evaluate(self) -> None:
+        """Scores on the images that were held back, of the same latents each time; the best state goes to best/."""
+        state, best = self.experiment.state, self.recipe.evaluation.best
+        if self.evaluator is None:
+            return
+        draw = partial(self.evaluator.make, self.sampler, self.evaluator.most, derive_seed(self.recipe.seed, 4))
+        try:
+            self.scores = receipts = self.evaluator([draw], {"round": state.round})
+        except UserError:
+            self.checkpoint()  # nothing that was trained is lost
+            raise
+        self.log.write({**self._clocks(), **{f"eval/{receipt.metric}": receipt.value for receipt in receipts}})
+        for receipt in receipts:
+            if receipt.measure == best and receipt.better_than(self._best_so_far(receipt.metric)):
+                self._write(self.run / "best", score={"metric": receipt.metric, "value": receipt.value})
+                checkpoint.prune(self.run / "best", state.round, 1, 0)
+
+    def _best_so_far(self, metric: str) -> float:
+        """The score of the checkpoint in best/; nan where there is none of this metric."""
+        for path in checkpoint.everything(self.run / "best"):
+            try:
+                score = checkpoint.verify(path)["score"]
+            except checkpoint.Broken as error:
+                print(f"the best checkpoint {path} is broken ({error}): the next one takes its place")
+            else:
+                return float(score["value"]) if score["metric"] == metric else math.nan
+        return math.nan
+
+    def _clocks(self) -> dict[str, float]:
+        state = self.experiment.state
+        return {
+            "round": state.round,
+            "epoch": round(self.experiment.stream.epoch, 4),
+            "images": state.images,
+            "seconds": round(state.seconds, 3),
+        }
+
+    def checkpoint(self) -> Path:
+        """Write the whole state, unless that was done after this very round, and remove what is no longer kept."""
+        state, keep = self.experiment.state, self.recipe.checkpoint
+        folder = self.run / "checkpoints"
+        if self.saved_at != state.round:
+            self._write(folder)
+            self.saved_at = state.round
+            checkpoint.prune(folder, state.round, keep.keep, keep.keep_every)
+        return folder / f"{state.round:08d}"
+
+    def _write(self, folder: Path, **more: Any) -> None:
+        state, classes = self.experiment.state, self.experiment.classes
+        info = {"images": state.images, "device": self.device.type, "recipe": to_dict(self.recipe), **more}
+        if any(sampler.maker.labelled for sampler in self.samplers.values()):
+            info["classes"] = [classes.names, classes.counts]
+        checkpoint.write(folder, state.round, state.state_dict(), info=info)
+
+    def summary(self, *, finished: bool) -> None:
+        """The pictures that tell the whole run: growth.gif and curves.png."""
+        state = self.experiment.state
+        if finished and state.round % self.recipe.sample_interval:  # a run that was stopped goes on with its film
+            self.pictures()
+        frames = [p for p in sorted((self.run / "growth").glob("*.png")) if int(p.stem) <= state.round]
+        growth_gif(frames, self.run / "growth.gif")
+        if read_metrics(self.run / "metrics.jsonl"):  # none where a signal came before the first round
+            plot_curves(self.run / "metrics.jsonl", self.run / "curves.png", self.run.name)

@@ -1,0 +1,112 @@
+"""Pictures in, pictures out: the files that a trained translator is given, and those that it writes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from gansmith.data.folder import list_folder, printable
+from gansmith.data.pictures import EXTENSIONS, open_picture, to_array, why_broken
+from gansmith.errors import UserError
+from gansmith.inference import Round, Sampler, open_run, sampler_of
+from gansmith.run.pictures import grid, save_png
+
+SAY_SECONDS = 10.0
+
+
+def translate(
+    run: str | Path,
+    pictures: str | Path | Sequence[str | Path],
+    *,
+    out: str | Path | None = None,
+    maker: str | None = None,
+    to: str | None = None,
+    seeds: Sequence[int] = (0,),
+    resize: bool = False,
+    round: Round = None,
+    ema: bool = True,
+    device: str = "auto",
+    trust: bool = False,
+    say: Callable[[str], None] = print,
+) -> list[Path]:
+    """Translate picture files, or folders of them, by a run's maker into PNG files of the same names; return these.
+
+    A file may have any size that the network takes; UserError, before anything is written, for others, unless `resize`
+    takes them to the size of training and back. `seeds` draw what the network leaves to chance, as its dropout: one
+    output for each. `out` is a folder, by default in the run.
+    """
+    opened = open_run(run, round, say, trust=trust)
+    sampler = sampler_of(opened, maker=maker, to=to, kind="pictures", ema=ema, device=device, say=say)
+    chosen = [pictures] if isinstance(pictures, (str, Path)) else pictures
+    files = [found for one in chosen for found in _files(Path(one).expanduser())]
+    folder = Path(run) / f"translate-{sampler.round:06d}-to-{sampler.maker.imitates}" if out is None else Path(out)
+    targets = _targets(files, folder, seeds)
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"--out {folder} is a file; it must be a folder")
+    if out is not None and (there := next((path for path in targets.values() if path.exists()), None)):
+        raise UserError(f"{there} exists; choose another --out")
+    for _, path in files:  # all of them before the first is written
+        _read(path, sampler, resize)
+    began = said = time.monotonic()
+    for i, ((name, seed), target) in enumerate(targets.items()):
+        path = dict(files)[name]
+        picture, size = _read(path, sampler, resize)
+        (made,) = sampler.translate([picture], [seed])
+        image = grid(made[None], 1, pad=0)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        save_png(image if image.size == size else image.resize(size, Image.Resampling.BICUBIC), target)
+        if (now := time.monotonic()) - said > SAY_SECONDS:
+            left = (now - began) / (i + 1) * (len(targets) - i - 1)
+            say(f"{i + 1} of {len(targets)} pictures, about {left:.0f} s left")
+            said = now
+    return list(targets.values())
+
+
+def _files(path: Path) -> Iterator[tuple[str, Path]]:
+    """(name, file) of a picture, or of all below a folder."""
+    if path.is_dir():
+        names = list_folder(path).names
+        if not names:
+            raise UserError(f"no pictures in {path}; looked for {' '.join(EXTENSIONS)}")
+        yield from ((name, path / name) for name in names)
+    elif path.is_file():
+        yield path.name, path
+    else:
+        raise UserError(f"there is no picture or folder {printable(str(path))}")
+
+
+def _targets(files: Sequence[tuple[str, Path]], folder: Path, seeds: Sequence[int]) -> dict[tuple[str, int], Path]:
+    """Where the translation of each file with each seed goes; UserError where two would share a name."""
+    targets: dict[tuple[str, int], Path] = {}
+    taken: dict[Path, Path] = {}
+    for name, path in files:
+        for seed in seeds:
+            suffix = f"-seed-{seed}" if len(seeds) > 1 else ""
+            target = (folder / name).with_suffix("")
+            target = target.with_name(f"{target.name}{suffix}.png")
+            if taken.setdefault(target, path) != path:
+                raise UserError(f"{taken[target]} and {path} would both become {target}: translate them one by one")
+            targets[name, seed] = target
+    return targets
+
+
+def _read(path: Path, sampler: Sampler, resize: bool) -> tuple[np.ndarray, tuple[int, int]]:
+    """The picture as the sampler takes it, and its own size as (width, height)."""
+    assert sampler.shape is not None
+    channels, *trained = sampler.shape
+    try:
+        image = open_picture(path)
+    except Exception as error:  # on a damaged file the readers of Pillow raise almost anything
+        raise UserError(f"{printable(str(path))} cannot be read: {why_broken(error)}") from None
+    width, height = image.size
+    size = (trained[0], trained[1]) if resize else (height, width)
+    if not resize:
+        try:
+            sampler.check_size(height, width)
+        except UserError as error:
+            raise UserError(f"{printable(str(path))}: {error}; --resize takes pictures to that size and back") from None
+    return to_array(image, size, channels, "stretch"), (width, height)
