@@ -7,7 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -218,13 +218,13 @@ def watched(
     before: Callable[[], None] = lambda: None,
     after: Callable[[Movers, Metrics], None] = lambda movers, metrics: None,
 ) -> Iterator[list[Movers]]:
-    """Random numbers are `Alike`; lists the moves, calls `before` and `after` each; number `spoil` is not finite."""
+    """Lists the moves, with `before` and `after` each; random numbers are `Alike`, or move `spoil` is not finite."""
     mode, moves, own_round = Alike(), list[Movers](), game.round
 
     def round(*batches: Batch) -> Metrics:
         own = slice(*(batches[0].size * r // ranks for r in (rank, rank + 1)))
         mode.at(batches[0].size, own, len(moves), 1)
-        with mode:
+        with mode if spoil is None else nullcontext():
             return own_round(*batches)
 
     def played(batch: Batch, accumulate: int, losses: Callable[[Batch], Any]) -> Metrics:

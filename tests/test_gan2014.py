@@ -20,14 +20,7 @@ from gansmith import UserError, checkpoint, plan
 from gansmith.batch import Batch
 from gansmith.build import Experiment, build, build_network, build_prior, derive_seed, load_split
 from gansmith.exactness import compare
-from gansmith.papers.networks2014 import (
-    ConvGenerator,
-    Discriminator,
-    FrontedGenerator,
-    Generator,
-    Maxout,
-    MaxoutConv,
-)
+from gansmith.papers.networks2014 import ConvGenerator, Discriminator, FrontedGenerator, Generator, Maxout, MaxoutConv
 from gansmith.recipe import Recipe
 from gansmith.schedules import Clock
 from gansmith.state import State

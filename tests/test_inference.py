@@ -205,8 +205,8 @@ def test_a_maker_is_chosen_by_name_by_what_it_imitates_or_by_kind() -> None:
     wrong: list[tuple[Any, dict[str, Any], str]] = [
         (CycleGAN, {"maker": "a2c"}, r"no maker 'a2c'; did you mean a2b\? \(makers: a2b, b2a\)"),
         (CycleGAN, {"to": "x"}, "nothing here makes 'x'; it must be one of b, a"),
-        (CycleGAN, {"kind": "latent"}, "makes pictures from pictures: gansmith translate RUN"),
-        (Simultaneous, {"kind": "pictures"}, "makes pictures from latents: gansmith sample RUN"),
+        (CycleGAN, {"kind": "latent"}, "makes pictures from pictures: use gansmith translate"),
+        (Simultaneous, {"kind": "pictures"}, "makes pictures from latents: use gansmith sample"),
     ]
     for game, options, text in wrong:
         with pytest.raises(UserError, match=text):

@@ -234,7 +234,7 @@ def test_pix2pix_is_its_section_3_3(duel: Made) -> None:
 
 
 def test_cyclegan_is_its_equation_3_with_least_squares(duel: Made) -> None:
-    """All gradients at one point; LSGAN's losses, both halved; fakes out of pools: filled, then exchanged by a coin."""
+    """All gradients at one point; half of the paper's loss for AB and BA; fakes out of pools: filled, then exchanged by a coin."""
     d = duel("cyclegan", **{"game.pool": 7})
     AB, BA, DA, DB = (d.nets[name] for name in ("AB", "BA", "DA", "DB"))
     optimizers = [d.adam("AB", "BA"), d.adam("DA"), d.adam("DB")]
@@ -258,8 +258,9 @@ def test_cyclegan_is_its_equation_3_with_least_squares(duel: Made) -> None:
     for (batch,) in d.rounds(6):
         a, b = batch["a"], batch["b"]
         fake_b, fake_a = AB(a), BA(b)
-        loss = (((DB(fake_b) - 1) ** 2).mean() + ((DA(fake_a) - 1) ** 2).mean()) / 2
+        loss = ((DB(fake_b) - 1) ** 2).mean() + ((DA(fake_a) - 1) ** 2).mean()
         loss = loss + 10 * (l1(BA(fake_b), a) + l1(AB(fake_a), b)) + 0.5 * 10 * (l1(BA(a), a) + l1(AB(b), b))
+        loss = loss / 2
         old_a, old_b = from_pool(pools["a"], fake_a), from_pool(pools["b"], fake_b)
         critics = [
             (((net(x) - 1) ** 2).mean() + (net(old) ** 2).mean()) / 2

@@ -54,8 +54,7 @@ def test_the_momentum_of_the_2014_code() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "values"),
-    [("linear", [4, 4, 4, 3, 2, 1, 0, 0]), ("cosine", [4, 4, 4, 2 + 2**0.5, 2, 2 - 2**0.5, 0, 0])],
+    ("name", "values"), [("linear", [4, 4, 4, 3, 2, 1, 0, 0]), ("cosine", [4, 4, 4, 2 + 2**0.5, 2, 2 - 2**0.5, 0, 0])]
 )
 def test_start_until_after_then_all_the_way_over(name: str, values: list[float]) -> None:
     """In whole epochs or in rounds, and the other clock does not count; up as well as down."""

@@ -197,10 +197,10 @@ def test_sampling_a_translator_and_translating_with_a_sampler_say_what_to_use(
 ) -> None:
     for verb in ("sample", "interpolate"):
         code, _, err = cli(verb, runs["cyclegan"])
-        assert code == 2 and err == "gansmith: error: this run makes pictures from pictures: gansmith translate RUN\n"
+        assert code == 2 and err == "gansmith: error: this run makes pictures from pictures: use gansmith translate\n"
     gan = gansmith.train("gan", data=pictures, steps=1, device="cpu", overrides=small("gan"), quiet=True)
     code, _, err = cli("translate", gan, pictures)
-    assert code == 2 and err == "gansmith: error: this run makes pictures from latents: gansmith sample RUN\n"
+    assert code == 2 and err == "gansmith: error: this run makes pictures from latents: use gansmith sample\n"
     sampler, translator = gansmith.load(gan, device="cpu"), gansmith.load(runs["pix2pix"], device="cpu")
     with pytest.raises(UserError, match="use translate"):
         translator.generate(sampler.latents([0]))

@@ -14,16 +14,7 @@ from pathlib import Path
 OUT = Path(__file__).parents[1] / "src" / "gansmith" / "data" / "mnist"
 
 # lc=4 pb=0 gave the smallest of seven settings tried: bytes have no alignment, the last one tells most.
-FILTERS = [
-    {
-        "id": lzma.FILTER_LZMA2,
-        "preset": 9 | lzma.PRESET_EXTREME,
-        "lc": 4,
-        "lp": 0,
-        "pb": 0,
-        "nice_len": 273,
-    }
-]
+FILTERS = [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "lc": 4, "lp": 0, "pb": 0, "nice_len": 273}]
 
 
 def payload(path: Path, magic: int, dims: int) -> bytes:

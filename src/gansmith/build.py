@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from gansmith import checkpoint, engine, schema
 from gansmith.data import ImageSet, Stream, load_sets
 from gansmith.data.values import VALUES
-from gansmith.data.views import Draws, to_load
+from gansmith.data.views import Draws, View, to_load
 from gansmith.errors import UserError
 from gansmith.games.game import Game
 from gansmith.launch import launch
@@ -169,7 +169,7 @@ def load_split(
     """The training, validation or test images as a recipe prepares them: a set for each stream that its game needs."""
     data = recipe.data if isinstance(recipe, Recipe) else recipe
     if needs is None:
-        needs = _from_data(recipe) if isinstance(recipe, Recipe) else (("x",),)
+        needs = needs_of(recipe) if isinstance(recipe, Recipe) else (("x",),)
     return load_sets(
         data.name,
         size=data.size,
@@ -259,11 +259,13 @@ def _find(kind: str, component: Component) -> Any:
     return resolve(kind, component.name, component.trusted)
 
 
-def _views(recipe: Recipe) -> list[tuple[Any, Mapping[str, Any]]]:
-    return [(_find("views", component), component.args) for component in recipe.views]
+def _views(recipe: Recipe) -> list[tuple[View, Mapping[str, Any]]]:
+    """A function of one's own counts as one that augments."""
+    rows = [(_find("views", component), component.args) for component in recipe.views]
+    return [(row if isinstance(row, View) else View(row, augments=True), args) for row, args in rows]
 
 
-def _from_data(recipe: Recipe) -> Needs:
+def needs_of(recipe: Recipe) -> Needs:
     """The fields that the data itself must give: those the game needs and no view makes."""
     return to_load(game_of(recipe).needs, _views(recipe))
 

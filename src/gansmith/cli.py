@@ -8,8 +8,8 @@ import shlex
 import signal
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, redirect_stdout
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, redirect_stdout
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
@@ -133,8 +133,6 @@ def main(context: click.Context) -> None:
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     keep_freed_memory()
-    if "" not in sys.path:
-        sys.path.append("")  # a private "module:attribute" lies in the folder where one works
     if context.invoked_subcommand is None:
         click.echo(context.get_help())
 
@@ -169,10 +167,10 @@ def _run_options(command: Any) -> Any:
     return command
 
 
-def _opened(round: str | None, raw: bool, device: str, trust: bool) -> dict[str, Any]:
-    """The same, as arguments of the functions that are called."""
+def _opened(*, round: str | None, raw: bool, device: str, trust: bool, **rest: Any) -> dict[str, Any]:
+    """The same, as arguments of the functions that are called, with what else they take as it is."""
     _trust(trust)
-    return {"round": _round(round), "ema": not raw, "device": device, "say": _note}
+    return {**rest, "round": _round(round), "ema": not raw, "device": device, "say": _note}
 
 
 def _trust(trust: bool) -> None:
@@ -276,8 +274,6 @@ def sample(
     grid: str | None,
     out: str | None,
     traverse: str | None,
-    maker: str | None,
-    to: str | None,
     **opened: Any,
 ) -> None:
     """Make pictures with the generator of RUN; the same seed gives the same picture."""
@@ -289,8 +285,8 @@ def sample(
     from gansmith.inference import load
     from gansmith.run.export import save_images
 
-    sampler = load(run, maker=maker, to=to, kind="latent", **_opened(**opened))
-    by_class = sampler.maker.labelled and label is None and not traverse
+    sampler = load(run, kind="latent", **_opened(**opened))
+    by_class = sampler.maker.labelled and label is None and not traverse and grid is None
     if by_class:
         columns = len(sampler.classes.names)
     chosen = range(rows if traverse or by_class else columns * rows) if listed is None else listed
@@ -310,7 +306,8 @@ def sample(
     what = "-".join(filter(None, (label and f"class-{label}", traverse or f"seeds-{seeds or f'0-{len(chosen) - 1}'}")))
     path = Path(out) if out else Path(run) / f"sample-{sampler.round:06d}{'-raw' * opened['raw']}-{what}.png"
     save_images(pictures, path, columns=columns, names=names)
-    click.echo(f"{len(pictures)} pictures of round {sampler.round}: {path}")
+    told = f", columns: {', '.join(sampler.classes.names)}" if by_class else ""
+    click.echo(f"{len(pictures)} pictures of round {sampler.round}{told}: {path}")
 
 
 def _class(label: str, names: Sequence[str]) -> int:
@@ -323,7 +320,10 @@ def _class(label: str, names: Sequence[str]) -> int:
         return int(label)
     if not names:
         raise UserError(f"--label {label}: this generator has no labels: it was trained without")
-    raise UserError(f"--label is {label!r}; it must be one of {', '.join(names)}{did_you_mean(label, names)}")
+    numbers = (
+        "" if label.isdecimal() and list(names) == [str(i) for i in range(len(names))] else f" (or 0-{len(names) - 1})"
+    )
+    raise UserError(f"--label is {label!r}; it must be one of {', '.join(names)}{numbers}{did_you_mean(label, names)}")
 
 
 @main.command(short_help="Translate pictures with a run that was trained on pairs or two domains.")
@@ -337,21 +337,12 @@ def _class(label: str, names: Sequence[str]) -> int:
 @_MAKER
 @_TO
 @_run_options
-def translate(
-    run: str,
-    pictures: tuple[str, ...],
-    out: str | None,
-    resize: bool,
-    seeds: str,
-    maker: str | None,
-    to: str | None,
-    **opened: Any,
-) -> None:
+def translate(run: str, pictures: tuple[str, ...], seeds: str, **opened: Any) -> None:
     """Translate PICTURES, files or folders of any size that the network takes, with RUN."""
     chosen = _seeds(seeds)
     from gansmith.translation import translate as run_translate
 
-    made = run_translate(run, pictures, out=out, resize=resize, seeds=chosen, maker=maker, to=to, **_opened(**opened))
+    made = run_translate(run, pictures, seeds=chosen, **_opened(**opened))
     click.echo(f"{len(made)} pictures: {made[0] if len(made) == 1 else made[0].parent}")
 
 
@@ -442,13 +433,7 @@ def figure(name: str, run: str, out: str | None, seeds: str | None, **opened: An
 def evaluate(
     what: tuple[str, ...],
     metrics: str | None,
-    n: int | None,
     seeds: str | None,
-    maker: str | None,
-    to: str | None,
-    reference: Any,
-    features: str | None,
-    inception_weights: str | None,
     data: str | None,
     img_size: str | None,
     channels: int | None,
@@ -467,7 +452,7 @@ def evaluate(
     for one in what:
         if not Path(one).is_dir():
             raise UserError(f"{one} is neither a run nor a folder of pictures")
-    if not all(runs) and (seeds or maker or opened["round"] or opened["raw"]):
+    if not all(runs) and (seeds or opened["maker"] or opened["round"] or opened["raw"]):
         raise UserError("--seeds, --maker, --round and --raw are for a run; a folder of pictures is one set of samples")
     if any(runs) and data is not None:
         raise UserError("--data is for a folder of pictures; a run is compared with its own data")
@@ -482,14 +467,8 @@ def evaluate(
             run_evaluate(
                 Path(one),
                 metrics=[name.strip() for name in metrics.split(",") if name.strip()] if metrics is not None else None,
-                n=n,
                 seeds=chosen,
-                maker=maker,
-                to=to,
                 data=real,
-                reference=reference,
-                features=features,
-                inception_weights=inception_weights,
                 out=out if out else one if run else None,
                 **options,
             )
@@ -530,7 +509,7 @@ def _real_images(data: str | None, img_size: str | None, channels: int | None) -
 @click.option("--only", metavar="LIST", help="some of the variants, such as paper,alternating  [all]")
 @click.option("--n_epochs", type=click.IntRange(min=1), metavar="INT", help="length of each training  [the recipe's]")
 @click.option("--out", metavar="FOLDER", help="runs and table  [runs/reproduce-NAME]")
-@click.option("--device", default="auto", metavar="DEVICE", help="auto, cpu, cuda or mps  [auto]")
+@_DEVICE
 @click.option("--quiet", is_flag=True, help="print nothing but the table and errors")
 def reproduce(
     name: str, seeds: int, only: str | None, n_epochs: int | None, out: str | None, device: str, quiet: bool
@@ -541,10 +520,8 @@ def reproduce(
     """
     from gansmith.papers.reproduction import REPRODUCTIONS, table
     from gansmith.papers.reproduction import reproduce as run_reproduce
-    from gansmith.training import Stopped
 
-    _heed_interrupts()
-    try:
+    with _goes_on():
         rows = run_reproduce(
             name,
             seeds=range(seeds),
@@ -555,10 +532,20 @@ def reproduce(
             quiet=quiet,
             say=(lambda text: None) if quiet else _note,
         )
+    table(REPRODUCTIONS[name], rows).show()
+
+
+@contextmanager
+def _goes_on() -> Iterator[None]:
+    """Of a command that trains several runs: stopped, it says how to go on."""
+    from gansmith.training import Stopped
+
+    _heed_interrupts()
+    try:
+        yield
     except Stopped as stop:
         click.echo("stopped and saved; the same command goes on where it was", err=True)
         sys.exit(128 + stop.signum)
-    table(REPRODUCTIONS[name], rows).show()
 
 
 @main.group(short_help="Measure on this machine: parts of a round, time until a score.")
@@ -603,18 +590,18 @@ def bench_step(words: tuple[str, ...], data: str | None, as_json: bool, device: 
 @click.option("--max-minutes", default=10.0, type=float, metavar="M", help="of training, for each seed  [10]")
 @click.option("--out", metavar="FOLDER", help="runs, table, curves  [runs/time-to-quality-RECIPE]")
 @click.option("--json", "as_json", is_flag=True, help="print the result as JSON")
-@click.option("--device", default="auto", metavar="DEVICE", help="auto, cpu, cuda or mps  [auto]")
+@_DEVICE
+@_TRUST
 @click.option("--quiet", is_flag=True, help="print nothing but the table and errors")
 def bench_time_to_quality(
     words: tuple[str, ...],
     until: tuple[str, ...],
     data: str | None,
     seeds: int,
-    max_minutes: float,
     out: str | None,
     as_json: bool,
-    device: str,
-    quiet: bool,
+    trust: bool,
+    **options: Any,
 ) -> None:
     """Train RECIPE with K seeds until scores on held-back images are reached; seconds, images, rounds, hardware.
 
@@ -623,30 +610,17 @@ def bench_time_to_quality(
     not count. Stopped, the same command goes on where it was.
     """
     what, flags = _words("gan", words, {"data": data})
+    _trust(trust)
     from gansmith.recipe import plan
 
     plan(what, flags=flags)  # before torch is imported: a wrong key is answered at once
     from gansmith import strict_json
     from gansmith.bench.time_to_quality import table, time_to_quality
-    from gansmith.training import Stopped
 
-    _heed_interrupts()
-    try:
-        with _result_alone():
-            result = time_to_quality(
-                what,
-                until,
-                seeds=range(seeds),
-                max_minutes=max_minutes,
-                overrides=flags,
-                out=Path(out) if out else None,
-                device=device,
-                quiet=quiet,
-                say=(lambda text: None) if quiet else _note,
-            )
-    except Stopped as stop:
-        click.echo("stopped and saved; the same command goes on where it was", err=True)
-        sys.exit(128 + stop.signum)
+    with _goes_on(), _result_alone():
+        say = (lambda text: None) if options["quiet"] else _note
+        folder = Path(out) if out else None
+        result = time_to_quality(what, until, seeds=range(seeds), overrides=flags, out=folder, say=say, **options)
     if as_json:
         click.echo(strict_json.dumps(result, indent=1))
     else:
@@ -657,11 +631,7 @@ def bench_time_to_quality(
 @click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="[RECIPE] [--KEY VALUE]...")
 @_DATA
 @click.option(
-    "--steps",
-    default=20,
-    type=click.IntRange(min=1),
-    metavar="N",
-    help="rounds before and after the resume  [20]",
+    "--steps", default=20, type=click.IntRange(min=1), metavar="N", help="rounds before and after the resume  [20]"
 )
 @_DEVICE
 @_TRUST

@@ -18,11 +18,7 @@ Around = Callable[[], AbstractContextManager[Any]]
 
 def choose_device(name: str) -> torch.device:
     """The device of a name; "auto" is CUDA, else Apple's MPS, else the CPU. UserError for one that is not there."""
-    available = {
-        "cuda": torch.cuda.is_available(),
-        "mps": torch.backends.mps.is_available(),
-        "cpu": True,
-    }
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
         return torch.device(next(kind for kind, there in available.items() if there))
     try:

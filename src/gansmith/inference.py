@@ -133,7 +133,7 @@ class Sampler:
                 raise UserError("this generator has no labels: it was trained without")
             return None
         chosen = [seed % k for seed in seeds] if labels is None else labels
-        chosen = [chosen] * len(seeds) if isinstance(chosen, int) else list(chosen)
+        chosen = [int(chosen)] * len(seeds) if isinstance(chosen, (int, np.integer)) else [int(y) for y in chosen]
         if len(chosen) != len(seeds) or not all(0 <= y < k for y in chosen):
             raise UserError(f"labels are {labels}; they must be one for all, or one for each seed, from 0 to {k - 1}")
         return torch.tensor(chosen, device=self.device)
@@ -229,6 +229,8 @@ class Sampler:
         try:
             if check is not None:
                 check(height, width)
+            elif self.shape is not None and (height, width) != self.shape[1:]:
+                raise ValueError(f"its size is {height},{width}; it must be {','.join(map(str, self.shape[1:]))}")
         except ValueError as error:
             raise UserError(str(error)) from None
 
@@ -251,7 +253,7 @@ def choose_maker(game: type[Game], maker: str | None = None, to: str | None = No
             raise UserError(f"nothing here makes {to!r}; it must be one of {', '.join(fields) or 'none'}")
     if not fitting:
         verb, takes = ("translate", "pictures") if kind == "latent" else ("sample", "latents")
-        raise UserError(f"this run makes pictures from {takes}: gansmith {verb} RUN")
+        raise UserError(f"this run makes pictures from {takes}: use gansmith {verb}")
     return fitting[0]
 
 

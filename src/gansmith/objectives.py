@@ -1,4 +1,4 @@
-"""Objectives: for each a loss of D and a loss of G, pure functions of D's scores, element by element.
+"""Objectives: for each a loss of D and a loss of G, pure functions of D's scores: element by element, or over all.
 
 `real` and `fake` are D's scores (logits) on real and generated images, of any one shape; so are the losses. Who
 averages them is `games.critique`, who moves is the player. Keyword-only parameters are keys of the recipe.

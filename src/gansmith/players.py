@@ -169,12 +169,7 @@ class Player:
     """A network that moves as one, with its optimizer and, if asked for, the moving average of its weights."""
 
     def __init__(
-        self,
-        name: str,
-        net: nn.Module,
-        make_optimizer: MakeOptimizer,
-        *,
-        ema_halflife_kimg: float | None = None,
+        self, name: str, net: nn.Module, make_optimizer: MakeOptimizer, *, ema_halflife_kimg: float | None = None
     ) -> None:
         self.name = name
         self.net = net

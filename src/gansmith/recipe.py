@@ -22,7 +22,7 @@ import yaml
 from gansmith import schema
 from gansmith.errors import UserError
 from gansmith.schema import Fraction, NonNegativeFloat, NonNegativeInt, Parameter, PositiveFloat, PositiveInt, Seed
-from gansmith.trust import files, remembered, run_around
+from gansmith.trust import files, from_here, remembered, run_around
 
 _SHIPPED = resources.files("gansmith") / "recipes"
 
@@ -293,7 +293,8 @@ def resolve(kind: str, name: str, trusted: bool, at: str = "") -> Any:
     if run := next(filter(None, map(run_around, run_by_it)), None):
         raise UserError(f"{at}, and that module lies in the run {run}: nothing is imported from inside a run")
     try:
-        found = importlib.import_module(module)
+        with from_here():
+            found = importlib.import_module(module)
     except (Exception, SystemExit) as error:  # whatever a module's own lines raise
         reason = next(iter(str(error).splitlines()), "")
         raise UserError(f"{at}: cannot import {module}: {type(error).__name__}: {reason}") from None
@@ -355,6 +356,8 @@ def _merged(*layers: Layer) -> dict[str, tuple[Any, Layer]]:
             cleared |= {"steps", "minutes"}
             given = [leaf for leaf in given if leaf[1] not in {"steps", "minutes"} - {length}]
         flat = {key: leaf for key, leaf in flat.items() if key.partition(".")[0] not in cleared}
+        if any(full == "start.run" for _, full, _ in given):  # the digest was that of another one
+            flat.pop("start.digest", None)
         for _, key, value in sorted(given, key=lambda leaf: leaf[0]):
             around = key.removesuffix(".name")
             if not _is_component(around) or (key in flat and flat[key][0] == value):

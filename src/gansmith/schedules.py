@@ -96,6 +96,10 @@ class Schedules:
             self._now[dial.name] = schedule(dial.start, clock)
             dial.set(self._now[dial.name])
 
+    def at(self, clock: Clock, prefix: str) -> list[float]:
+        """What the dials of names that begin so would be."""
+        return [schedule(dial.start, clock) for dial, schedule in self.terms if dial.name.startswith(prefix)]
+
     def values(self) -> dict[str, float]:
         """What is set now, for the log: {"lr/G": 0.1, ...}."""
         return dict(self._now)

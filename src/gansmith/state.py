@@ -71,7 +71,8 @@ class State:
 
     def gather_own(self, gather: Callable[[Any], list[Any]]) -> None:
         """Let the next `state_dict` hold what each process that trains along has of its own; each calls this."""
-        self._others = gather(self._own())[1:]
+        # In host memory: another process, or machine, may lack this one's device.
+        self._others = gather(_on_host(self._own()))[1:]
 
     def _own(self) -> dict[str, Any]:
         """Random streams, and the pools of past fakes."""
@@ -129,3 +130,9 @@ class State:
             torch.mps.set_rng_state(rng["mps"])
         if len(rng["noise"]) == len(self.noise.get_state()):  # else: of another kind of device
             self.noise.set_state(rng["noise"])
+
+
+def _on_host(tree: Any) -> Any:
+    if isinstance(tree, dict):
+        return {key: _on_host(value) for key, value in tree.items()}
+    return tree.cpu() if isinstance(tree, torch.Tensor) else tree

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import copy
 import dataclasses
 import math
@@ -235,6 +236,7 @@ def _session(world: World, resolved: Resolved, out: Path | None, quiet: bool) ->
         recipe = _with_steps(world, recipe, experiment, say)
         total = _length(recipe, experiment)
         _check_unfinished(run, recipe, experiment, total)
+        _warn_of_rest(experiment, total, say)
         made = runs.created(out, resolved.label, recipe.data.name, lambda: experiment.state.round == 0)
         run = world.on_first(lambda: run or held.enter_context(made))
         world.goes_on = lambda: f"; {run} goes on from its newest checkpoint" if _has_checkpoint(run) else ""
@@ -331,6 +333,20 @@ def _check_unfinished(run: Path | None, recipe: Recipe, experiment: Experiment, 
     )
 
 
+def _warn_of_rest(experiment: Experiment, total: int, say: Callable[[str], None]) -> None:
+    """Say where the schedules stop all players before the end: those rounds would change nothing."""
+    per_epoch = _per_epoch(experiment)
+
+    def stands(round: int) -> bool:
+        clock = Clock(round * experiment.game.batches_per_round, int(round / per_epoch), round)
+        rates = experiment.schedules.at(clock, "lr/")
+        return len(rates) == len(experiment.game.players) and not any(rates)
+
+    if total > 1 and stands(total - 1):
+        first = bisect.bisect_left(range(total), True, key=stands)
+        say(f"warning: schedules: every lr is 0 from round {first:,} on, and the run has {total:,}: end them later")
+
+
 WARM_UP, TIMED = 5, 20
 """Rounds before those that --minutes times, and at most so many of these, or as many as take a twentieth of them."""
 
@@ -355,7 +371,7 @@ def _with_steps(world: World, recipe: Recipe, experiment: Experiment, say: Calla
     steps = state.round + max(1, round(seconds / each))
     say(
         f"--minutes {recipe.minutes:g}: a round takes {1000 * each:.3g} ms here, so the run has --steps {steps:,}"
-        f" ({steps / _per_epoch(experiment):.3g} epochs)"
+        f" ({steps / _per_epoch(experiment):.3g} epochs); pictures, checkpoints and scores take their time beside it"
     )
     return dataclasses.replace(recipe, minutes=None, steps=steps)
 
@@ -536,19 +552,17 @@ def _load(
     elif regrouped:
         new = ", the others begin with new seeds" if size > 1 else ""
         say(f"{path} is of {1 + len(others)} rank(s), this is {size}: the noise and dropout of rank 0 go on{new}")
-        if state.empty_pools():
-            say("the pools of past fakes start empty")
     try:
         state.load_state_dict(tree)
     except (KeyError, RuntimeError) as error:
         where = path.parents[1] / "recipe.yaml"
         raise UserError(f"{path} does not fit {where}: {str(error).splitlines()[0]}") from None
-    if regrouped:
-        state.empty_pools()
+    if regrouped and state.empty_pools():
+        say("the pools of past fakes start empty")
+    elif rank > 0 and not regrouped:
+        state.set_own(others[rank - 1])
     if elsewhere or (rank > 0 and regrouped):
         own_streams(state.noise, experiment.stream.seed, rank, state.round)
-    elif rank > 0:
-        state.set_own(others[rank - 1])
 
 
 def _say(quiet: bool) -> Callable[[str], None]:

@@ -43,7 +43,9 @@ def translate(
     sampler = sampler_of(opened, maker=maker, to=to, kind="pictures", ema=ema, device=device, say=say)
     chosen = [pictures] if isinstance(pictures, (str, Path)) else pictures
     files = [found for one in chosen for found in _files(Path(one).expanduser())]
-    folder = Path(run) / f"translate-{sampler.round:06d}-to-{sampler.maker.imitates}" if out is None else Path(out)
+    drawn = "" if list(seeds) == [0] else f"-seeds-{seeds[0]}-{seeds[-1]}"
+    label = f"translate-{sampler.round:06d}{'' if ema else '-raw'}-{maker or f'to-{sampler.maker.imitates}'}{drawn}"
+    folder = Path(run) / label if out is None else Path(out)
     targets = _targets(files, folder, seeds)
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--out {folder} is a file; it must be a folder")
@@ -108,5 +110,8 @@ def _read(path: Path, sampler: Sampler, resize: bool) -> tuple[np.ndarray, tuple
         try:
             sampler.check_size(height, width)
         except UserError as error:
-            raise UserError(f"{printable(str(path))}: {error}; --resize takes pictures to that size and back") from None
+            raise UserError(
+                f"{printable(str(path))}: {error}; --resize takes all pictures to the size of"
+                f" training, {trained[0]},{trained[1]}, and back"
+            ) from None
     return to_array(image, size, channels, "stretch"), (width, height)

@@ -11,7 +11,8 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
 from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,20 @@ from gansmith.errors import UserError
 from gansmith.run.atomic import replacing
 
 
+@contextmanager
+def from_here() -> Iterator[None]:
+    """Modules of the current folder are found within the block, and by no import of anybody else's."""
+    missing = "" not in sys.path
+    if missing:
+        sys.path.append("")
+    try:
+        yield
+    finally:
+        if missing:
+            sys.path.remove("")
+
+
+@from_here()
 def files(module: str) -> list[Path]:
     """The files that importing a module runs, its packages' first; found without importing any. UserError for none."""
     found: list[Path] = []

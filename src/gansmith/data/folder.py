@@ -228,9 +228,9 @@ def fingerprint(listing: Listing) -> str:
 # ---- splits and sides -------------------------------------------------------------------------------------------
 
 
-def has_split(folder: Path, split: str, needs: Needs = (("x",),)) -> bool:
+def has_split(folder: Path, split: str, needs: Needs = (("x",),), pairs: str = "auto") -> bool:
     """Whether the folder has pictures for this split, "train" or "test", of the kind that is needed."""
-    return bool(_parts(folder, split, needs))
+    return bool(_parts(folder, split, needs, pairs))
 
 
 def _parts(folder: Path, split: str, needs: Needs, pairs: str = "auto") -> list[Part]:

@@ -107,9 +107,11 @@ def to_load(needs: Needs, views: Iterable[tuple[View, Mapping[str, Any]]]) -> Ne
     left = tuple(tuple(name for name in fields if name not in made) for fields in needs)
     there = {name for fields in left for name in fields}
     for i, (view, keys) in enumerate(rows):
-        of = [keys["of"]] if isinstance(keys["of"], str) else [*keys["of"]]
-        if missing := [name for name in of if name not in there]:
-            raise UserError(f"views[{i}].of names {missing[0]}; it may name {' and '.join(sorted(there))}")
+        own = keys.get("of", ())
+        of = [own] if isinstance(own, str) else [*own]
+        pictures = sorted(there - {"y", "bits"})
+        if wrong := [name for name in of if name not in pictures] or ["nothing"] * ("of" in keys and not of):
+            raise UserError(f"views[{i}].of names {wrong[0]}; it may name {' and '.join(pictures)}")
         there |= {keys[key] for key in view.makes}
     return left
 

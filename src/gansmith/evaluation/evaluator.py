@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from gansmith.build import game_of, load_split
+from gansmith.build import game_of, load_split, needs_of
 from gansmith.data import ImageSet, data_names
 from gansmith.data.folder import has_split, list_folder
 from gansmith.data.load import SHUFFLED
@@ -373,7 +373,9 @@ def _subjects(
     if isinstance(what, Path) and not what.is_dir():
         raise UserError(f"{what} is neither a run nor a folder of pictures")
     if data is None:
-        raise UserError(f"{name} is no run: say which real images it is compared with, such as data mnist")
+        raise UserError(
+            f"{name} is no run: say which real images it is compared with, such as --data mnist (in Python: data=)"
+        )
     if maker is not None or (to is not None and not isinstance(data, Recipe)):
         raise UserError("maker and to choose among the makers of a run; other pictures are compared with one field")
     data = Data(name=data) if isinstance(data, str) else data
@@ -423,9 +425,9 @@ def _label(what: Path | Sampler | Generate, out: Path, one: Subject, ema: bool) 
 
 def choose_reference(what: Recipe | Data, say: Say = print) -> SplitName:
     """The test images; of a folder without them those held back, or else the training images, which `say` is told."""
-    data, needs = (what.data, game_of(what).needs) if isinstance(what, Recipe) else (what, (("x",),))
+    data, needs = (what.data, needs_of(what)) if isinstance(what, Recipe) else (what, (("x",),))
     folder = Path(data.name).expanduser()
-    if data.name in data_names() or not folder.is_dir() or has_split(folder, "test", needs):
+    if data.name in data_names() or not folder.is_dir() or has_split(folder, "test", needs, data.pairs):
         return "test"
     lacks = f"{folder} has no test pictures (in {folder / 'test'})"
     if data.validation:

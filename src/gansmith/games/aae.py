@@ -46,14 +46,16 @@ class AdversarialAutoencoder(Game):
         (batch,) = batches
         reconstruction = move(batch, self.accumulate, self.losses_reconstruction)
         d = move(batch, self.accumulate, self.losses_d)
-        return reconstruction | d | move(batch, self.accumulate, self.losses_e)
+        return reconstruction | d | move(batch, self.accumulate, self.losses_e)  # of two norms of E's the second
 
     def losses_reconstruction(self, part: Batch) -> tuple[Moved, Metrics]:
         x = part["x"]
         return {"reconstruction": ((self.E, self.Dec), mse_loss(full(self.Dec.net(self.E.net(x))), x))}, {}
 
     def losses_d(self, part: Batch) -> tuple[Moved, Metrics]:
-        c = self.critique(part, self.E.lend(part["x"]).detach(), self.D.net)
+        with torch.no_grad():
+            codes = self.E.lend(part["x"])
+        c = self.critique(part, codes, self.D.net)
         said = {"D/real": mean(c.real, self.objective.output), "D/fake": mean(c.fake, self.objective.output)}
         return {"D": (self.D, per_sample(self.objective.d, c).mean())}, said
 

@@ -25,7 +25,8 @@ class CycleGAN(Game):
     """L_GAN(AB, DB) + L_GAN(BA, DA) + lambda_cycle (|BA(AB(a)) - a|_1 + |AB(BA(b)) - b|_1), eq. 3,
 
     and lambda_identity lambda_cycle (|BA(a) - a|_1 + |AB(b) - b|_1), section 5.2. The critics see fakes out of pools of
-    `pool` past ones (section 4). Fakes are those of the translators before their step, as in the authors' code, so all
+    `pool` past ones (section 4). The paper's least squares loss for the translators has no 1/2, and ours has: so
+    lambda_cycle 5 is its 10, and the whole loss is half of its own, which Adam does not see. Fakes are those of the translators before their step, as in the authors' code, so all
     gradients are taken at one point.
     """
 
@@ -37,7 +38,7 @@ class CycleGAN(Game):
     noise: torch.Generator
     accumulate: int = 1
     _: KW_ONLY
-    lambda_cycle: NonNegativeFloat = 10.0
+    lambda_cycle: NonNegativeFloat = 5.0
     lambda_identity: NonNegativeFloat = 0.5
     pool: NonNegativeInt = 50
 

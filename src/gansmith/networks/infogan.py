@@ -60,18 +60,14 @@ class Discriminator(nn.Module):
         h, w = _quarter(shape)
         self.trunk = nn.Sequential(
             *(nn.Conv2d(shape[0], width, 4, 2, 1), nn.LeakyReLU(slope, inplace=True)),
-            *(
-                nn.Conv2d(width, 2 * width, 4, 2, 1),
-                nn.BatchNorm2d(2 * width),
-                nn.LeakyReLU(slope, inplace=True),
-            ),
+            *(nn.Conv2d(width, 2 * width, 4, 2, 1), nn.BatchNorm2d(2 * width), nn.LeakyReLU(slope, inplace=True)),
             nn.Flatten(),
             *(nn.Linear(2 * width * h * w, 16 * width), nn.BatchNorm1d(16 * width)),
             nn.LeakyReLU(slope, inplace=True),
         )
         self.score = nn.Linear(16 * width, 1)
         self.q = nn.Sequential(
-            *(nn.Linear(16 * width, 2 * width), nn.BatchNorm1d(2 * width), nn.LeakyReLU(slope, inplace=True)),
+            *(nn.Linear(16 * width, 2 * width), nn.BatchNorm1d(2 * width), nn.LeakyReLU(slope, inplace=True))
         )
         self.category = nn.Linear(2 * width, categories)
         self.code = nn.Linear(2 * width, continuous)

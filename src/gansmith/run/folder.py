@@ -54,8 +54,8 @@ def check_free(out: Path | None) -> None:
 def check_links(run: Path) -> None:
     """UserError for a link that leads out of the run: what is written or removed there would be somebody else's."""
     inside = run.resolve()
-    for path in (run, *run.glob("*"), *run.glob("checkpoints/**/*"), *run.glob("best/**/*")):
-        if path.is_symlink() and path != run and not path.resolve().is_relative_to(inside):
+    for path in run.glob("**/*"):
+        if path.is_symlink() and not path.resolve().is_relative_to(inside):
             raise UserError(f"{path} is a link that leads out of the run; remove it")
 
 

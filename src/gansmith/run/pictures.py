@@ -86,12 +86,7 @@ def save_png(image: Image.Image, path: Path) -> None:
 
 
 def growth_gif(
-    frames: Sequence[Path],
-    out: Path,
-    *,
-    seconds: float = 8.0,
-    max_frames: int = 120,
-    scale: int | None = None,
+    frames: Sequence[Path], out: Path, *, seconds: float = 8.0, max_frames: int = 120, scale: int | None = None
 ) -> None:
     """Join PNG frames, in the order given, into a looping GIF with the round under each picture.
 

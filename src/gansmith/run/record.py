@@ -228,7 +228,7 @@ class Record:
     def _write(self, folder: Path, **more: Any) -> None:
         state, classes = self.experiment.state, self.experiment.classes
         info = {"images": state.images, "device": self.device.type, "recipe": to_dict(self.recipe), **more}
-        if any(sampler.maker.labelled for sampler in self.samplers.values()):
+        if classes.names:
             info["classes"] = [classes.names, classes.counts]
         checkpoint.write(folder, state.round, state.state_dict(), info=info)
 
