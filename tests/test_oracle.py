@@ -234,7 +234,7 @@ def test_pix2pix_is_its_section_3_3(duel: Made) -> None:
 
 
 def test_cyclegan_is_its_equation_3_with_least_squares(duel: Made) -> None:
-    """All gradients at one point; half of the paper's loss for AB and BA; pools are filled, then exchanged by a coin."""
+    """All gradients at one point; half of the paper's loss for AB and BA; pools fill, then exchange by a coin."""
     d = duel("cyclegan", **{"game.pool": 7})
     AB, BA, DA, DB = (d.nets[name] for name in ("AB", "BA", "DA", "DB"))
     optimizers = [d.adam("AB", "BA"), d.adam("DA"), d.adam("DB")]

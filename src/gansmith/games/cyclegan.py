@@ -24,7 +24,7 @@ from gansmith.schema import NonNegativeFloat, NonNegativeInt
 class CycleGAN(Game):
     """L_GAN(AB, DB) + L_GAN(BA, DA) + lambda_cycle (|BA(AB(a)) - a|_1 + |AB(BA(b)) - b|_1), eq. 3,
 
-    and lambda_identity lambda_cycle (|BA(a) - a|_1 + |AB(b) - b|_1), section 5.2. The paper's least squares loss for the
+    and lambda_identity lambda_cycle (|BA(a) - a|_1 + |AB(b) - b|_1), section 5.2. The paper's least squares loss of the
     translators has no 1/2, and ours has: so lambda_cycle 5 is its 10, and the whole loss is half of its own, which Adam
     does not see. The critics see fakes out of pools of `pool` past ones (section 4). Fakes are those of the translators
     before their step, as in the authors' code, so all gradients are taken at one point.
