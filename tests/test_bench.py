@@ -15,7 +15,8 @@ from PIL import Image
 from gansmith.bench import time_to_quality as module
 from gansmith.bench.time_to_quality import parse_goal, summarise, table, time_to_quality
 from gansmith.cli import main
-from gansmith.data import Stream, load_sets
+from gansmith.data import load_sets
+from gansmith.data.stream import Stream
 from gansmith.errors import UserError
 from gansmith.recipe import plan, with_full_paths
 from gansmith.run.log import read_metrics

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from gansmith.data import ImageSet, Stream
+from gansmith.data import ImageSet
 from gansmith.data import stream as stream_module
+from gansmith.data.stream import Stream
 from gansmith.errors import UserError
 
 N = 23

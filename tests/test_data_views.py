@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from gansmith.build import build
-from gansmith.data import ImageSet, Stream
+from gansmith.data import ImageSet
+from gansmith.data.stream import Stream
 from gansmith.data.values import VALUES, ValuesName, gcn, signed, unit
 from gansmith.data.views import VIEWS, Draws, flip, grey, jitter, to_load
 from gansmith.errors import UserError

@@ -31,7 +31,8 @@ from gansmith import checkpoint, plan
 from gansmith.batch import Batch
 from gansmith.build import build
 from gansmith.cli import main
-from gansmith.data import ImageSet, Stream
+from gansmith.data import ImageSet
+from gansmith.data.stream import Stream
 from gansmith.distributed import Processes, SyncBatchNorm, joined, synchronise
 from gansmith.errors import RankLost, UserError
 from gansmith.exactness import compare

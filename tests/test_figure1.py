@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 import gansmith
 from gansmith import Sampler, UserError
-from gansmith.data import Stream, load_sets
+from gansmith.data import load_sets
+from gansmith.data.stream import Stream
 from gansmith.inference import open_run
 from gansmith.papers import figures
 from gansmith.papers.density import Stage, distance_of_d, jsd, optimal_d, pushforward

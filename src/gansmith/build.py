@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from gansmith import checkpoint, engine, schema
-from gansmith.data import ImageSet, Stream, load_sets
+from gansmith.data import ImageSet, load_sets
+from gansmith.data.prepare import Needs
+from gansmith.data.stream import Stream
 from gansmith.data.values import VALUES
 from gansmith.data.views import Draws, View, to_load
 from gansmith.errors import UserError
@@ -32,7 +34,6 @@ from gansmith.state import State
 from gansmith.world import World
 
 Say = Callable[[str], None]
-Needs = tuple[tuple[str, ...], ...]
 
 
 @dataclass
@@ -84,7 +85,7 @@ def build(
     prior = build_prior(recipe)
     # An impossible network is an error before a large set is read, unless a network asks for something of that set.
     load = partial(load_split, recipe, "train", say=say, progress=progress)
-    sets = load() if _asks_for_data(recipe) else None
+    sets = load() if _wants(recipe, "mean_image") or _wants(recipe, "classes") else None
     torch.manual_seed(derive_seed(recipe.seed, 0))  # weights, and whatever a network draws in training (dropout)
     classes = Classes() if sets is None else _classes(sets)
     mean_image = _mean_image(sets[0]) if sets is not None and _wants(recipe, "mean_image") else None
@@ -272,10 +273,6 @@ def needs_of(recipe: Recipe) -> Needs:
 
 def _wants(recipe: Recipe, what: str) -> bool:
     return any(what in schema.handed(_find("networks", network)) for network in recipe.networks.values())
-
-
-def _asks_for_data(recipe: Recipe) -> bool:
-    return _wants(recipe, "mean_image") or _wants(recipe, "classes")
 
 
 def _classes(sets: Sequence[ImageSet]) -> Classes:

@@ -3,18 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
 from gansmith.games.game import Game
-
-
-class Stateful(Protocol):
-    """Whatever can hand out its state and take it back: the stream of batches, the meters of the log."""
-
-    def state_dict(self) -> dict[str, Any]: ...
-    def load_state_dict(self, state: Any) -> None: ...
 
 
 class State:
@@ -23,10 +16,11 @@ class State:
     Training 2N rounds equals training N, saving, loading and training N more, bit for bit on one device.
     """
 
-    def __init__(self, game: Game, noise: torch.Generator, parts: Mapping[str, Stateful]) -> None:
+    def __init__(self, game: Game, noise: torch.Generator, parts: Mapping[str, Any]) -> None:
         self.game = game
         self.noise = noise
         self.parts = parts
+        """What hands out a state_dict and takes it back: the stream of batches, the meters of the log."""
         self.round = 0
         """Rounds played."""
         self.images = 0

@@ -145,7 +145,7 @@ def play(
     returned at the end. Only the first process has a record.
     """
     game, state, stream = experiment.game, experiment.state, experiment.stream
-    while state.round < total and not (session and session.stop()) and not (enough and record and enough(record)):
+    while state.round < total and not (session and session.world.stop()) and not (enough and record and enough(record)):
         began = time.perf_counter()
         state.begin_round()
         experiment.schedules.apply(Clock(stream.position, int(stream.epoch), state.round))
@@ -164,7 +164,7 @@ def play(
         state.seconds += time.perf_counter() - played - evaluating
         if live.due():
             live.show(state.round, state.images, record.losses(), waited=stream.waited)
-    return session.stop() if session else None
+    return session.world.stop() if session else None
 
 
 @contextmanager
@@ -199,9 +199,6 @@ class Session:
     log: RunLog | None = None
     record: Record | None = None
 
-    def stop(self) -> int | None:
-        return self.world.stop()
-
     def share(self) -> None:
         """After a round that ends with a checkpoint, on all ranks: what each has of its own, which rank 0 saves."""
         every, state = self.recipe.evaluation.every, self.experiment.state
@@ -234,7 +231,7 @@ def _session(world: World, resolved: Resolved, out: Path | None, quiet: bool) ->
                 _load(path, tree, info, recipe, experiment, say, world)
         _check_alike(world, experiment)
         recipe = _with_steps(world, recipe, experiment, say)
-        total = _length(recipe, experiment)
+        total = _total_rounds(recipe, experiment)
         _check_unfinished(run, recipe, experiment, total)
         _warn_of_rest(experiment, total, say)
         made = runs.created(out, resolved.label, recipe.data.name, lambda: experiment.state.round == 0)
@@ -311,14 +308,14 @@ def _check_alike(world: World, experiment: Experiment) -> None:
         world.equalise(player.net)
 
 
-def _per_epoch(experiment: Experiment) -> float:
-    """Rounds."""
+def _rounds_per_epoch(experiment: Experiment) -> float:
     return experiment.stream.batches_per_epoch / experiment.game.batches_per_round
 
 
-def _length(recipe: Recipe, experiment: Experiment) -> int:
-    """In rounds."""
-    return recipe.steps if recipe.steps is not None else math.ceil(recipe.n_epochs * _per_epoch(experiment) - 1e-9)
+def _total_rounds(recipe: Recipe, experiment: Experiment) -> int:
+    return (
+        recipe.steps if recipe.steps is not None else math.ceil(recipe.n_epochs * _rounds_per_epoch(experiment) - 1e-9)
+    )
 
 
 def _check_unfinished(run: Path | None, recipe: Recipe, experiment: Experiment, total: int) -> None:
@@ -335,7 +332,7 @@ def _check_unfinished(run: Path | None, recipe: Recipe, experiment: Experiment, 
 
 def _warn_of_rest(experiment: Experiment, total: int, say: Callable[[str], None]) -> None:
     """Say where the schedules stop all players before the end: those rounds would change nothing."""
-    per_epoch = _per_epoch(experiment)
+    per_epoch = _rounds_per_epoch(experiment)
 
     def stands(round: int) -> bool:
         clock = Clock(round * experiment.game.batches_per_round, int(round / per_epoch), round)
@@ -371,13 +368,13 @@ def _with_steps(world: World, recipe: Recipe, experiment: Experiment, say: Calla
     steps = state.round + max(1, round(seconds / each))
     say(
         f"--minutes {recipe.minutes:g}: a round takes {1000 * each:.3g} ms here, so the run has --steps {steps:,}"
-        f" ({steps / _per_epoch(experiment):.3g} epochs); pictures, checkpoints and scores take their time beside it"
+        f" ({steps / _rounds_per_epoch(experiment):.3g} epochs); pictures, checkpoints and scores take their time beside it"
     )
     return dataclasses.replace(recipe, minutes=None, steps=steps)
 
 
 def _live(recipe: Recipe, experiment: Experiment, total: int, quiet: bool) -> Live:
-    state, per_epoch = experiment.state, _per_epoch(experiment)
+    state, per_epoch = experiment.state, _rounds_per_epoch(experiment)
     return Live(
         start=state.round,
         total=total,
@@ -586,5 +583,5 @@ def _banner(session: Session, resolved: Resolved, tensorboard: bool) -> str:
     return (
         f"{resolved.label}: {type(game).__name__}, {players} parameters, {session.world.device}{ranks},"
         f" seed {recipe.seed}\n{sets} {where}; {begin}to round {total:,}"
-        f" = {total / _per_epoch(experiment):.4g} epochs\nrun folder: {session.run}{events}"
+        f" = {total / _rounds_per_epoch(experiment):.4g} epochs\nrun folder: {session.run}{events}"
     )

@@ -105,6 +105,8 @@ class Stream(Iterator[Batch]):
     @property
     def epoch(self) -> float:
         """Epochs given out since the start of training."""
+        if len(self.sets) > 1:  # of whole numbers, so that the end of an epoch is one
+            return self.position * self.batch_size / max(map(len, self.sets))
         return self.position / self.batches_per_epoch
 
     @property
