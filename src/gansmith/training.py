@@ -308,14 +308,12 @@ def _check_alike(world: World, experiment: Experiment) -> None:
         world.equalise(player.net)
 
 
-def _rounds_per_epoch(experiment: Experiment) -> float:
+def _epoch_rounds(experiment: Experiment) -> float:
     return experiment.stream.batches_per_epoch / experiment.game.batches_per_round
 
 
 def _total_rounds(recipe: Recipe, experiment: Experiment) -> int:
-    return (
-        recipe.steps if recipe.steps is not None else math.ceil(recipe.n_epochs * _rounds_per_epoch(experiment) - 1e-9)
-    )
+    return recipe.steps if recipe.steps is not None else math.ceil(recipe.n_epochs * _epoch_rounds(experiment) - 1e-9)
 
 
 def _check_unfinished(run: Path | None, recipe: Recipe, experiment: Experiment, total: int) -> None:
@@ -332,7 +330,7 @@ def _check_unfinished(run: Path | None, recipe: Recipe, experiment: Experiment, 
 
 def _warn_of_rest(experiment: Experiment, total: int, say: Callable[[str], None]) -> None:
     """Say where the schedules stop all players before the end: those rounds would change nothing."""
-    per_epoch = _rounds_per_epoch(experiment)
+    per_epoch = _epoch_rounds(experiment)
 
     def stands(round: int) -> bool:
         clock = Clock(round * experiment.game.batches_per_round, int(round / per_epoch), round)
@@ -368,13 +366,13 @@ def _with_steps(world: World, recipe: Recipe, experiment: Experiment, say: Calla
     steps = state.round + max(1, round(seconds / each))
     say(
         f"--minutes {recipe.minutes:g}: a round takes {1000 * each:.3g} ms here, so the run has --steps {steps:,}"
-        f" ({steps / _rounds_per_epoch(experiment):.3g} epochs); pictures, checkpoints and scores take their time beside it"
+        f" ({steps / _epoch_rounds(experiment):.3g} epochs); pictures, checkpoints and scores take their time beside it"
     )
     return dataclasses.replace(recipe, minutes=None, steps=steps)
 
 
 def _live(recipe: Recipe, experiment: Experiment, total: int, quiet: bool) -> Live:
-    state, per_epoch = experiment.state, _rounds_per_epoch(experiment)
+    state, per_epoch = experiment.state, _epoch_rounds(experiment)
     return Live(
         start=state.round,
         total=total,
@@ -583,5 +581,5 @@ def _banner(session: Session, resolved: Resolved, tensorboard: bool) -> str:
     return (
         f"{resolved.label}: {type(game).__name__}, {players} parameters, {session.world.device}{ranks},"
         f" seed {recipe.seed}\n{sets} {where}; {begin}to round {total:,}"
-        f" = {total / _rounds_per_epoch(experiment):.4g} epochs\nrun folder: {session.run}{events}"
+        f" = {total / _epoch_rounds(experiment):.4g} epochs\nrun folder: {session.run}{events}"
     )
