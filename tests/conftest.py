@@ -33,6 +33,7 @@ torch.set_num_threads(1)
 
 CPU = torch.device("cpu")
 SMALL_MLP = {"networks.G.widths": [16, 16], "networks.D.widths": [16]}
+SMALL_CONV = {"networks.G.width": 2, "networks.D.width": 2}
 SMALL_2014 = {"networks.G.widths": [16, 16], "networks.D.units": [8, 8]}
 SMALL: dict[str, dict[str, Any]] = {
     "gan": SMALL_MLP,
@@ -40,7 +41,11 @@ SMALL: dict[str, dict[str, Any]] = {
     "began": {"networks.G.width": 2, "networks.D.width": 2, "networks.D.code": 8},
     "infogan": {"networks.G.width": 2, "networks.D.width": 2},
     "fast_mnist": {"networks.G.width": 2, "networks.D.width": 2},
+    **dict.fromkeys(("wgan", "wgan_div", "bgan", "softmax_gan"), SMALL_MLP),
+    **dict.fromkeys(("lsgan", "relativistic_gan", "ragan", "dragan", "gan_r1"), SMALL_CONV),
+    "ebgan": {**SMALL_CONV, "networks.D.code": 5},
     "figure1": {"networks.G.widths": [8, 8], "networks.D.widths": [16, 8], "img_size": 1},
+    **dict.fromkeys(("ring", "grid"), {**SMALL_MLP, "img_size": [1, 2]}),
     "gan2014_mnist": SMALL_2014,
     "gan2014_tfd_pretrain": {**SMALL_2014, "networks.G.sparse_out": 5},
     "gan2014_tfd": {
@@ -54,7 +59,12 @@ SMALL: dict[str, dict[str, Any]] = {
         **{"networks.D.maps": [2, 2, 3], "networks.D.units": 4},
     },
     "cgan": {"networks.G.width": 2, "networks.D.width": 2},
+    "acgan": {"networks.G.width": 2, "networks.D.width": 2},
+    "sgan": {"networks.G.width": 2, "networks.D.width": 2, "data.labelled": 6},
+    "cluster_gan": {f"networks.{player}.width": 2 for player in ("G", "E", "D")},
     "aae": {"prior.dim": 3, **{f"networks.{player}.widths": [8, 8] for player in ("E", "Dec", "D")}},
+    **dict.fromkeys(("dcgan", "hinge_sn", "projection"), SMALL_CONV),
+    "r3gan": {f"networks.{player}.{key}": 2 for player in "GD" for key in ("width", "most")},
     "pix2pix": {"networks.G.width": 2, "networks.G.depth": 4, "networks.D.width": 2},
     "cyclegan": {
         **{f"networks.{player}.width": 2 for player in ("AB", "BA", "DA", "DB")},
@@ -113,6 +123,7 @@ def data_of(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Callabl
     by_needs = {
         (("x",),): pictures,
         (("x", "y"),): made / "labelled",
+        (("x", "y"), ("u",)): made / "labelled",
         (("a", "b"),): made / "pairs",
         (("a",), ("b",)): made / "domains",
     }

@@ -21,6 +21,7 @@ from gansmith.errors import UserError
 from gansmith.recipe import plan, with_full_paths
 from gansmith.run.log import read_metrics
 from gansmith.run.record import Record
+from gansmith.series import check_same
 from gansmith.training import Stopped, train
 
 SMALL: dict[str, Any] = {
@@ -170,7 +171,7 @@ def test_runs_that_were_scored_or_trained_otherwise_are_refused(measure: Measure
 
     def check(**changes: Any) -> None:
         wanted = with_full_paths(plan("gan", flags={**same, **changes})).recipe
-        module._check_same(tmp_path / "out" / "seed-0", wanted)
+        check_same(tmp_path / "out" / "seed-0", wanted, "benchmark")
 
     check(steps=50)
     for changes, said in (

@@ -107,6 +107,17 @@ def test_sampling_prints_ratios_that_fit_its_speeds(ran: Ran) -> None:
     assert len(set(*matched(r"gansmith train gan --steps 1: # s \(# to #\)", [start]))) == 1
 
 
+def test_modes_makes_a_table_and_trains_nothing_twice(ran: Ran, tmp_path: Path) -> None:
+    words = ["--data", "ring", "--objectives", "hinge", "wasserstein", "--seeds", 2, "--steps", 2]
+    lines = ran("modes", *words, "--out", tmp_path / "modes.jsonl")
+    trained = (tmp_path / "modes.jsonl").read_bytes()
+    assert [line.split(" | ")[1] for line in lines[2:]] == ["hinge", "wasserstein + wgan_gp"]
+    cell = r"[\d.]+ ± [\d.]+"
+    assert all(re.fullmatch(rf"\| ring \| .+ \| {cell} \| {cell} \| {cell} \|", line) for line in lines[2:])
+    assert ran("modes", *words, "--out", tmp_path / "modes.jsonl") == lines
+    assert len(trained.splitlines()) == 4 and (tmp_path / "modes.jsonl").read_bytes() == trained
+
+
 def test_spin_prints_each_setting_alone_and_beside_other_work(ran: Ran, monkeypatch: pytest.MonkeyPatch) -> None:
     others = SimpleNamespace(start=lambda: None, terminate=lambda: None)
     monkeypatch.setattr(multiprocessing, "Process", lambda **_: others)
@@ -121,6 +132,50 @@ def test_allocator_prints_speeds_and_page_faults_of_both(ran: Ran) -> None:
     found = matched(r"gan +(.+?) +# images/s  \(# to #\) +# times +# page faults a round +# MB at most", lines)
     assert [name for name, *_ in found] == ["as glibc does", "freed memory kept"]
     assert all(ratio == about(speed / found[0][1]) for _, speed, _, _, ratio, *_ in found)
+
+
+def test_dcgan_prints_ratios_that_fit_its_times(ran: Ran) -> None:
+    head, *rows, flags, on = ran("dcgan", "--repeats", 1, "--rounds", 1, "--device", "cpu")
+    assert "ms a round" in head and "times the script" in head and "--img_size 32" in flags and "threads 1" in on
+    found = matched(r"(.+?) +# +\(# to #\) +# +\(# to #\)", rows)
+    assert [name for name, *_ in found] == [
+        "the script's loop",
+        "gansmith train dcgan",
+        "... --engine.channels_last true",
+    ]
+    for _, ms, low, high, ratio, least, most in found:
+        assert ms == low == high and ratio == least == most == about(found[0][1] / ms)
+
+
+def test_the_script_s_dcgan_moves_as_gansmith_s(tmp_path: Path) -> None:
+    """What `benchmarks/dcgan.py` compares is one update: the same weights and draws, without dropout, in float64."""
+    script = SimpleNamespace(**runpy.run_path(str(SCRIPTS / "dcgan.py")))
+    keys = {"networks.D.dropout": 0.0, "optimizers.G.eps": 1e-6, "optimizers.D.eps": 1e-6, "batch_size": 8}
+    torch.set_default_dtype(torch.float64)
+    try:
+        made = build(plan("dcgan", flags={**script.FLAGS, **keys}).recipe, torch.device("cpu"), say=lambda text: None)
+        nets = script.networks(dropout=0.0)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    ours = [[m for m in player.net.modules() if hasattr(m, "weight")] for player in made.game.players]
+    theirs = [[m for m in net.modules() if hasattr(m, "weight")] for net in nets]
+    with torch.no_grad():
+        for one, other in zip(sum(ours, []), sum(theirs, []), strict=True):
+            other.weight.copy_(one.weight)
+            other.bias.copy_(one.bias) if one.bias is not None else other.bias.zero_()
+    made.stream.dtype = torch.float64
+    draws = torch.Generator()
+    draws.set_state(made.state.noise.get_state())
+
+    def batches() -> Any:
+        for _ in range(3):
+            batch = next(made.stream)
+            made.game.round(batch)
+            yield batch["x"], torch.randn(8, 100, generator=draws, dtype=torch.float64)
+
+    assert len([*script.loop(*nets, batches(), eps=1e-6)]) == 3
+    for one, other in zip(sum(ours, []), sum(theirs, []), strict=True):
+        assert (one.weight - other.weight).abs().max() < 1e-10
 
 
 @pytest.fixture
@@ -189,7 +244,10 @@ def test_scaling_prints_efficiency_and_shares_that_fit_its_speeds_and_times() ->
     ("name", "words", "said"),
     [
         ("epoch", "--repeats 0", "--repeats is 0; it must be at least 1"),
+        ("zoo", "--next --only gna", "--only gna: the recipes are fast_mnist, "),
+        ("zoo", "", "say --next or --page"),
         ("epoch", "--device tpu", "--device is 'tpu'; it must be auto, cpu, cuda"),
+        ("dcgan", "--rounds 0", "--rounds is 0; it must be at least 1"),
         ("post_loop", "--steps 0", "--steps is 0; it must be at least 1"),
         ("sampling", "--n 1000", "--n is 1000; it must be at least 1024"),
         ("allocator", "--rounds 11", "--rounds is 11; it must be at least 12"),
@@ -207,3 +265,34 @@ def test_a_wrong_argument_is_one_line_and_exit_code_2(
     out, err = capsys.readouterr()
     assert end.value.code == 2 and not out
     assert err.startswith(f"{name}.py: error: {said}") and err.count("\n") == 1
+
+
+def test_the_zoo_trains_one_item_a_call_and_writes_its_page(
+    small: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    zoo = runpy.run_path(str(SCRIPTS / "zoo.py"))["main"].__globals__
+    item, flags = zoo["Item"], small("gan", img_size=28)
+    zoo["ITEMS"].clear()
+    zoo["ITEMS"]["gan"] = item(2, metrics=("fd",), flags={**flags, "n_cpu": 2})
+    monkeypatch.setitem(zoo, "SAMPLES", 100)
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "zoo.md").write_text("# The zoo\n\n## Points on a ring\n\nkept\n")
+
+    def run(*words: str) -> list[str]:
+        places = ["--seeds", "1", "--docs", str(tmp_path), "--runs", str(tmp_path)]
+        monkeypatch.setattr(sys, "argv", ["zoo.py", *words, *places])
+        with redirect_stdout(io.StringIO()) as out:
+            zoo["main"]()
+        return out.getvalue().splitlines()
+
+    assert run("--next") == ["gan, seed 0; 0 more after it"]
+    assert run("--next") == ["nothing is missing"]
+    (line,) = map(json.loads, (tmp_path / "zoo" / "results.jsonl").read_text().splitlines())
+    assert (line["recipe"], line["seed"], line["rounds"], line["threads"]) == ("gan", 0, 2, 1)
+    assert line["scores"].keys() == line["after one round"].keys() == {"fd_mnist_100"}
+    run("--page")
+    page = (tmp_path / "zoo.md").read_text()
+    assert "| [gan](#gan) | 1 | 2 |" in page and page.endswith("## Points on a ring\n\nkept\n")
+    for name in re.findall(r"!\[\w+\]\((.+?)\)", page):
+        assert (tmp_path / name).stat().st_size > 100
+    assert (tmp_path / "pictures" / "zoo.png").stat().st_size > 100

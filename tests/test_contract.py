@@ -75,7 +75,7 @@ def declares(make: Make) -> None:
     assert {*next(made.stream).fields} == fields
     assert game.makers
     for maker in game.makers.values():
-        assert {*maker.players} <= {*names} and maker.imitates in fields
+        assert {*maker.players} <= {*names} and (maker.imitates in fields or maker.classifies)
         assert {*maker.inputs.values()} <= {"latent", *fields}
         assert all(getattr(game, player).ema is not None for player in maker.players)
 
@@ -137,7 +137,7 @@ def parts(make: Make) -> None:
         except UserError as error:
             assert accumulate == 2 and "accumulate" in str(error)
             return
-        assert "accumulate" in handed(type(made.game))
+        assert accumulate == 1 or "accumulate" in handed(type(made.game))
         for module in (m for p in made.game.players for m in p.net.modules()):
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
                 module.eval()  # its statistics would be those of a part
@@ -204,8 +204,12 @@ def makes(made: Experiment) -> None:
             mode.at(n, rows, 0)
             with mode, torch.no_grad():
                 found.append(maker.make(*nets, **{name: x[rows] for name, x in inputs.items()}))
-        assert found[0].shape == (n, *batch[maker.imitates].shape[1:]) and torch.isfinite(found[0]).all()
         torch.testing.assert_close(torch.cat(found[1:]), found[0], rtol=1e-9, atol=1e-11)
+        assert torch.isfinite(found[0]).all()
+        if maker.classifies:
+            assert found[0].shape[0] == n and found[0].dim() == 2
+            continue
+        assert found[0].shape == (n, *batch[maker.imitates].shape[1:])
         sampler = Sampler(nets, made.prior, maker=maker, classes=made.classes)
         if maker.pictures:
             alone = {field: pictures[1:2] for field, pictures in batch.fields.items()}
@@ -243,7 +247,7 @@ def compiles(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[nn.Module] = []
     monkeypatch.setattr(nn.Module, "compile", lambda net, **options: asked.append(net))
     made = make(**{"engine.compile": True})
-    penalty = {"penalties": [{"name": "wgan_gp"}]}
+    penalty = {"penalties": [{"name": "wgan_gp"}], "schedules": []}  # which may set weights of its own penalties
     takes = "penalty" in handed(type(made.game))
     for e, penalised in ((made, False), *([(make(**{"engine.compile": True, **penalty}), True)] if takes else [])):
         found = {p.name for p in e.game.players if any(p.net is net for net in asked)}

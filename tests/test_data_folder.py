@@ -533,3 +533,15 @@ def test_fits() -> None:
     # A chequerboard becomes grey; taking every other pixel would make it black or white.
     board = (np.indices((64, 64)).sum(axis=0) % 2 * 255).astype(np.uint8)
     assert abs(array(Image.fromarray(board), 1, size=(16, 16)).astype(int) - 127).max() < 12
+
+
+def test_runs_among_the_pictures_are_no_data(tmp_path: Path) -> None:
+    """`cd pictures; gansmith train gan --data .` puts runs/ there."""
+    said: list[str] = []
+    for file in ("a.png", "b.png", "runs/gan-001/samples/000400.png", "runs/gan-001/recipe.yaml"):
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (8, 8)).save(tmp_path / file, format="PNG")
+    (tmp_path / "runs/gan-001/checkpoints").mkdir()
+    (found,) = load_sets(str(tmp_path), size=(8, 8), channels=1, say=said.append, progress=False)
+    assert len(found) == 2
+    assert [line for line in said if "left out of training" in line and "gan-001" in line]

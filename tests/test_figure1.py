@@ -17,13 +17,14 @@ from torch import Tensor, nn
 import gansmith
 from gansmith import Sampler, UserError
 from gansmith.data import load_sets
+from gansmith.data.mixture import Mixture
 from gansmith.data.stream import Stream
+from gansmith.data.toy import TOYS
 from gansmith.inference import open_run
 from gansmith.papers import figures
 from gansmith.papers.density import Stage, distance_of_d, jsd, optimal_d, pushforward
 from gansmith.papers.figures import four_stages, stage
 from gansmith.papers.line import Generator
-from gansmith.papers.toy import TOYS, Mixture
 from gansmith.priors import Normal, Uniform
 
 Numbers = NDArray[np.float64]
@@ -32,8 +33,7 @@ pytestmark = pytest.mark.usefixtures("blind")
 
 def parts(toy: Mixture) -> list[tuple[float, NormalDist]]:
     """The same mixture out of the standard library."""
-    triples = zip(toy.weights, toy.means, toy.deviations, strict=True)
-    return [(w, NormalDist(m, s)) for w, m, s in triples]
+    return [(1 / len(toy.means), NormalDist(m, toy.deviation)) for (m,) in toy.means]
 
 
 def cells(low: float, high: float, n: int) -> tuple[Numbers, Numbers]:
@@ -50,15 +50,15 @@ def points(name: str, **options: Any) -> Any:
 # ---- the sets --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", TOYS)
+@pytest.mark.parametrize("name", ["normal_1d", "two_normals_1d"])
 def test_a_density_is_that_of_its_normals_and_every_stretch_of_points_follows_it(name: str) -> None:
     toy = TOYS[name]
     x = np.linspace(-12, 12, 2001)
     expected = [sum(w * n.pdf(v) for w, n in parts(toy)) for v in x]
-    np.testing.assert_allclose(toy(x), expected, rtol=1e-12, atol=1e-300)
-    assert toy(x).sum() * (x[1] - x[0]) == pytest.approx(1, abs=1e-9)
+    np.testing.assert_allclose(toy(x[:, None]), expected, rtol=1e-12, atol=1e-300)
+    assert toy(x[:, None]).sum() * (x[1] - x[0]) == pytest.approx(1, abs=1e-9)
     _, shown = cells(*toy.window, 4000)
-    assert toy(shown).sum() * (shown[1] - shown[0]) > 0.9999
+    assert toy(shown[:, None]).sum() * (shown[1] - shown[0]) > 0.9999
     train, test = points(name), points(name, split="test")
     held = points(name, split="validation", validation=1000)
     assert train.images.shape == (10_000, 1, 1, 1) and train.images.dtype == np.float32 and held.density is toy
@@ -167,7 +167,7 @@ def test_g_starts_as_the_prior_moved_and_stretched() -> None:
     inside = ~np.isnan(expected)
     np.testing.assert_allclose(box.p_g[inside], expected[inside], atol=1e-4)
     np.testing.assert_allclose(box.heads, 0.5 + 1.6 * (2 * box.feet - 1), atol=1e-5)
-    assert box.round == 7 and box.d is None and np.array_equal(box.p_data, toy(box.x))
+    assert box.round == 7 and box.d is None and np.array_equal(box.p_data, toy(box.x[:, None]))
 
     bell = stage(Sampler(Generator(1, (1, 1, 1), shift=-1, scale=0.5), Normal(dim=1)), None, toy, 0)
     np.testing.assert_allclose(bell.p_g, [NormalDist(-1, 0.5).pdf(v) for v in bell.x], atol=1e-3)

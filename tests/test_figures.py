@@ -252,7 +252,7 @@ def test_what_is_wrong_is_said(run: Path, tmp_path: Path) -> None:
         ("plane", {"seeds": [1, 2, 3]}, "spanned by two seeds, such as 0,1, and there are 3"),
         ("walk", {"seeds": []}, "at least one seed"),
         ("samples", {"round": 7}, "no checkpoint of round 7"),
-        ("density", {}, "whose density nobody knows; density draws runs on normal_1d"),
+        ("density", {}, "is trained on pictures0; density draws runs on normal_1d"),
     ]
     for name, options, said in wrong:
         with pytest.raises(UserError, match=said):

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from gansmith.errors import UserError
 from gansmith.games.began import energy
+from gansmith.games.ebgan import pull_away
 from gansmith.games.pool import Pool
 
 Data = Callable[[str], str]
@@ -23,6 +24,7 @@ ORDERS = {
     "gan": "D+G",
     "wgan_gp": "D D D D D G",
     "began": "D+G",
+    "ebgan": "D+G",
     "infogan": "D G D+G",
     "cgan": "D+G",
     "aae": "Dec+E D E",
@@ -30,7 +32,13 @@ ORDERS = {
     "cyclegan": "AB+BA+DA+DB",
 }
 # How often a network's own passes are counted in a round; a pass that serves the opponent's move alone is lent.
-PASSES = {"gan": {"G": 1}, "wgan_gp": {"G": 1}, "fast_mnist": {"G": 1, "D": 2}, "infogan": {"G": 2, "D": 3}}
+PASSES = {
+    "gan": {"G": 1},
+    "wgan_gp": {"G": 1},
+    "fast_mnist": {"G": 1, "D": 2},
+    "ebgan": {"G": 1},
+    "infogan": {"G": 2, "D": 3},
+}
 
 
 @pytest.mark.parametrize("name", ORDERS)
@@ -121,6 +129,8 @@ def test_began_logs_its_balance_and_keeps_k_between_0_and_1(lambda_k: float, end
 def test_what_does_not_fit_a_game_is_said(data_of: Data) -> None:
     with pytest.raises(UserError, match=r"D returned \(2,\) for images \(2, 1, 3, 3\); began needs an auto-encoder"):
         energy(torch.zeros(2, 1, 3, 3), torch.zeros(2))
+    with pytest.raises(UserError, match=r"16, 16\) ebgan needs .* returns a .*Coded.* such as ebgan_autoencoder"):
+        rounds(experiment_of("ebgan", data_of("ebgan"), **{"networks.D": {"name": "began_autoencoder"}}), 1)
     with pytest.raises(UserError, match="game: it needs the prior codes"):
         experiment_of("infogan", data_of("infogan"), prior="normal")
     with pytest.raises(UserError, match=r"head for categories gives 5, the prior has 10: networks\.D\.categories must"):
@@ -134,6 +144,25 @@ def test_infogan_pays_nothing_for_a_sure_and_right_q(data_of: Data) -> None:
     parts = game.prior.split(z)
     category, code = game.information_losses(z, parts._replace(noise=z, category=parts.category * 50))
     assert 0 <= category.item() < 1e-20 and code.item() == 0
+
+
+def test_the_pull_away_term_is_the_mean_squared_cosine_of_pairs() -> None:
+    along, across = torch.eye(3, dtype=torch.float64)[:2]
+    for codes, expected in (
+        ([along, across], 0.0),
+        ([along, -5 * along], 1.0),  # opposite is as bad as equal
+        ([along, along, across], 1 / 3),
+        ([along, along + across], 1 / 2),
+        ([along], 0.0),
+    ):
+        assert pull_away(torch.stack(codes)).item() == pytest.approx(expected, abs=1e-12)
+    codes = torch.randn(6, 4, generator=noise(), dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(pull_away, (codes,))
+    dead = torch.cat([torch.zeros(2, 4), torch.ones(2, 4)]).requires_grad_()
+    (slope,) = torch.autograd.grad(pull_away(dead), dead)
+    assert pull_away(dead).item() == pytest.approx(1 / 6) and torch.isfinite(slope).all()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert pull_away(codes.float()).item() == pytest.approx(pull_away(codes).item(), rel=1e-5)
 
 
 # ---- pools -------------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from gansmith.games.critique import Critique, mean, per_sample, score, scores
-from gansmith.networks import NETWORKS, aae, began, blocks, cgan, cyclegan, infogan, mlp, pix2pix
+from gansmith.networks import NETWORKS, aae, began, blocks, cgan, cyclegan, infogan, mlp, pix2pix, r3gan
 from gansmith.networks.infogan import Heads
 
 Shape = tuple[int, int, int]
@@ -23,13 +23,20 @@ LATENT, CLASSES = 6, 4
 # How small each network can be and still have all its parts; dropout that never goes off is off here.
 SMALL: dict[str, dict[str, Any]] = {
     **{"mlp_generator": {"widths": (8, 12, 16)}, "mlp_discriminator": {"widths": (16, 8)}},
+    **dict.fromkeys(("mlp_clipped_critic", "point_generator"), {"widths": (16, 8)}),
     **dict.fromkeys(("began_generator", "conv_discriminator"), {"width": 4}),
     **dict.fromkeys(("infogan_generator", "infogan_discriminator"), {"width": 4}),
     **dict.fromkeys(("cgan_conv_generator", "cgan_conv_discriminator"), {"width": 4}),
+    "ebgan_autoencoder": {"width": 4, "code": 6},
+    **dict.fromkeys(("acgan_discriminator", "sgan_discriminator"), {"width": 4}),
+    "cluster_gan_encoder": {"width": 4, "categories": 2},
     **{"began_autoencoder": {"width": 4, "code": 6}, "unet": {"width": 4, "dropout": 0.0}},
     **{"cgan_generator": {"widths": (16, 17, 18)}, "cgan_discriminator": {"units": (8, 9, 10)}},
     **dict.fromkeys(("aae_encoder", "aae_decoder", "aae_critic"), {"widths": (24, 20)}),
     **dict.fromkeys(("pair_critic", "patch_critic"), {"width": 4, "patch": 16}),
+    **dict.fromkeys(("dcgan_generator", "dcgan_discriminator", "upsampling_generator", "dropout_critic"), {"width": 4}),
+    **dict.fromkeys(("sn_critic", "projection_critic"), {"width": 4}),
+    **dict.fromkeys(("r3gan_generator", "r3gan_critic"), {"width": 4, "most": 8}),
     "resnet_translator": {"width": 4, "blocks": 2},
     **dict.fromkeys(("line_generator", "gan2014_generator"), {"widths": (8, 12)}),
     "gan2014_fronted_generator": {"widths": (8, 12), "front": 12, "inner_dim": 10},
@@ -40,10 +47,16 @@ ONLY_32 = {"gan2014_conv_generator", "gan2014_conv_discriminator"}
 # What comes out, where it is not the picture of a generator, a translator or an auto-encoder.
 GIVES = {
     **dict.fromkeys(("mlp_discriminator", "conv_discriminator", "cgan_discriminator", "aae_critic"), "scores"),
-    **dict.fromkeys(("cgan_conv_discriminator", "gan2014_discriminator", "gan2014_conv_discriminator"), "scores"),
+    **dict.fromkeys(("dcgan_discriminator", "dropout_critic", "sn_critic", "projection_critic"), "scores"),
+    **dict.fromkeys(
+        ("r3gan_critic", "cgan_conv_discriminator", "gan2014_discriminator", "gan2014_conv_discriminator"), "scores"
+    ),
+    **{"mlp_clipped_critic": "scores", "ebgan_autoencoder": "coded"},
+    **{"acgan_discriminator": "judged", "sgan_discriminator": "classes", "cluster_gan_encoder": "encoded"},
     **{"infogan_discriminator": "heads", "aae_encoder": "codes", "pair_critic": "map", "patch_critic": "map"},
 }
 BOUNDED = ("mlp_generator", "infogan_generator", "cgan_generator", "cgan_conv_generator", "aae_decoder", "unet")
+BOUNDED += ("dcgan_generator", "upsampling_generator")
 
 
 @pytest.fixture(autouse=True)
@@ -98,6 +111,7 @@ INFOGAN_D = conv(1, 64, 4) + conv(64, 128, 4) + linear(128 * 49, 1024) + linear(
 INFOGAN_D += linear(1024, 128) + 2 * 128 + linear(128, 10) + linear(128, 2)  # the head Q
 CGAN_G = linear(100, 200) + linear(10, 1000) + linear(1200, 1200) + linear(1200, 784)
 CGAN_CONV_G = linear(74, 256) + linear(256, 32 * 49) + conv(32, 16, 4) + conv(16, 1, 4) + 2 * (256 + 32 * 49 + 16)
+HIDDEN = linear(32 * 49, 256)
 CGAN_D = linear(784, 240 * 5) + linear(10, 50 * 5) + linear(290, 240 * 4) + linear(240, 1)
 UNET = (
     (conv(3, 64, 4) + normed(64, 128, 4) + normed(128, 256, 4) + normed(256, 512, 4))
@@ -107,7 +121,16 @@ UNET = (
 PATCH_70 = normed(64, 128, 4) + normed(128, 256, 4) + normed(256, 512, 4) + conv(512, 1, 4)
 RESNET_9 = normed(3, 64, 7) + normed(64, 128, 3) + normed(128, 256, 3) + 9 * 2 * normed(256, 256, 3)
 RESNET_9 += normed(256, 128, 3) + normed(128, 64, 3) + conv(64, 3, 7)
+DCGAN_G = linear(100, 1024 * 16) + 2 * 1024  # the maps of the paper's figure 1
+DCGAN_G += normed(1024, 512, 4) + normed(512, 256, 4) + normed(256, 128, 4) + conv(128, 3, 4)
+DCGAN_D = conv(3, 128, 4) + normed(128, 256, 4) + normed(256, 512, 4) + normed(512, 1024, 4) + linear(1024 * 16, 1)
+SCRIPT_G = linear(100, 128 * 64) + 2 * 128 + normed(128, 128, 3) + normed(128, 64, 3) + conv(64, 1, 3)
+SCRIPT_D = conv(1, 16, 3) + sum(conv(n, 2 * n, 3) + 2 * 2 * n for n in (16, 32, 64)) + linear(128 * 4, 1)
+SN_TRUNK = sum(conv(a, b, 3) + conv(b, b, 4) for a, b in ((3, 64), (64, 128), (128, 256))) + conv(256, 512, 3)
+R3GAN_STAGE = 2 * (128 * 256 + 256) + 256 * 16 * 9  # of 128 maps: two biases of 256, 16 groups of 16 maps
 AAE = linear(784, 1000) + linear(1000, 1000)
+EBGAN_D = conv(1, 32, 4) + conv(32, 64, 4) + linear(64 * 49, 32)  # to the code
+EBGAN_D += linear(32, 64 * 49) + conv(64, 32, 4) + conv(32, 1, 4)
 MNIST, FACADES = (1, 28, 28), (3, 256, 256)
 # Those of the 2014 paper are counted beside its other figures.
 SIZES: list[tuple[str, int, Shape, Mapping[str, Any], int]] = [
@@ -116,14 +139,25 @@ SIZES: list[tuple[str, int, Shape, Mapping[str, Any], int]] = [
     ("began_autoencoder", 0, (1, 32, 32), {"width": 16}, BEGAN_ENCODER + BEGAN_DECODER),
     *(("infogan_generator", 74, MNIST, {}, INFOGAN_G), ("infogan_discriminator", 0, MNIST, {}, INFOGAN_D)),
     ("conv_discriminator", 0, MNIST, {}, conv(1, 32, 4) + normed(32, 64, 4) + linear(64 * 49, 1)),
+    ("conv_discriminator", 0, MNIST, {"norm": False}, conv(1, 32, 4) + conv(32, 64, 4) + linear(64 * 49, 1)),
+    ("ebgan_autoencoder", 0, MNIST, {}, EBGAN_D),
     ("line_generator", 1, (1, 1, 1), {}, linear(1, 1) + linear(1, 64) + linear(64, 64) + linear(64, 1)),
     *(("cgan_generator", 100, MNIST, {}, CGAN_G), ("cgan_discriminator", 0, MNIST, {}, CGAN_D)),
     ("cgan_conv_generator", 64, MNIST, {"width": 16}, CGAN_CONV_G),
+    ("acgan_discriminator", 0, MNIST, {"width": 16}, conv(1, 16, 4) + normed(16, 32, 4) + HIDDEN + linear(256, 11)),
+    ("sgan_discriminator", 0, MNIST, {"width": 16}, conv(1, 16, 4) + normed(16, 32, 4) + HIDDEN + linear(256, 11)),
+    ("cluster_gan_encoder", 40, MNIST, {}, conv(1, 16, 4) + conv(16, 32, 4) + HIDDEN + linear(256, 40)),
     ("cgan_conv_discriminator", 0, MNIST, {}, conv(11, 32, 4) + normed(32, 64, 4) + linear(64 * 49, 1)),
     ("aae_encoder", 8, MNIST, {}, AAE + linear(1000, 8)),
     ("aae_encoder", 8, MNIST, {"posterior": "gaussian"}, AAE + linear(1000, 16)),
     ("aae_decoder", 8, MNIST, {}, linear(8, 1000) + linear(1000, 1000) + linear(1000, 784)),
     ("aae_critic", 8, MNIST, {}, linear(8, 1000) + linear(1000, 1000) + linear(1000, 1)),
+    *(("dcgan_generator", 100, (3, 64, 64), {}, DCGAN_G), ("dcgan_discriminator", 0, (3, 64, 64), {}, DCGAN_D)),
+    *(("upsampling_generator", 100, (1, 32, 32), {}, SCRIPT_G), ("dropout_critic", 0, (1, 32, 32), {}, SCRIPT_D)),
+    ("sn_critic", 0, (3, 32, 32), {}, SN_TRUNK + linear(512 * 16, 1)),
+    ("projection_critic", 0, (3, 32, 32), {}, SN_TRUNK + linear(512, 1) + 10 * 512),
+    ("r3gan_generator", 64, (3, 32, 32), {}, (64 + 16) * 128 + 4 * R3GAN_STAGE + 128 * 3),
+    ("r3gan_critic", 0, (3, 32, 32), {}, 3 * 128 + 4 * R3GAN_STAGE + 17 * 128),
     *(("unet", 0, FACADES, {}, UNET), ("resnet_translator", 0, FACADES, {"blocks": 9}, RESNET_9)),
     *((f"{name}_critic", 0, FACADES, {}, conv(c, 64, 4) + PATCH_70) for name, c in (("pair", 6), ("patch", 3))),
     ("patch_critic", 0, (3, 286, 286), {"patch": 286}, conv(3, 64, 4) + PATCH_70 + 2 * normed(512, 512, 4)),
@@ -139,6 +173,7 @@ def test_sizes_are_those_counted_by_hand(row: str, latent: int, shape: Shape, ke
 
 def test_the_posts_numbers() -> None:
     assert (POST_G, POST_D) == (1_510_032, 533_505)
+    assert (round(SCRIPT_G / 1e6, 2), round(SCRIPT_D / 1e6, 3)) == (1.05, 0.098)  # those of its dcgan.py
     with torch.device("meta"):
         g, d = mlp.Generator(100, MNIST), mlp.Discriminator(MNIST)
     norms = [m for m in g.modules() if isinstance(m, nn.BatchNorm1d)]
@@ -155,6 +190,7 @@ def test_eps_divides_as_it_should() -> None:
 
 
 DEVIATIONS = [("aae_decoder", 0.01), ("unet", 0.02), ("patch_critic", 0.02), ("resnet_translator", 0.02)]
+DEVIATIONS += [(row, 0.02) for row in ("dcgan_generator", "dcgan_discriminator", "upsampling_generator")]
 
 
 @pytest.mark.parametrize(("row", "deviation"), DEVIATIONS)
@@ -177,9 +213,17 @@ def test_what_comes_out_follows_the_shape_of_the_pictures(row: str, shape: Shape
     if GIVES.get(row) == "heads":
         assert isinstance(output, Heads)
         assert [tuple(head.shape) for head in output] == [(5,), (5, 10), (5, 2)]
+    elif GIVES.get(row) in ("coded", "judged", "encoded"):
+        expected = {
+            "coded": [(5, *shape), (5, 6)],
+            "judged": [(5,), (5, CLASSES)],
+            "encoded": [(5, LATENT - 2), (5, 2)],
+        }
+        assert [tuple(part.shape) for part in output] == expected[GIVES[row]]
     else:
-        expected = {"scores": (5,), "codes": (5, LATENT), "map": (5, shape[1] // 2 - 2, shape[2] // 2 - 2)}
-        assert output.shape == expected.get(GIVES.get(row, "pictures"), (5, *shape))
+        plain = {"scores": (5,), "codes": (5, LATENT), "map": (5, shape[1] // 2 - 2, shape[2] // 2 - 2)}
+        plain["classes"] = (5, CLASSES + 1)
+        assert output.shape == plain.get(GIVES.get(row, "pictures"), (5, *shape))
 
 
 @pytest.mark.parametrize("row", NETWORKS)
@@ -301,8 +345,17 @@ def test_a_score_sees_its_patch_and_no_more(patch: Any) -> None:
         *(("infogan_generator", {}, (32, 62), "32,64"), ("infogan_discriminator", {}, (30, 45), "32,44")),
         *((f"cgan_conv_{player}", {}, (30, 45), "32,44") for player in ("generator", "discriminator")),
         *(("conv_discriminator", {}, (28, 30), "28,32"), ("resnet_translator", {}, (4, 4), "8")),
+        ("ebgan_autoencoder", {}, (30, 45), "32,44"),
+        *(("acgan_discriminator", {}, (30, 45), "32,44"), ("sgan_discriminator", {}, (4, 4), "8")),
         *(("unet", {}, (28, 28), "32"), ("unet", {}, (24, 96), "32,96"), ("unet", {"depth": 5}, (64, 48), "64")),
         *(("unet", {"depth": 8}, (100, 600), "256,512"), ("resnet_translator", {}, (30, 45), "32,44")),
+        *((f"dcgan_{player}", {}, (30, 45), "32,44") for player in ("generator", "discriminator")),
+        *(
+            ("dcgan_generator", {}, (4, 4), "8"),
+            ("sn_critic", {}, (29, 29), "28"),
+            ("r3gan_critic", {}, (31, 31), "32"),
+        ),
+        *(("upsampling_generator", {}, (30, 30), "32"), ("dropout_critic", {}, (28, 28), "32")),
         *(("patch_critic", {"patch": 70}, (16, 16), "24"), ("pair_critic", {"patch": 34}, (64, 11), "64,12")),
     ],
 )
@@ -314,6 +367,91 @@ def test_a_size_that_cannot_be_is_refused_with_the_nearest(row: str, keys: Any, 
             make(row, (1, *size), **small)
         h, _, w = nearest.partition(",")
         make(row, (1, int(h), int(w or h)), **small)
+
+
+@pytest.mark.parametrize(
+    ("size", "smallest"),
+    [
+        ((28, 28), (7, 7)),
+        ((32, 32), (4, 4)),
+        ((64, 64), (4, 4)),
+        ((8, 8), (4, 4)),
+        ((12, 20), (6, 10)),
+        ((48, 32), (6, 4)),
+    ],
+)
+def test_dcgan_doubles_as_often_as_it_fits(size: tuple[int, int], smallest: tuple[int, int]) -> None:
+    net = make("dcgan_generator", (1, *size), width=1)
+    assert next(m.unflattened_size for m in net.modules() if isinstance(m, nn.Unflatten))[1:] == smallest
+    assert net.eval()(torch.zeros(1, LATENT)).shape == (1, 1, *size)
+
+
+def test_up_conv_is_a_doubling_and_a_convolution() -> None:
+    """Nearest-neighbour copies and a 3x3 convolution with a border of zeros, in value and in every gradient."""
+    layer = blocks.UpConv(3, 5).double()
+    x = torch.randn(2, 3, 4, 7, dtype=torch.float64, requires_grad=True)
+    doubled = x.repeat_interleave(2, 2).repeat_interleave(2, 3)
+    results = [layer(x), nn.functional.conv2d(doubled, layer.weight, layer.bias, padding=1)]
+    along = torch.randn_like(results[0])
+    found, expected = ([y, *torch.autograd.grad((y * along).sum(), [x, layer.weight, layer.bias])] for y in results)
+    for ours, theirs in zip(found, expected, strict=True):
+        assert (ours - theirs).abs().max() < 1e-12
+
+
+def test_spectral_norm_becomes_1_by_iterations_after_steps() -> None:
+    """Of linear maps, of convolutions as matrices of their outputs' rows, and of embeddings; passes iterate nothing."""
+    net = make("projection_critic", (1, 8, 8), width=3).double()
+    layers = [m for m in net.modules() if isinstance(m, (nn.Linear, nn.Conv2d, nn.Embedding))]
+
+    def norms() -> list[float]:
+        return [torch.linalg.matrix_norm(m.weight.flatten(1), 2).item() for m in layers]
+
+    for _ in range(2):
+        with torch.no_grad():
+            for p in net.parameters():
+                p.copy_(torch.randn_like(p))  # as after a step, and a large one
+        before = norms()
+        net(torch.randn(2, 1, 8, 8, dtype=torch.float64), torch.tensor([0, 1]))
+        assert norms() == before and max(before) > 1.1
+        for _ in range(300):
+            net.constrain()
+        assert norms() == pytest.approx([1.0] * 5, abs=1e-4)
+
+
+def test_a_projection_is_linear_in_the_label_s_vector() -> None:
+    """D(x, y) - psi(phi(x)) = <V y, phi(x)>: the difference of two labels sees phi along the difference of vectors."""
+    net = make("projection_critic", (1, 8, 8), width=3).double()
+    x, phi = torch.randn(5, 1, 8, 8, dtype=torch.float64), []
+    net.psi.register_forward_pre_hook(lambda layer, args: phi.append(args[0]))
+    one, other = (net(x, torch.full((5,), y)) for y in (1, 3))
+    v = net.embed.weight
+    torch.testing.assert_close(one - other, phi[0] @ (v[1] - v[3]))
+    torch.testing.assert_close(phi[0], net.model(x).flatten(2).sum(2))
+
+
+def test_r3gan_starts_as_its_transitions_alone() -> None:
+    """The last convolution of each block is 0: G is resampling and 1x1 convolutions, so G(-z) = -G(z)."""
+    net = make("r3gan_generator", (3, 16, 24), **SMALL["r3gan_generator"]).double()
+    z = torch.randn(2, LATENT, dtype=torch.float64)
+    torch.testing.assert_close(net(-z), -net(z))
+    for m in net.modules():
+        if isinstance(m, r3gan.Bottleneck):
+            h = torch.randn(1, m.model[0].in_channels, 4, 4, dtype=torch.float64)
+            assert torch.equal(m(h), h)
+            nn.init.normal_(m.model[-1].weight)
+            assert not torch.equal(m(h), h)
+    assert not torch.allclose(net(-z), -net(z))
+
+
+def test_resampling_is_bilinear_away_from_the_border_and_keeps_sums() -> None:
+    x = torch.randn(2, 3, 8, 12, dtype=torch.float64)
+    up, down = (r3gan.Resample(up=up).double() for up in (True, False))
+    inside = (..., slice(2, -2), slice(2, -2))
+    torch.testing.assert_close(up(x)[inside], nn.functional.interpolate(x, scale_factor=2, mode="bilinear")[inside])
+    flat = torch.ones(1, 1, 8, 8, dtype=torch.float64)
+    assert torch.equal(down(flat)[..., 1:-1, 1:-1], flat[..., :2, :2])
+    y = torch.randn(2, 3, 16, 24, dtype=torch.float64)
+    torch.testing.assert_close((up(x) * y).sum(), 4 * (x * down(y)).sum())  # each is the other's transpose
 
 
 @pytest.mark.parametrize("size", [(16, 16), (28, 28), (48, 64), (16, 80), (20, 24)])
@@ -379,3 +517,53 @@ def test_mean_is_that_of_outputs_over_scales_and_detached() -> None:
     found = mean((a, b), torch.sigmoid)
     assert not found.requires_grad and found.shape == ()
     torch.testing.assert_close(found, (torch.sigmoid(a.detach()).mean() + torch.sigmoid(b.detach()).mean()) / 2)
+
+
+def test_the_posts_networks_without_batchnorm_and_with_dropout() -> None:
+    """What the blog post proposes to try; by default nothing changes, nor do the names of the weights."""
+    plain, dropping = mlp.Discriminator((1, 6, 6)), mlp.Discriminator((1, 6, 6), dropout=0.5)
+    assert not any(isinstance(m, nn.Dropout) for m in plain.modules())
+    assert sum(isinstance(m, nn.Dropout) for m in dropping.modules()) == 2
+    x = torch.randn(4, 1, 6, 6)
+    assert not torch.equal(dropping(x), dropping(x)) and torch.equal(dropping.eval()(x), dropping(x))
+    assert [*plain.state_dict()] == [f"model.{i}.{kind}" for i in (0, 2, 4) for kind in ("weight", "bias")]
+    without = mlp.Generator(5, (1, 6, 6), batchnorm=False)
+    assert not any(isinstance(m, nn.BatchNorm1d) for m in without.modules())
+    assert sum(isinstance(m, nn.BatchNorm1d) for m in mlp.Generator(5, (1, 6, 6)).modules()) == 3
+
+
+def test_dcgan_has_batchnorm_before_relu_in_g_and_the_script_s_critic_behind_it() -> None:
+    """Which layer follows which: the popular script turns the paper's order round."""
+
+    def kinds(net: nn.Module) -> list[str]:
+        return [type(m).__name__ for m in net.modules() if not [*m.children()]]
+
+    g, d = (
+        kinds(make("dcgan_generator", (1, 28, 28), width=4)),
+        kinds(make("dcgan_discriminator", (1, 28, 28), width=4)),
+    )
+    assert g == ["Linear", "Unflatten", *["BatchNorm2d", "ReLU", "ConvTranspose2d"] * 2, "Tanh"]
+    assert d == ["Conv2d", "LeakyReLU", "Conv2d", "BatchNorm2d", "LeakyReLU", "Flatten", "Linear"]
+    script = kinds(make("dropout_critic", (1, 32, 32), width=4))
+    assert script[:8] == [
+        "Conv2d",
+        "LeakyReLU",
+        "Dropout2d",
+        "Conv2d",
+        "LeakyReLU",
+        "Dropout2d",
+        "BatchNorm2d",
+        "Conv2d",
+    ]
+    assert "LeakyReLU" in kinds(make("upsampling_generator", (1, 32, 32), width=4))
+
+
+def test_r3gan_s_first_weights_keep_the_variance() -> None:
+    """N(0, gain^2 / fan in): gain sqrt(2 / 1.04) blocks^(-1/4) in a block, but for its last layer, which is 0."""
+    block = r3gan.Bottleneck(64, 16)
+    first, grouped, last = (m.weight for m in block.model if isinstance(m, nn.Conv2d))
+    gain = math.sqrt(2 / 1.04) / 2
+    for weight, fan in ((first, 64), (grouped, 16 * 9)):
+        assert weight[0].numel() == fan
+        assert weight.std().item() == pytest.approx(gain / math.sqrt(fan), rel=0.05)
+    assert not last.any()

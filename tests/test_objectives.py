@@ -18,7 +18,7 @@ from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 from gansmith.build import objective_of
 from gansmith.errors import UserError
 from gansmith.networks.mlp import Discriminator
-from gansmith.objectives import OBJECTIVES, Objective
+from gansmith.objectives import ALIASES, OBJECTIVES, Objective
 from gansmith.recipe import plan
 
 GRID = (-30.0, -7.5, -1.0, -0.25, 0.0, 0.5, 2.0, 9.0, 30.0)
@@ -34,7 +34,7 @@ class Facts:
     """What holds of a row, by hand; r and f are scores of a real and of a generated image."""
 
     at_zero: tuple[float, float]
-    """Both losses where D cannot tell: -log(1/2) for each half of a cross-entropy; a critic has no zero of its own."""
+    """Both losses on three of a kind where D cannot tell: -log(1/2) for each half of a cross-entropy."""
     d: Callable[[float, float], tuple[float, float]] | None
     """The slopes of D's loss by r and f; None where a loss looks at the whole batch."""
     g: Callable[[float, float], tuple[float, float]] | None
@@ -67,6 +67,9 @@ FACTS = {
     "least_squares": Facts(
         (0.5, 0.5), lambda r, f: (r - 1, f), lambda r, f: (0.0, f - 1), monotone=False, mirrored=False
     ),
+    "hinge": Facts((2.0, 0.0), lambda r, f: (-float(r < 1), float(f > -1)), lambda r, f: (0.0, -1.0)),
+    "boundary_seeking": Facts((LOG_2, 0.0), _logistic, lambda r, f: (0.0, f), monotone=False),
+    "softmax": Facts((math.log(6), math.log(6)), None, None, monotone=False, mirrored=False, shift="dg"),
 }
 
 
@@ -108,7 +111,7 @@ def test_a_row_is_what_its_facts_say(name: str) -> None:
         assert shifted is (side in facts.shift)
     ones = torch.ones_like(real)
     assert torch.equal(row.g(ones, fake), row.g(0 * ones, fake)) is not row.g_uses_real
-    assert row.probability is (name in ("non_saturating", "minimax"))
+    assert row.probability is (name in ("non_saturating", "minimax", "boundary_seeking"))
     expected = torch.sigmoid(fake) if row.probability else fake
     torch.testing.assert_close(row.output(fake), expected)
 
@@ -181,6 +184,54 @@ def test_relativistic_average_compares_with_the_means_of_the_batch() -> None:
     ]
     found = OBJECTIVES["relativistic_average"].d(torch.tensor(real).double(), torch.tensor(fake).double())
     assert found.tolist() == pytest.approx([sum(pair) / 2 for pair in halves], rel=1e-6)
+
+
+def test_hinge_as_printed_with_a_margin_of_the_recipe() -> None:
+    """-min(0, -m + D(x)) - min(0, -m - D(G(z)))."""
+    real, fake = pairs()
+    row = objective_of(plan("gan", flags={"objective": {"name": "hinge", "margin": 0.75}}).recipe)
+    zero = torch.zeros_like(real)
+    printed = -torch.minimum(zero, -0.75 + real) - torch.minimum(zero, -0.75 - fake)
+    torch.testing.assert_close(row.d(real, fake), printed, rtol=0, atol=0)
+
+
+def test_boundary_seeking_is_the_papers_square_of_logs_and_finite_beyond_a_sigmoid() -> None:
+    """(log D - log(1 - D))^2 / 2 where D is no 0 or 1 yet: from 40 on the sigmoid is 1, and its loss infinite."""
+    fake = torch.linspace(-12, 12, 49, dtype=torch.float64)
+    d = torch.sigmoid(fake)
+    row = OBJECTIVES["boundary_seeking"]
+    torch.testing.assert_close(row.g(fake, fake), (d.log() - (1 - d).log()) ** 2 / 2, rtol=1e-9, atol=1e-12)
+    sure = torch.tensor([-200.0, 200.0], requires_grad=True)
+    (slope,) = torch.autograd.grad(row.g(sure, sure).sum(), sure)
+    assert slope.tolist() == [-200.0, 200.0] and row.d is OBJECTIVES["non_saturating"].d
+
+
+def test_softmax_is_the_cross_entropy_with_the_papers_targets() -> None:
+    """L_D = sum t mu + ln Z, t = 1 / |B+| on real images and 0 on fakes; L_G with t = 1 / |B|; a batch per place."""
+    real, fake = torch.randn(2, 5, 2, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64).unbind(0)
+    row = OBJECTIVES["softmax"]
+    for i, j in ((0, 0), (1, 2)):
+        mu_real, mu_fake = (-real[:, i, j]).tolist(), (-fake[:, i, j]).tolist()
+        log_z = math.log(sum(math.exp(-mu) for mu in (*mu_real, *mu_fake)))
+        assert row.d(real, fake)[:, i, j].mean().item() == pytest.approx(sum(mu_real) / 5 + log_z, rel=1e-13)
+        expected = sum((*mu_real, *mu_fake)) / 10 + log_z
+        assert row.g(real, fake)[:, i, j].mean().item() == pytest.approx(expected, rel=1e-13)
+        one = row.d(real[:, i, j], fake[:, i, j]).mean(), row.g(real[:, i, j], fake[:, i, j]).mean()
+        assert [x.item() for x in one] == pytest.approx([sum(mu_real) / 5 + log_z, expected], rel=1e-13)
+    scores = torch.cat((real, fake)).flatten(1).T
+    of_d, of_g = torch.tensor([0.2] * 5 + [0.0] * 5).double(), torch.full((10,), 0.1).double()
+    for loss, targets in ((row.d, of_d), (row.g, of_g)):
+        second = torch.nn.functional.cross_entropy(scores, targets.expand_as(scores))
+        torch.testing.assert_close(loss(real, fake).mean(), second, rtol=1e-6, atol=0)
+    for far in (1e4, -1e4):  # where exp overflows, and where the sum of exp is 0
+        given = torch.full((3,), far, requires_grad=True), torch.full((3,), far)
+        assert row.d(*given).mean().item() == pytest.approx(math.log(6), abs=2e-3)
+        assert torch.isfinite(torch.autograd.grad(row.d(*given).sum(), given[0])[0]).all()
+
+
+def test_every_alias_is_another_name_of_a_row() -> None:
+    assert {*ALIASES.values()} <= {*OBJECTIVES} and not {*ALIASES} & {*OBJECTIVES}
+    assert plan("gan", flags={"objective": "lsgan"}).recipe == plan("gan", flags={"objective": "least_squares"}).recipe
 
 
 # ---- the theory of the papers, on four points --------------------------------------------------------------------
@@ -262,6 +313,7 @@ W = {"objective": "wasserstein"}
         ("gan", {**W, "networks.D": {"name": "test_objectives:Bounded", "by": "hook"}}, False),
         ("gan", {**W, "networks.D": {"name": "test_objectives:Bounded", "by": "weight_norm"}}, True),
         ("gan", {**W, "penalties": [{"name": "wgan_gp", "weight": 10}]}, False),
+        ("wgan", {}, False),  # whose critic is clipped
     ],
 )
 def test_a_wasserstein_critic_that_nothing_bounds_is_warned_of(

@@ -16,13 +16,23 @@ from gansmith.errors import UserError
 from gansmith.games.critique import score
 from gansmith.games.two_player import Alternating, Simultaneous
 from gansmith.objectives import OBJECTIVES
-from gansmith.penalties import PENALTIES, PenaltySum, Term, wgan_gp
+from gansmith.penalties import PENALTIES, PenaltySum, Term, dragan, r1, r2, wgan_div, wgan_gp
 from gansmith.players import Player, adam, move
 from gansmith.priors import Normal
 
 SHAPE = (2, 3, 3)
 # The value for a critic whose gradient has norm 0, 1, 5: the factor and the power, by hand.
-AT_LINEAR = {"wgan_gp": {0.0: 1.0, 1.0: 0.0, 5.0: 16.0}}
+AT_LINEAR = {
+    **dict.fromkeys(("wgan_gp", "dragan"), {0.0: 1.0, 1.0: 0.0, 5.0: 16.0}),
+    "wgan_div": {0.0: 0.0, 1.0: 1.0, 5.0: 15625.0},
+    **dict.fromkeys(("r1", "r2"), {0.0: 0.0, 1.0: 1.0, 5.0: 25.0}),
+}
+
+
+def row(name: str) -> Callable[..., Tensor]:
+    """The function of a row; one that looks at the whole batch has all of it here."""
+    found = PENALTIES[name]
+    return partial(found.function, everywhere=lambda x: x) if found.batch else found.function
 
 
 def noise(seed: int = 0) -> torch.Generator:
@@ -57,7 +67,7 @@ def smooth_critic() -> nn.Sequential:
 def test_linear_critic_in_closed_form(name: str) -> None:
     assert {*AT_LINEAR} == {*PENALTIES}
     for norm, expected in AT_LINEAR[name].items():
-        value = PENALTIES[name].function(of_norm(norm), images(6, 2), images(6, 3), noise())
+        value = row(name)(of_norm(norm), images(6, 2), images(6, 3), noise())
         torch.testing.assert_close(value, torch.full((6,), expected, dtype=torch.float64), rtol=1e-13, atol=1e-13)
 
 
@@ -68,7 +78,7 @@ def test_a_flat_critic_gives_no_nan(name: str) -> None:
     with torch.no_grad():
         for parameter in critic.parameters():
             parameter.zero_()
-    value = PENALTIES[name].function(critic, images(3, 0), images(3, 1), noise())
+    value = row(name)(critic, images(3, 0), images(3, 1), noise())
     assert value.tolist() == [AT_LINEAR[name][0.0]] * 3
     found = torch.autograd.grad(value.sum(), list(critic.parameters()), allow_unused=True)
     assert all(g is None or torch.equal(g, torch.zeros_like(g)) for g in found)
@@ -78,7 +88,7 @@ def test_a_flat_critic_gives_no_nan(name: str) -> None:
 def test_no_gradient_into_the_generator_and_the_right_one_into_the_critic(name: str) -> None:
     critic = smooth_critic()
     theta = torch.ones((), dtype=torch.float64, requires_grad=True)
-    value = PENALTIES[name].function(critic, images(4, 0), theta * images(4, 1), noise()).sum()
+    value = row(name)(critic, images(4, 0), theta * images(4, 1), noise()).sum()
     assert torch.autograd.grad(value, theta, allow_unused=True, retain_graph=True) == (None,)
     found = torch.autograd.grad(value, list(critic.parameters()), allow_unused=True)
     assert all(g is not None and g.abs().max() > 0 for g in found[:-1])
@@ -86,7 +96,7 @@ def test_no_gradient_into_the_generator_and_the_right_one_into_the_critic(name: 
     second, real, fake = torch.linspace(-1, 1.5, 4, dtype=torch.float64), images(3, 0), images(3, 1)
 
     def of_weights(first: Tensor) -> Tensor:
-        return PENALTIES[name].function(lambda x: torch.tanh(x.flatten(1) @ first) @ second, real, fake, noise())
+        return row(name)(lambda x: torch.tanh(x.flatten(1) @ first) @ second, real, fake, noise())
 
     first = torch.randn(18, 4, generator=noise(4), dtype=torch.float64).mul_(0.2).requires_grad_()
     assert torch.autograd.gradcheck(of_weights, (first,))
@@ -99,9 +109,15 @@ def test_norm_is_that_of_the_whole_image_and_target_the_one_that_costs_nothing()
     for target, expected in ((1.0, 16.0), (0.0, 25.0), (5.0, 0.0), (7.0, 4.0)):
         value = wgan_gp(linear(weights), images(3, 0), images(3, 1), noise(), target=target)
         torch.testing.assert_close(value, torch.full((3,), expected, dtype=torch.float64))
+    for name in PENALTIES:  # the two pixels lie apart: a norm of each pixel's channels would have 3 and 4
+        value = row(name)(linear(weights), images(3, 0), images(3, 1), noise())
+        torch.testing.assert_close(value, torch.full((3,), AT_LINEAR[name][5.0], dtype=torch.float64))
+    value = wgan_div(linear(weights), images(3, 0), images(3, 1), noise(), p=3.0)
+    torch.testing.assert_close(value, torch.full((3,), 125.0, dtype=torch.float64))
 
 
-def test_points_lie_between_real_and_fake_each_at_its_own_alpha() -> None:
+@pytest.mark.parametrize("penalty", [wgan_gp, wgan_div])
+def test_points_lie_between_real_and_fake_each_at_its_own_alpha(penalty: Callable[..., Tensor]) -> None:
     n, seen = 2000, list[Tensor]()
 
     def critic(x: Tensor) -> Tensor:
@@ -109,7 +125,7 @@ def test_points_lie_between_real_and_fake_each_at_its_own_alpha() -> None:
         return x.flatten(1).sum(1)
 
     for seed in (5, 5, 6):
-        wgan_gp(critic, torch.ones(n, *SHAPE), torch.zeros(n, *SHAPE), noise(seed))
+        penalty(critic, torch.ones(n, *SHAPE), torch.zeros(n, *SHAPE), noise(seed))
     assert torch.equal(seen[0], seen[1]) and not torch.equal(seen[0], seen[2])  # the generator alone decides
     alpha = seen[0][:, 0, 0, 0]
     assert torch.equal(seen[0], alpha.view(n, 1, 1, 1).expand_as(seen[0]))  # one alpha for the whole image
@@ -117,9 +133,54 @@ def test_points_lie_between_real_and_fake_each_at_its_own_alpha() -> None:
     assert abs(alpha.mean() - 1 / 2) < 5 * math.sqrt(1 / 12 / n)  # U(0, 1), within five standard errors
     assert abs(alpha.var() - 1 / 12) < 5 * math.sqrt(1 / 180 / n)
     real, fake = images(5, 7), images(5, 8)
-    wgan_gp(critic, real, fake, noise(9))
+    penalty(critic, real, fake, noise(9))
     alpha = torch.rand(5, 1, 1, 1, generator=noise(9), dtype=torch.float64)
     torch.testing.assert_close(seen[3], alpha * real + (1 - alpha) * fake, rtol=1e-12, atol=1e-12)
+
+
+def spy(seen: list[Tensor]) -> Callable[[Tensor], Tensor]:
+    """A critic that keeps what it is given."""
+
+    def critic(x: Tensor) -> Tensor:
+        seen.append(x.detach())
+        return x.square().flatten(1).sum(1)
+
+    return critic
+
+
+def test_dragan_looks_around_real_images_alone() -> None:
+    """x + (1 - alpha) c std(X) u: one alpha per image, a u for each pixel, the deviation of the whole batch."""
+    n, seen = 4000, list[Tensor]()
+    real = torch.ones(n, *SHAPE, dtype=torch.float64)
+    real[::2] = -3.0  # mean -1, deviation 2
+    for seed, fake in ((5, 0.0), (5, 9.0), (6, 0.0)):
+        dragan(spy(seen), real, torch.full_like(real, fake), noise(seed), lambda x: x, c=0.25)
+    assert torch.equal(seen[0], seen[1]) and not torch.equal(seen[0], seen[2])  # the fakes play no part
+    moved = (seen[0] - real) / (0.25 * 2.0)  # (1 - alpha) u
+    assert (moved >= 0).all() and (moved < 1).all() and len(moved.unique()) > 0.99 * moved.numel()
+    assert abs(moved.mean() - 1 / 4) < 5 * math.sqrt(7 / 144 / n)
+    # E (1 - alpha)^2 E u E u' = 1/12 for two pixels of one image with one alpha, 1/16 with an alpha for each pixel.
+    pairs = (moved[:, 0, 0, 0] * moved[:, 1, 2, 2]).mean()
+    assert abs(pairs - 1 / 12) < 0.005 < (1 / 12 - 1 / 16) / 4
+    alpha = torch.rand(5, 1, 1, 1, generator=(draws := noise(9)), dtype=torch.float64)
+    u = torch.rand(5, *SHAPE, generator=draws, dtype=torch.float64)
+    x = images(5, 7)
+    value = dragan(spy(seen), x, x, noise(9), lambda x: x)
+    deviation = ((x - x.sum() / x.numel()) ** 2).sum().div(x.numel()).sqrt()
+    x_p = x + 0.5 * deviation * u
+    point = alpha * x + (1 - alpha) * x_p  # as the authors write it
+    torch.testing.assert_close(seen[3], point, rtol=1e-12, atol=1e-12)
+    slopes = (2 * point).square().sum((1, 2, 3)).sqrt()
+    torch.testing.assert_close(value, (slopes - 1) ** 2, rtol=1e-12, atol=0)
+
+
+def test_r1_and_r2_look_at_real_and_at_generated_images_as_they_are() -> None:
+    """D(x) = |x|^2 has the gradient 2 x: 4 |x|^2, and no random number is drawn."""
+    real, fake, draws = images(5, 7), images(5, 8), noise(3)
+    for penalty, x in ((r1, real), (r2, fake)):
+        value = penalty(spy([]), real, fake, draws)
+        torch.testing.assert_close(value, 4 * x.square().sum((1, 2, 3)), rtol=1e-12, atol=0)
+    assert torch.equal(draws.get_state(), noise(3).get_state())
 
 
 def test_value_of_a_sample_does_not_depend_on_the_batch() -> None:
@@ -159,7 +220,7 @@ def test_sum_weighs_means_by_weights_that_may_change() -> None:
 @pytest.mark.parametrize("name", PENALTIES)
 def test_the_mean_of_a_lazy_penalty_over_its_period_is_the_eager_one(name: str) -> None:
     every, start = 4, 5
-    lazy = PenaltySum([Term(10.0, PENALTIES[name].function, every)])
+    lazy = PenaltySum([Term(10.0, row(name), every)])
     values = [lazy(of_norm(5), images(3, 2), images(3, 3), noise(), start + i).item() for i in range(every)]
     assert sum(values) / every == pytest.approx(10 * AT_LINEAR[name][5.0], rel=1e-13)
     assert [i for i, value in enumerate(values) if value] == [3]  # on move 8

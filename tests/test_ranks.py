@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from gansmith import checkpoint
 from gansmith.distributed import joined
+from gansmith.networks.mlp import Discriminator
 from gansmith.recipe import recipe_names
 from gansmith.world import World
 
@@ -22,9 +23,20 @@ PENALTY = {"penalties": [{"name": "wgan_gp", "weight": 2.0, "every": 2}]}
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     **{name: (name, {}) for name in recipe_names()},
     "a loss of the whole batch": ("gan", {"objective": "relativistic_average"}),
+    "a penalty of the whole batch": (
+        "gan",
+        {"penalties": [{"name": "dragan"}], "networks.D.name": "test_ranks:Smooth"},
+    ),
     # Backward of a backward, through the statistics of D's BatchNorm.
     "a lazy penalty": ("fast_mnist", PENALTY),
 }
+
+
+class Smooth(Discriminator):
+    """A critic with another gradient at every point: between two kinks, LeakyReLU's does not see where."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) ** 2
 
 
 def trained(world: World, name: str, data: str, flags: dict[str, Any]) -> dict[str, Tensor]:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gansmith import checkpoint
+from gansmith import checkpoint, series
 from gansmith.errors import UserError
 from gansmith.evaluation.evaluator import evaluate
 from gansmith.papers import reproduction
@@ -109,8 +109,8 @@ def test_what_is_there_is_not_done_again_and_what_is_unfinished_goes_on(
     # Other receipts of a run are not taken for its score.
     evaluate(again / "paper-0", metrics=["parzen_ll"], n=30, seeds=(7,), round="best", out=again / "paper-0", say=quiet)
     with monkeypatch.context() as patch:
-        for name in ("train", "evaluate"):
-            patch.setattr(reproduction, name, lambda *args, **options: pytest.fail("done again"))
+        for module, name in ((series, "train"), (reproduction, "evaluate")):
+            patch.setattr(module, name, lambda *args, **options: pytest.fail("done again"))
         first = run(2)
     assert first.receipt == done[1][0].receipt and first.epochs == 2
     longer = run(4)  # scored again, since the longer training may have another best
@@ -175,7 +175,7 @@ def test_a_training_that_diverges_is_scored_as_far_as_it_came_and_not_trained_ag
     first = reproduce("tiny", only=names, **options)
     assert [(row.diverged, row.best_epoch) for row in first] == [(True, 0), (True, 0)]
     assert any("not finite" in text for text in said)
-    monkeypatch.setattr(reproduction, "train", lambda *args, **options: pytest.fail("trained again"))
+    monkeypatch.setattr(series, "train", lambda *args, **options: pytest.fail("trained again"))
     assert reproduce("tiny", only=names, **options) == first
     assert any("fast-0 diverged before" in text for text in said)
     assert (again / "table.md").read_text().count("0 (diverged); 1 of 1 diverged |") == 2

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+import gansmith
 from gansmith.errors import UserError
 from gansmith.run.log import Meters, RunLog, read_metrics
 
@@ -178,3 +179,11 @@ def test_without_tensorboard_the_rows_are_written_all_the_same(tmp_path: Path, m
     assert not log.tensorboard and not (tmp_path / "tensorboard").exists() and rounds_in(tmp_path) == [1]
     with pytest.raises(UserError, match="pip install"):
         RunLog(tmp_path, tensorboard=True)
+
+
+def test_the_history_of_a_run_is_columns(tmp_path: Path) -> None:
+    rows = ['{"round": 1, "loss/D": 0.5}', '{"round": 2, "loss/D": "inf", "eval/fd": 3}']
+    (tmp_path / "metrics.jsonl").write_text("\n".join(rows) + "\n")
+    found = gansmith.history(tmp_path)
+    assert found["round"] == [1, 2] and found["loss/D"] == [0.5, math.inf]
+    assert math.isnan(found["eval/fd"][0]) and found["eval/fd"][1] == 3

@@ -73,6 +73,22 @@ def test_a_cycle_of_two_halves_within_one_epoch() -> None:
     assert found == pytest.approx([2e-4, 2e-4, 2e-4, 1e-4, 0, 0])
 
 
+def test_r3gans_schedules_go_from_start_to_end_in_half_cosines() -> None:
+    """Rate, b2, gamma / 2 of both penalties and the average's half-life: start, half way, end, and beyond it."""
+    ends = {"lr": (2e-3, 5e-4), "b2": (0.9, 0.99), "ema.halflife_kimg": (0.5, 10.0)}
+    ends |= {f"penalties.{i}.weight": (0.5, 0.05) for i in range(2)}
+    recipe = plan("r3gan").recipe
+    found = {term.args["of"]: term for term in recipe.schedules}
+    assert found.keys() == ends.keys() and recipe.n_epochs * 938 == 1876
+    starts = {"lr": recipe.optimizers["G"].args["lr"], "b2": recipe.optimizers["D"].args["b2"]}
+    starts |= {f"penalties.{i}.weight": recipe.penalties[i].args["weight"] for i in range(2)}
+    for key, (start, end) in ends.items():
+        args = {name: value for name, value in found[key].args.items() if name != "of"}
+        assert starts.get(key, recipe.ema.halflife_kimg) == start
+        values = [SCHEDULES[found[key].name](start, at(n, 0, n), **args) for n in (0, 938, 1876, 9999)]
+        assert values == pytest.approx([start, (start + end) / 2, end, end])
+
+
 # ---- in a recipe -------------------------------------------------------------------------------------------------
 
 
@@ -114,6 +130,18 @@ def test_every_dial_starts_from_its_own_setting_and_is_what_is_used(pictures: Pa
         assert used == pytest.approx([*expected.values()], rel=1e-14)
 
 
+def test_adams_decays_are_dials_and_a_setting_that_only_some_have_is_said(pictures: Path) -> None:
+    said: list[str] = []
+    schedules = [{"name": "linear", "of": "b2", "to": 0.99, "over": 4}, {"name": "linear", "of": "momentum"}]
+    optimizers = {"optimizers.G": {"name": "adam", "b2": 0.9}, "optimizers.D": {"name": "sgd", "momentum": 0.5}}
+    made = experiment_of("gan", str(pictures), say=said.append, schedules=schedules, **optimizers)
+    made.schedules.apply(at(0, 2))
+    G = made.game.players[0]
+    assert G.optimizer.param_groups[0]["betas"] == pytest.approx((0.5, 0.945))
+    assert "the schedule of b2 sets it for G alone: the other optimizers have none" in said
+    assert "the schedule of momentum sets it for D alone: the other optimizers have none" in said
+
+
 def test_a_loaded_optimizer_neither_moves_the_start_nor_escapes_and_a_step_is_as_long_as_said(pictures: Path) -> None:
     """A checkpoint holds the learning rate of the round that it was written after."""
     flags = {"optimizers.G": {"name": "sgd", "lr": 1.0}, "schedules": [{"name": "exponential", "factor": 2.0}]}
@@ -132,7 +160,7 @@ def test_a_loaded_optimizer_neither_moves_the_start_nor_escapes_and_a_step_is_as
 @pytest.mark.parametrize(
     ("flags", "text"),
     [
-        ({"schedules": ["linear", {"name": "linear", "of": "momentum"}]}, r"no 'momentum' to set \(there is: lr, eps"),
+        ({"schedules": ["linear", {"name": "linear", "of": "momentum"}]}, r"no 'momentum' .*there is: lr, b1, b2, eps"),
         ({"schedules": [{"name": "linear", "of": "penalties.0.weight"}]}, r"no 'penalties\.0\.weight' to set"),
         ({"schedules": [{"name": "linear", "of": "betas"}]}, "no 'betas' to set"),  # a pair, not a number
         ({"schedules": ["linear", "exponential"]}, "^schedules: two of them set 'lr'; one is right$"),

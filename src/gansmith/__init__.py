@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from gansmith.exactness import verify
     from gansmith.inference import Sampler, load
     from gansmith.recipe import plan, recipe_names
+    from gansmith.run.log import history
     from gansmith.training import Stopped, train
     from gansmith.translation import translate
 
@@ -20,6 +21,7 @@ __all__ = [
     "UserError",
     "__version__",
     "evaluate",
+    "history",
     "load",
     "plan",
     "recipe_names",
@@ -33,6 +35,7 @@ _HOMES = {
     "Sampler": "inference",
     "Stopped": "training",
     "evaluate": "evaluation.evaluator",
+    "history": "run.log",
     "load": "inference",
     "plan": "recipe",
     "recipe_names": "recipe",

@@ -30,7 +30,7 @@ from gansmith.priors import Prior
 from gansmith.recipe import Component, Data, Recipe, is_run, resolve
 from gansmith.run.log import Meters
 from gansmith.schedules import Dial, Schedules
-from gansmith.state import State
+from gansmith.state import Frozen, State
 from gansmith.world import World
 
 Say = Callable[[str], None]
@@ -94,6 +94,8 @@ def build(
         for name in recipe.networks
     }
     _check_values(recipe, networks)
+    frozen = {name: networks.pop(name).eval().requires_grad_(False) for name in game_class.frozen}
+    _start_frozen(recipe, frozen, say)
     if not resume:
         _start(recipe, networks, say)
     if recipe.engine.channels_last:
@@ -110,10 +112,10 @@ def build(
         player.reduce = world.reduce
     if world.rank > 0:
         own_streams(noise, recipe.seed, world.rank)
-    penalty = _penalties(recipe)
-    game = _game(recipe, game_class, players, prior, penalty, noise, world)
+    penalty = _penalties(recipe, world)
+    game = _game(recipe, game_class, {**players, **frozen}, prior, penalty, noise, world)
     _warn(recipe, game, say)
-    schedules = _schedules(recipe, game, penalty)
+    schedules = _schedules(recipe, game, penalty, say)
     sets = sets or load()
     classes = _classes(sets)
     _check_parts(sets, recipe, networks, world.size, say)
@@ -132,7 +134,7 @@ def build(
         copies=launch().local_size if device.type == "cpu" else 1,
     )
     meters = Meters()
-    state = State(game, noise, {"data": stream, "meters": meters})
+    state = State(game, noise, {"data": stream, "meters": meters, **({"frozen": Frozen(frozen)} if frozen else {})})
     around = engine.autocast(recipe.engine.precision, device)
     if recipe.engine.compile:
         around = engine.compiled(recipe, game, around, say)
@@ -178,6 +180,7 @@ def load_split(
         needs=needs,
         split=split,
         validation=data.validation,
+        labelled=data.labelled if isinstance(recipe, Recipe) else None,  # which is for a game to see
         fit=data.fit,
         pairs=data.pairs,
         direction=data.direction,
@@ -319,6 +322,13 @@ def _start(recipe: Recipe, networks: Mapping[str, nn.Module], say: Say) -> None:
             _start_from(Path(recipe.start.run), name, network, "start.run", raw=recipe.start.raw, say=say)
 
 
+def _start_frozen(recipe: Recipe, frozen: Mapping[str, nn.Module], say: Say) -> None:
+    """The same at a start and at a resume: the weights of what is frozen are in no checkpoint."""
+    for name, network in frozen.items():
+        if (own := recipe.networks[name].args.get("weights")) is not None:
+            _start_from(Path(own), name, network, f"networks.{name}.weights", raw=False, say=say)
+
+
 def _weights(run: Path, key: str, say: Say) -> tuple[dict[str, Any], dict[str, Any]]:
     if not is_run(run):
         raise UserError(f"{key}: {run} is not a run, so there are no weights to start from")
@@ -359,12 +369,15 @@ def _player(recipe: Recipe, game: type[Game], name: str, network: nn.Module) -> 
     return Player(name, network, make, ema_halflife_kimg=recipe.ema.halflife_kimg if name in averaged(game) else None)
 
 
-def _penalties(recipe: Recipe) -> PenaltySum:
+def _penalties(recipe: Recipe, world: World) -> PenaltySum:
     terms = []
     for component in recipe.penalties:
         args = dict(component.args)
         weight, every = args.pop("weight"), args.pop("every")
         row = _find("penalties", component)
+        if getattr(row, "batch", False):
+            _check_whole(recipe, component)
+            args["everywhere"] = partial(_everywhere, world)
         terms.append(Term(weight, partial(getattr(row, "function", row), **args), every))
     return PenaltySum(terms)
 
@@ -372,7 +385,7 @@ def _penalties(recipe: Recipe) -> PenaltySum:
 def _game(
     recipe: Recipe,
     cls: type[Game],
-    players: Mapping[str, Player],
+    players: Mapping[str, Player | nn.Module],
     prior: Prior,
     penalty: PenaltySum,
     noise: torch.Generator,
@@ -381,6 +394,7 @@ def _game(
     handed: dict[str, Any] = {
         **players,
         **{"prior": prior, "penalty": penalty, "noise": noise, "accumulate": recipe.accumulate},
+        "everywhere": partial(_everywhere, world),
     }
     if recipe.objective is not None:
         handed["objective"] = objective_of(recipe, world)
@@ -408,17 +422,28 @@ def objective_of(recipe: Recipe, world: World | None = None) -> Objective:
                 f"objective: the loss {player} of {component.name} must take the scores of real and of generated"
                 f" images, (real, fake): {error}"
             ) from None
-    if row.batch and recipe.accumulate > 1:
-        raise UserError(f"accumulate is {recipe.accumulate}: {component.name} looks at whole batches; it must be 1")
-    if row.batch and world is not None and world.size > 1:
+    if row.batch:
+        _check_whole(recipe, component)
+    if row.batch and world is not None:
         losses = {player: partial(_over_all, loss, world) for player, loss in losses.items()}
     return replace(row, **losses)
 
 
+def _check_whole(recipe: Recipe, component: Component) -> None:
+    if recipe.accumulate > 1:
+        raise UserError(f"accumulate is {recipe.accumulate}: {component.name} looks at whole batches; it must be 1")
+
+
 def _over_all(loss: Callable[[Tensor, Tensor], Tensor], world: World, real: Tensor, fake: Tensor) -> Tensor:
-    assert world.reduce is not None
-    size = int(world.reduce([real.new_full((), len(real), dtype=torch.float32)])[0])
-    return loss(world.everywhere(real, size), world.everywhere(fake, size))
+    both = _everywhere(world, torch.stack((real, fake), 1))
+    return loss(both[:, 0], both[:, 1])
+
+
+def _everywhere(world: World, x: Tensor) -> Tensor:
+    """The rows of all processes (n, ...) -> (size, ...), differentiable."""
+    if world.reduce is None:
+        return x
+    return world.everywhere(x, int(world.reduce([x.new_full((), len(x), dtype=torch.float32)])[0]))
 
 
 def _warn(recipe: Recipe, game: Game, say: Say) -> None:
@@ -453,7 +478,7 @@ def _bounded(recipe: Recipe, critics: Any) -> bool:
     )
 
 
-def _schedules(recipe: Recipe, game: Game, penalty: PenaltySum) -> Schedules:
+def _schedules(recipe: Recipe, game: Game, penalty: PenaltySum, say: Say) -> Schedules:
     terms = []
     for component in recipe.schedules:
         args = dict(component.args)
@@ -464,19 +489,31 @@ def _schedules(recipe: Recipe, game: Game, penalty: PenaltySum) -> Schedules:
         for key, value in player.optimizer.param_groups[0].items():
             if isinstance(value, float):
                 dials.setdefault(key, []).append(Dial(f"{key}/{player.name}", value, partial(_set_option, player, key)))
+            for i, beta in enumerate(value if key == "betas" else ()):
+                name, set_it = f"b{i + 1}", partial(_set_beta, player, i)
+                dials.setdefault(name, []).append(Dial(f"{name}/{player.name}", float(beta), set_it))
         if player.ema_halflife_kimg is not None:
             key, name = "ema.halflife_kimg", f"ema_halflife_kimg/{player.name}"
             set_it = partial(setattr, player, "ema_halflife_kimg")
             dials.setdefault(key, []).append(Dial(name, player.ema_halflife_kimg, set_it))
     for i, term in enumerate(penalty.terms):
         dials[f"penalties.{i}.weight"] = [Dial(f"penalty_weight/{i}", term.weight, partial(setattr, term, "weight"))]
-    return Schedules(dials, terms)
+    made = Schedules(dials, terms)
+    for key in {key for key, _ in terms if "." not in key and len(dials[key]) < len(game.players)}:
+        have = ", ".join(dial.name.partition("/")[2] for dial in dials[key])
+        say(f"the schedule of {key} sets it for {have} alone: the other optimizers have none")
+    return made
 
 
 def _set_option(player: Player, key: str, value: float) -> None:
     # Asked for anew each time: a resume replaces the optimizer's groups.
     for group in player.optimizer.param_groups:
         group[key] = value
+
+
+def _set_beta(player: Player, i: int, value: float) -> None:
+    for group in player.optimizer.param_groups:
+        group["betas"] = (*group["betas"][:i], value, *group["betas"][i + 1 :])
 
 
 def _construct(cls: Any, handed: Mapping[str, Any], args: Mapping[str, Any], key: str) -> Any:

@@ -210,11 +210,13 @@ def train(
     """
     what, flags = _words("gan", words, {**options, "from": start, "raw": "true" if raw else None})
     _trust(trust)
-    from gansmith.recipe import check_resumable, is_run, plan
+    from gansmith.recipe import check_resumable, is_run, plan, recipe_names
 
     if is_run(what):
         check_resumable(Path(what), flags)
     resolved = plan(what, flags=flags)  # before the rest is imported: a wrong key is answered at once
+    if (named := flags.get("objective")) in set(recipe_names()) - {what} and not quiet:
+        _note(f"--objective {named} is the loss alone; for the whole method: gansmith train {named}")
     if dry_run:
         if launch().rank == 0:
             _print_plan(resolved)
@@ -248,9 +250,10 @@ def _say_what_next(run: Path, recipe: Any) -> None:
     recipe = recipe if recipe.minutes is None else plan(run).recipe  # which has them as steps
     name = shlex.quote(str(run))
     first = next(iter(game_of(recipe).makers.values()))
-    verb = "figure density" if recipe.data.values == "raw" else "translate" if first.pictures else "sample"
+    verb = "figure density" if recipe.data.size == (1, 1) else "translate" if first.pictures else "sample"
     longer = f"--steps {2 * recipe.steps}" if recipe.steps else f"--n_epochs {2 * recipe.n_epochs}"
     click.echo(f"look at:  {run / 'growth.gif'} and {run / 'curves.png'}")
+    click.echo("          docs/curves.md says how to read the curves")
     click.echo(f"then:     gansmith {verb} {name}{' PICTURES' if first.pictures else ''}")
     click.echo(f"longer:   gansmith train {name} {longer}")
 
@@ -282,10 +285,15 @@ def sample(
     seeds = seeds if n is None else f"0-{n - 1}"
     listed = None if seeds is None else _seeds(seeds)  # before torch is imported
     columns, rows = _grid(grid or ("10x10" if traverse else "8x8"))
+    from gansmith.evaluation.points import POINTS
     from gansmith.inference import load
     from gansmith.run.export import save_images
 
     sampler = load(run, kind="latent", **_opened(**opened))
+    if sampler.values == "raw":
+        if label or grid or traverse:
+            raise UserError(f"{run} makes numbers, not pictures: --label, --grid and --traverse do not go with it")
+        return _sample_points(run, sampler, seeds or f"0-{POINTS - 1}", out, opened)
     by_class = sampler.maker.labelled and label is None and not traverse and grid is None
     if by_class:
         columns = len(sampler.classes.names)
@@ -310,6 +318,29 @@ def sample(
     click.echo(f"{len(pictures)} pictures of round {sampler.round}{told}: {path}")
 
 
+def _sample_points(run: str, sampler: Any, seeds: str, out: str | None, opened: Mapping[str, Any]) -> None:
+    import numpy as np
+
+    from gansmith.evaluation.points import points_picture
+    from gansmith.inference import open_run
+    from gansmith.run.atomic import replacing
+    from gansmith.run.pictures import save_png
+
+    path = Path(out) if out else Path(run) / f"sample-{sampler.round:06d}{'-raw' * opened['raw']}-seeds-{seeds}.png"
+    suffix, chosen = path.suffix.lower(), _seeds(seeds)
+    if suffix not in (".png", ".npz") or path.is_dir():
+        raise UserError(f"{path}: it must be a file that ends in .png (a picture) or .npz (an array)")
+    points = sampler.generate(sampler.latents(chosen))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if suffix == ".png":
+        at: Any = "best" if opened["round"] == "best" else sampler.round
+        save_png(points_picture(open_run(run, at, _note, trust=opened["trust"]), points), path)
+    else:
+        with replacing(path) as part, part.open("wb") as file:
+            np.savez_compressed(file, points=points.flatten(1).cpu().numpy(), seeds=np.array(chosen))
+    click.echo(f"{len(points)} points of round {sampler.round}: {path}")
+
+
 def _class(label: str, names: Sequence[str]) -> int:
     """The number of a class by its name, or by itself."""
     from gansmith.schema import did_you_mean
@@ -330,7 +361,7 @@ def _class(label: str, names: Sequence[str]) -> int:
 @click.argument("run")
 @click.argument("pictures", nargs=-1, required=True, metavar="PICTURE|FOLDER...")
 @click.option("--out", metavar="FOLDER", help="for the results, under the same names  [in RUN]")
-@click.option("--resize", is_flag=True, help="take pictures to the size of training and back")
+@click.option("--resize", is_flag=True, help="take pictures to the next size that fits and back")
 @click.option(
     "--seeds", default="0", metavar="LIST", help="an output per seed, where the network leaves some to chance"
 )
@@ -406,8 +437,8 @@ def figure(name: str, run: str, out: str | None, seeds: str | None, **opened: An
 @click.option(
     "--metrics",
     metavar="LIST",
-    help="of parzen_ll, fd, kd, pr, dc, score, classes, stacked, memorised, memorised_pixels; of pairs psnr, ssim, l1"
-    "  [all possible]",
+    help="of parzen_ll, fd, kd, pr, dc, score, classes, stacked, memorised, memorised_pixels; of pairs psnr, ssim, l1;"
+    " of points modes; of classes told accuracy; of clusters cluster_accuracy, nmi, ari  [all possible]",
 )
 @click.option("--n", type=click.IntRange(min=2), metavar="N", help="samples in a set  [what is usual for each metric]")
 @click.option("--seeds", metavar="LIST", help="one set of samples for each seed; +- is their spread  [0-2]")
@@ -533,6 +564,78 @@ def reproduce(
             say=(lambda text: None) if quiet else _note,
         )
     table(REPRODUCTIONS[name], rows).show()
+
+
+@main.command(context_settings=_FREE_WORDS, short_help="Compare recipes, objectives or any keys over several seeds.")
+@click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="[RECIPE|RUN]... [--KEY VALUE]...")
+@click.option("--objective", metavar="LIST", help="a row for each objective, such as non_saturating,lsgan,hinge")
+@click.option("--vary", multiple=True, metavar="KEY=A|B", help="a row for each value, in quotes: 'lr=1e-4|2e-4'")
+@click.option(
+    "--seeds", default=5, type=click.IntRange(min=1), metavar="K", help="seeds 0 to K-1: K trainings of each row  [5]"
+)
+@_DATA
+@_recipe_options(("steps", "n_epochs", "minutes"))
+@click.option("--metrics", metavar="LIST", help="as of gansmith evaluate  [fd,dc of digits, psnr of pairs, ...]")
+@click.option(
+    "--n", type=click.IntRange(min=2), metavar="N", help="samples of each run  [what is usual for each metric]"
+)
+@click.option(
+    "--jobs", type=click.IntRange(min=1), metavar="N", help="trainings at once  [the cores; with --minutes 1]"
+)
+@click.option("--out", metavar="FOLDER", help="runs, table, compare.html  [runs/compare-RECIPE-KEY]")
+@_DEVICE
+@_TRUST
+@click.option("--quiet", is_flag=True, help="print nothing but the table and errors")
+def compare(
+    words: tuple[str, ...],
+    objective: str | None,
+    vary: tuple[str, ...],
+    seeds: int,
+    metrics: str | None,
+    out: str | None,
+    trust: bool,
+    data: str | None,
+    steps: str | None,
+    n_epochs: str | None,
+    minutes: str | None,
+    **options: Any,
+) -> None:
+    """Train every RECIPE with every value and K seeds, score all, and write one table and one page, compare.html.
+
+    Each row is compared with the first; several keys to vary give every combination. Other keys, such as --img_size,
+    hold for all that is trained. A RUN stays as it is; those of one recipe are one row. Stopped, the same command goes
+    on where it was.
+    """
+    lengths = {"steps": steps, "n_epochs": n_epochs, "minutes": minutes}
+    what, flags = _split(words, {"data": data, **lengths})
+    values = {} if objective is None else {"objective": objective.split(",")}
+    for text in vary:
+        key, equals, listed = text.partition("=")
+        if not equals or key.strip() in values:
+            wrong = "is varied twice" if equals else "must be a key and its values, in quotes: 'lr=1e-4|2e-4'"
+            raise UserError(f"--vary {text}: it {wrong}")
+        values[key.strip().lstrip("-").replace("-", "_")] = listed.split("|")
+    named = {key: {v.strip(): _value(key, v.strip()) for v in each if v.strip()} for key, each in values.items()}
+    _trust(trust)
+    from gansmith.recipe import is_run, plan
+
+    some = {key: value for key, each in named.items() for value in [*each.values()][:1]}
+    for one in what or ["gan"]:
+        if not is_run(one):
+            plan(one, flags={**flags, **some})  # before torch is imported: a wrong key is answered at once
+    from gansmith.compare import compare as run_compare
+    from gansmith.compare import table
+
+    say = (lambda text: None) if options["quiet"] else _note
+    chosen = None if metrics is None else [name.strip() for name in metrics.split(",") if name.strip()]
+    folder = Path(out) if out else None
+    with _goes_on(), _result_alone():
+        found = run_compare(
+            what, vary=named, flags=flags, seeds=range(seeds), metrics=chosen, out=folder, say=say, **options
+        )
+    table(found).show()
+    if found.failed:
+        _fail(f"{found.failed} of the runs failed; the same command tries them again", 1)
 
 
 @contextmanager
@@ -714,7 +817,15 @@ def recipes_cp(name: str, path: str | None) -> None:
 def _words(
     default: str, words: tuple[str, ...], options: Mapping[str, str | bool | None]
 ) -> tuple[str, dict[str, Any]]:
-    """(WHAT, flags) of a command line: WHAT may stand anywhere, `--a.b 1`, `--a.b=1` and `a.b=1` are flags."""
+    """(WHAT, flags) of a command line with one WHAT at most."""
+    found, flags = _split(words, options)
+    if len(found) > 1:
+        raise UserError(f"{found[0]} and {found[1]}: one recipe, file or run at a time")
+    return (found[0] if found else default), flags
+
+
+def _split(words: tuple[str, ...], options: Mapping[str, str | bool | None]) -> tuple[list[str], dict[str, Any]]:
+    """(WHATs, flags) of a command line: a WHAT may stand anywhere, `--a.b 1`, `--a.b=1` and `a.b=1` are flags."""
     full = {"data": "data.name"}
     flags = {full.get(key, key): str(value) for key, value in options.items() if value is not None}
     rest, found = list(words), []
@@ -731,26 +842,27 @@ def _words(
             found.append(word)
             continue
         flags[key.lstrip("-").replace("-", "_")] = value
-    if len(found) > 1:
-        raise UserError(f"{found[0]} and {found[1]}: one recipe, file or run at a time")
+    return found, {key: _value(key, text) for key, text in flags.items()}
+
+
+def _value(key: str, text: str) -> Any:
+    """The value of a flag.
+
+    A name is never a number, 010 is ten and not YAML's octal eight, 256,128 is a list without the brackets that shells
+    want for themselves.
+    """
     from gansmith.recipe import parsed
 
-    values: dict[str, Any] = {}
-    for key, value in flags.items():
-        # A name is never a number, 010 is ten and not YAML's octal eight, 256,128 is a list without the brackets that
-        # shells want for themselves.
-        if key == "data.name":
-            values[key] = value
-        elif re.fullmatch(r"\d{1,18}(,\d{1,18})+", value):
-            values[key] = [int(number) for number in value.split(",")]
-        elif re.fullmatch(r"[+-]?\d{1,18}", value):
-            values[key] = int(value)
-        else:
-            try:
-                values[key] = parsed(value, f"--{key}")
-            except UserError:  # no YAML, or too much of it: a text
-                values[key] = value
-    return (found[0] if found else default), values
+    if key == "data.name":
+        return text
+    if re.fullmatch(r"\d{1,18}(,\d{1,18})+", text):
+        return [int(number) for number in text.split(",")]
+    if re.fullmatch(r"[+-]?\d{1,18}", text):
+        return int(text)
+    try:
+        return parsed(text, f"--{key}")
+    except UserError:  # no YAML, or too much of it: a text
+        return text
 
 
 def _suggest(flag: str) -> str:

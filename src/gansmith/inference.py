@@ -141,8 +141,9 @@ class Sampler:
     def draw(self, n: int, seed: int) -> Tensor:
         """n fair draws (n, C, H, W) in [0, 1], not rounded, on the CPU; fewer of one seed are the first of these.
 
-        Labels are drawn as often as the training images have them.
+        Labels are drawn as often as the training images have them. Raw values are not brought to [0, 1].
         """
+        make = self.generate if self.values == "raw" else self.pixels
         parts = []
         for start in range(0, n, BLOCK):
             stream = torch.Generator().manual_seed(derive_seed(seed, 3, start // BLOCK))
@@ -151,7 +152,7 @@ class Sampler:
                 often = torch.tensor(self.classes.counts, dtype=torch.float64)
                 labels = torch.multinomial(often, BLOCK, replacement=True, generator=stream)
             here = min(BLOCK, n - start)
-            parts.append(self.pixels(z[:here], None if labels is None else labels[:here]).cpu())
+            parts.append(make(z[:here], None if labels is None else labels[:here]).cpu())
         return torch.cat(parts)
 
     def pixels(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
@@ -199,16 +200,31 @@ class Sampler:
 
         What the networks draw meanwhile, as with dropout, follows from the picture's seed; torch's own stream stays.
         """
-        if not self.maker.pictures or len(self.maker.inputs) != len(self.maker.pictures):
+        if self.maker.classifies:
+            raise UserError(f"{self!r} tells classes: use logits")
+        if not self.maker.pictures:
             raise UserError(f"{self!r} makes pictures from latents: use sample")
         made = []
         cuda = [self.device] if self.device.type == "cuda" else []
         with self._evaluating(), torch.random.fork_rng(devices=cuda):
             for i, seed in enumerate(seeds):
                 torch.manual_seed(seed)
-                inputs = {n: pictures[f][i : i + 1].to(self.device, self.dtype) for n, f in self.maker.inputs.items()}
+                inputs = {n: self._input(f, pictures, i, seed) for n, f in self.maker.inputs.items()}
                 made.append(self._to_unit(self.maker.make(*self.nets, **inputs)))
         return torch.cat(made)
+
+    def _input(self, field: str, pictures: Mapping[str, Tensor], i: int, seed: int) -> Tensor:
+        if field == "latent":
+            return self.latents([seed])
+        given = pictures[field][i : i + 1].to(self.device)
+        return given.to(self.dtype) if given.is_floating_point() else given
+
+    @torch.no_grad()
+    def logits(self, pictures: Mapping[str, Tensor]) -> Tensor:
+        """What a classifying maker says (N, K) of fields of pictures as networks see them."""
+        given = {n: pictures[field].to(self.device, self.dtype) for n, field in self.maker.inputs.items()}
+        with self._evaluating():
+            return self.maker.make(*self.nets, **given)
 
     def translate(self, pictures: Pictures | Sequence[Pictures], seeds: Sequence[int] | None = None) -> list[Pictures]:
         """Pictures (C, H, W), uint8, one for each given, which may differ in size; seed 0, or one for each."""
@@ -234,6 +250,21 @@ class Sampler:
         except ValueError as error:
             raise UserError(str(error)) from None
 
+    def fitting(self, height: int, width: int) -> tuple[int, int]:
+        """The size itself where the networks can take it, else the next larger one that they can, or that of training.
+
+        Sides that are multiples of 1, 2, 4, ... 256 are tried.
+        """
+        for of in (1 << i for i in range(9)):
+            size = (-(-height // of) * of, -(-width // of) * of)
+            try:
+                self.check_size(*size)
+            except UserError:
+                continue
+            return size
+        assert self.shape is not None
+        return self.shape[1:]
+
 
 # ---- loading ------------------------------------------------------------------------------------------------------
 
@@ -244,8 +275,11 @@ def choose_maker(game: type[Game], maker: str | None = None, to: str | None = No
     if maker is not None:
         if maker not in makers:
             raise UserError(f"there is no maker {maker!r}{did_you_mean(maker, makers)} (makers: {', '.join(makers)})")
+        if kind is not None and makers[maker].classifies:
+            raise UserError(f"the maker {maker} makes no pictures: it tells classes, which gansmith evaluate scores")
         return makers[maker]
-    fitting = [m for m in makers.values() if kind is None or (kind == "pictures") == bool(m.pictures)]
+    painters = [m for m in makers.values() if not m.classifies]
+    fitting = [m for m in painters if kind is None or (kind == "pictures") == bool(m.pictures)]
     if to is not None:
         fields = list(dict.fromkeys(m.imitates for m in fitting))
         fitting = [m for m in fitting if m.imitates == to]

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import softplus
+from torch.nn.functional import relu, softplus
+
+from gansmith.schema import PositiveFloat
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -74,6 +76,32 @@ def relativistic_average_g(real: Tensor, fake: Tensor) -> Tensor:
     return relativistic_average_d(fake, real)
 
 
+def hinge_d(real: Tensor, fake: Tensor, *, margin: PositiveFloat = 1.0) -> Tensor:
+    """max(0, margin - D(x)) + max(0, margin + D(G(z))): Lim & Ye 2017 (arXiv 1705.02894); G's loss is -D(G(z))."""
+    return relu(margin - real) + relu(margin + fake)
+
+
+def boundary_seeking_g(real: Tensor, fake: Tensor) -> Tensor:
+    """(log D(G(z)) - log(1 - D(G(z))))^2 / 2: continuous BGAN, Hjelm et al. 2018 (arXiv 1702.08431).
+
+    The difference of the logs is the score itself, so that nothing takes the log of 0.
+    """
+    return fake**2 / 2
+
+
+def softmax_d(real: Tensor, fake: Tensor) -> Tensor:
+    """-log p(x), p = exp(D(x)) / Z, Z = sum of exp(D) over all real and generated images: Lin 2017 (arXiv 1704.06191).
+
+    The mean is the paper's sum_{x real} mu(x) / |B+| + ln Z with mu = -D: the targets are 1 / |B+| on real images.
+    """
+    return torch.logsumexp(torch.cat((real, fake)), 0) - real
+
+
+def softmax_g(real: Tensor, fake: Tensor) -> Tensor:
+    """-(log p(x) + log p(G(z))) / 2, whose mean is sum_{all} mu / |B| + ln Z: the same, all targets 1 / |B|."""
+    return torch.logsumexp(torch.cat((real, fake)), 0) - (real + fake) / 2
+
+
 @dataclass(frozen=True)
 class Objective:
     """A row: both losses, their paper, and what else a game or a person has to know of them."""
@@ -111,4 +139,20 @@ OBJECTIVES: dict[str, Objective] = {
         batch=True,
     ),
     "least_squares": Objective(least_squares_d, least_squares_g, paper="arXiv 1611.04076", probability=False),
+    "hinge": Objective(hinge_d, wasserstein_g, paper="arXiv 1705.02894", probability=False),
+    "boundary_seeking": Objective(logistic_d, boundary_seeking_g, paper="arXiv 1702.08431"),
+    "softmax": Objective(
+        softmax_d, softmax_g, paper="arXiv 1704.06191", g_uses_real=True, probability=False, batch=True
+    ),
 }
+
+ALIASES: dict[str, str] = {
+    **dict.fromkeys(("gan", "vanilla", "bce", "ns", "nsgan"), "non_saturating"),
+    **dict.fromkeys(("saturating", "mmgan"), "minimax"),
+    "wgan": "wasserstein",
+    **dict.fromkeys(("relativistic_gan", "rgan", "rsgan", "rpgan"), "relativistic"),
+    **dict.fromkeys(("ragan", "rasgan"), "relativistic_average"),
+    **dict.fromkeys(("lsgan", "ls", "mse"), "least_squares"),
+    **{"bgan": "boundary_seeking", "softmax_gan": "softmax"},
+}
+"""Other names that people type, and the row of each."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from gansmith.schema import NonNegativeInt, PositiveInt
+from gansmith.schema import NonNegativeInt, PositiveFloat, PositiveInt
 
 
 class Prior:
@@ -86,7 +86,10 @@ class Parts(NamedTuple):
 
 
 class Codes(Prior):
-    """z = (noise, one-hot category, continuous codes ~ U(-1, 1)): InfoGAN's input (arXiv 1606.03657, section 7)."""
+    """z = (noise, one-hot category, continuous codes ~ U(-1, 1)): InfoGAN's input (arXiv 1606.03657, section 7).
+
+    `noise_scale` multiplies the noise: with normal noise it is its deviation, ClusterGAN's sigma (arXiv 1809.03627).
+    """
 
     def __init__(
         self,
@@ -95,15 +98,17 @@ class Codes(Prior):
         categories: PositiveInt = 10,
         continuous: NonNegativeInt = 2,
         noise: Literal["uniform", "normal"] = "uniform",
+        noise_scale: PositiveFloat = 1.0,
     ) -> None:
         self.noise: Prior = Uniform(dim=dim) if noise == "uniform" else Normal(dim=dim)
+        self.noise_scale = noise_scale
         self.categories = categories
         self.continuous = continuous
         self.width = dim + categories + continuous
 
     def sample(self, n: int, generator: torch.Generator, dtype: torch.dtype = torch.float32) -> Tensor:
         device = generator.device
-        noise = self.noise.sample(n, generator, dtype)
+        noise = self.noise.sample(n, generator, dtype) * self.noise_scale
         category = torch.randint(self.categories, (n,), generator=generator, device=device)
         code = torch.rand(n, self.continuous, generator=generator, device=device, dtype=dtype) * 2 - 1
         one_hot = torch.nn.functional.one_hot(category, self.categories).to(dtype)

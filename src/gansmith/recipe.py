@@ -48,6 +48,7 @@ class Data:
     direction: Literal["a2b", "b2a"] = "a2b"  # b2a: a and b change places
     values: Literal["signed", "unit", "gcn", "raw"] = "signed"  # [-1, 1], [0, 1], unit contrast; raw: toy sets
     validation: NonNegativeInt = 0  # training images that are held back, to choose by
+    labelled: PositiveInt | None = None  # training images whose labels are seen, beside all without (sgan); null: all
     max_broken: Fraction = 0.01  # share of unreadable files of a folder that is tolerated
     root: str | None = None  # where named sets lie or are downloaded to; null: $GANSMITH_DATA or ./data
     memory: Literal["auto", "device", "map"] = "auto"  # images on the device, or read from a memory map
@@ -84,7 +85,7 @@ class Evaluation:
     """Scores on the images that were held back, while training goes on."""
 
     every: NonNegativeInt = 0  # rounds between two evaluations; 0: none
-    metrics: Sequence[str] = ("parzen_ll",)  # names of metrics, as in gansmith evaluate
+    metrics: Sequence[str] | None = None  # as in gansmith evaluate; null: psnr of pairs, fd of digits, else parzen_ll
     n: PositiveInt = 10_000  # samples that are drawn for it
     best: str | None = None  # the value by which the best checkpoint is kept, such as parzen_ll; null: none
 
@@ -155,7 +156,8 @@ LISTS = {  # kinds of which a recipe has a list, with an example
     "schedules": "{name: linear, of: lr, to: 0, over: 100}",
     "views": "{name: flip, of: [x]}",
 }
-PARTS = ("prior", "objective", "penalty", "noise", "accumulate")  # what a game may be handed besides its players
+# What a game may be handed besides its players.
+PARTS = ("prior", "objective", "penalty", "noise", "accumulate", "everywhere")
 # What a run may be given anew when it goes on: how long, how watched, how computed, where its images lie.
 FREE = (
     *("n_epochs", "steps", "minutes", "sample_interval", "log_interval"),
@@ -312,10 +314,11 @@ def combine(*layers: Layer, label: str = "gan", trust: bool = False) -> Resolved
         key: kind(**check.converted(check.below(key), kind.__annotations__, key)) for key, kind in SECTIONS.items()
     }
     game = check.component("game", "game")
-    wanted = schema.handed(resolve("game", game.name, game.trusted))
+    game_class = resolve("game", game.name, game.trusted)
+    wanted, frozen = schema.handed(game_class), getattr(game_class, "frozen", ())
     base = {key: name for key, name in _BASE.items() if key == "game" or key.split(".")[-1] in wanted}
     check.flat = _merged(Layer("default", base), *layers)
-    recipe = Recipe(**plain, game=game, **check.components(game.name, wanted))
+    recipe = Recipe(**plain, game=game, **check.components(game.name, wanted, frozen))
     if recipe.penalties and "penalty" not in wanted:
         raise UserError(f"the game {game.name} takes no penalties: say penalties: []")
     if recipe.accumulate > 1 and "accumulate" not in wanted:
@@ -384,12 +387,12 @@ class _Checker:
             raise UserError(f"{self.where(at)} is {schema.shown(self.flat[at][0])}; it must hold keys and values")
         return {key[len(at) + 1 :]: value for key, (value, _) in self.flat.items() if key.startswith(f"{at}.")}
 
-    def components(self, game: str, wanted: Sequence[str]) -> dict[str, Any]:
+    def components(self, game: str, wanted: Sequence[str], frozen: Sequence[str]) -> dict[str, Any]:
         """Every component but the game, whose signature says which players and parts there are."""
         values: dict[str, Any] = {}
-        players = [name for name in wanted if name not in PARTS]
         for kind in (*PLAYERS, "prior", "objective"):
             each = kind in PLAYERS
+            players = [x for x in wanted if x not in PARTS and (kind == "networks" or x not in frozen)]
             places = [f"{kind}.{player}" for player in players] if each else [kind] * (kind in wanted)
             keys = [key for key, value in self.below(kind).items() if value is not None]
             there = dict.fromkeys(f"{kind}.{key.partition('.')[0]}" if each else kind for key in keys)
@@ -413,8 +416,11 @@ class _Checker:
         name = given.get("name")
         if not isinstance(name, str):
             raise UserError(f"{self.where(at)} needs a name: one of {', '.join(rows)}")
+        aliases = pkgutil.resolve_name("gansmith.objectives:ALIASES") if kind == "objective" else {}
+        name = aliases.get(name, name)
         if name not in rows and ":" not in name:
-            right = f"one of {', '.join(rows)}, or module:attribute{schema.did_you_mean(name, rows)}"
+            near = schema.did_you_mean(name, [*rows, *aliases])
+            right = f"one of {', '.join(rows)}, or module:attribute{near}"
             raise UserError(f"{where} is {schema.shown(name)}; it must be {right}")
         trusted = name not in rows and (self.trust or self.flat[f"{at}.name"][1].typed)
         known = dict(EXTRA.get(kind, {}))

@@ -2,12 +2,38 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+from torch import nn
 
+from gansmith.errors import UserError
 from gansmith.games.game import Game
+
+
+class Frozen:
+    """The digests of networks that never change, in place of their weights."""
+
+    def __init__(self, networks: Mapping[str, nn.Module]) -> None:
+        self.digests = {name: _digest(network) for name, network in networks.items()}
+
+    def state_dict(self) -> dict[str, str]:
+        return self.digests
+
+    def load_state_dict(self, state: dict[str, str]) -> None:
+        for name, digest in self.digests.items():
+            if state.get(name) != digest:
+                raise UserError(f"networks.{name} has other weights than this run was trained with: give it those")
+
+
+def _digest(network: nn.Module) -> str:
+    found = hashlib.sha256()
+    for name, tensor in network.state_dict().items():
+        found.update(f"{name} {tuple(tensor.shape)} {tensor.dtype} ".encode())
+        found.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return found.hexdigest()[:12]
 
 
 class State:

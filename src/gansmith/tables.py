@@ -34,7 +34,7 @@ class Table:
 
     def markdown(self) -> str:
         """The same, its columns aligned in the text, too."""
-        lines = [[cell.replace("|", "\\|") for cell in row] for row in (self.head, *self.rows)]
+        lines = [[cell.replace("|", "\\|").replace("\n", "<br>") for cell in row] for row in (self.head, *self.rows)]
         wide = [max(3, *map(len, column)) for column in zip(*lines, strict=True)]
         rule = ["-" * w if i in self.left else "-" * (w - 1) + ":" for i, w in enumerate(wide)]
 

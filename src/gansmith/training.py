@@ -232,7 +232,8 @@ def _session(world: World, resolved: Resolved, out: Path | None, quiet: bool) ->
         _check_alike(world, experiment)
         recipe = _with_steps(world, recipe, experiment, say)
         total = _total_rounds(recipe, experiment)
-        _check_unfinished(run, recipe, experiment, total)
+        done = world.on_first(lambda: run is not None and runs.finished(run))
+        _check_unfinished(run, done, recipe, experiment, total)
         _warn_of_rest(experiment, total, say)
         made = runs.created(out, resolved.label, recipe.data.name, lambda: experiment.state.round == 0)
         run = world.on_first(lambda: run or held.enter_context(made))
@@ -298,12 +299,15 @@ def _with_start(world: World, resolved: Resolved, say: Callable[[str], None]) ->
 
 
 def _check_alike(world: World, experiment: Experiment) -> None:
-    """All processes have the same images, and the weights of rank 0."""
-    digest = experiment.stream.digest
-    first_digest = world.on_first(lambda: digest)
+    """All processes have the same images and frozen networks, and the weights of rank 0."""
+    digest, parts = experiment.stream.digest, experiment.state.parts
+    frozen = parts["frozen"].state_dict() if "frozen" in parts else {}
+    first_digest, first_frozen = world.on_first(lambda: (digest, frozen))
     with world.together():
         if digest != first_digest:
             raise UserError(f"the images here are not those of rank 0: digest {digest[:12]}, {first_digest[:12]}")
+        if frozen != first_frozen:
+            raise UserError(f"the frozen networks are not those of rank 0: digests {frozen}, {first_frozen}")
     for player in experiment.game.players:
         world.equalise(player.net)
 
@@ -316,9 +320,9 @@ def _total_rounds(recipe: Recipe, experiment: Experiment) -> int:
     return recipe.steps if recipe.steps is not None else math.ceil(recipe.n_epochs * _epoch_rounds(experiment) - 1e-9)
 
 
-def _check_unfinished(run: Path | None, recipe: Recipe, experiment: Experiment, total: int) -> None:
+def _check_unfinished(run: Path | None, done: bool, recipe: Recipe, experiment: Experiment, total: int) -> None:
     state = experiment.state
-    if state.round < total or (run is not None and not (run / "curves.png").exists()):  # all done but the last pictures
+    if state.round < total or (run is not None and not done):  # all done but the last pictures
         return
     how = "is finished" if state.round == total else f"is beyond round {total:,} already"
     longer = f"--n_epochs {math.ceil(2 * experiment.stream.epoch)}"
@@ -389,11 +393,12 @@ def _open(session: Session, resolved: Resolved, held: ExitStack) -> None:
     runs.write_text(run / "recipe.yaml", to_yaml(recipe, f"gansmith run {run.name}; trains again from this file alone"))
     trust.remember(run, resolved.modules)
     runs.note_session(run, device=session.world.device, at_round=state.round)
+    runs.begin(run)
     # A session that ended between two lines left one of its own; that at the interval comes again, whole.
     at_line = state.round - state.round % recipe.log_interval
     session.log = RunLog(run, at_round=at_line, scores_until=state.round) if state.round else RunLog(run)
     held.callback(session.log.close)
-    session.record = Record(run, recipe, session.experiment, session.log, session.world.device)
+    session.record = Record(run, recipe, session.experiment, session.log, session.world.device, session.live.say)
 
 
 def _begin(session: Session, resolved: Resolved) -> None:
@@ -417,6 +422,8 @@ def _end(session: Session) -> None:
         record.checkpoint()
         record.write_metrics()
         session.live.done(state.round, state.images, record.losses())
+        if found := record.trouble or record.alike:
+            session.live.say(f"look again: {found}")
 
 
 @contextmanager

@@ -36,8 +36,8 @@ def translate(
     """Translate picture files, or folders of them, by a run's maker into PNG files of the same names; return these.
 
     A file may have any size that the network takes; UserError, before anything is written, for others, unless `resize`
-    takes them to the size of training and back. `seeds` draw what the network leaves to chance, as its dropout: one
-    output for each. `out` is a folder, by default in the run.
+    takes them to the next larger one that fits and back. `seeds` draw what the network leaves to chance, as its
+    dropout: one output for each. `out` is a folder, by default in the run.
     """
     opened = open_run(run, round, say, trust=trust)
     sampler = sampler_of(opened, maker=maker, to=to, kind="pictures", ema=ema, device=device, say=say)
@@ -99,19 +99,17 @@ def _targets(files: Sequence[tuple[str, Path]], folder: Path, seeds: Sequence[in
 def _read(path: Path, sampler: Sampler, resize: bool) -> tuple[np.ndarray, tuple[int, int]]:
     """The picture as the sampler takes it, and its own size as (width, height)."""
     assert sampler.shape is not None
-    channels, *trained = sampler.shape
+    channels = sampler.shape[0]
     try:
         image = open_picture(path)
     except Exception as error:  # on a damaged file the readers of Pillow raise almost anything
         raise UserError(f"{printable(str(path))} cannot be read: {why_broken(error)}") from None
     width, height = image.size
-    size = (trained[0], trained[1]) if resize else (height, width)
+    size = sampler.fitting(height, width)
     if not resize:
         try:
             sampler.check_size(height, width)
         except UserError as error:
-            raise UserError(
-                f"{printable(str(path))}: {error}; --resize takes all pictures to the size of"
-                f" training, {trained[0]},{trained[1]}, and back"
-            ) from None
+            wish = f"--resize takes it to {size[0]},{size[1]} and back"
+            raise UserError(f"{printable(str(path))}: {error}; {wish}") from None
     return to_array(image, size, channels, "stretch"), (width, height)

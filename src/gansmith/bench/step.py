@@ -118,7 +118,7 @@ class Bench:
         self.period = math.lcm(*(penalty.args["every"] for penalty in recipe.penalties))
         self.experiment = build(recipe, device, say=say, progress=False)
         self.log = RunLog(folder, tensorboard=False)
-        self.record = Record(folder, recipe, self.experiment, self.log, device)
+        self.record = Record(folder, recipe, self.experiment, self.log, device, lambda text: None)
         self.live = Live(start=0, total=1, rounds_per_epoch=1, images_per_round=1, images=0, quiet=True)
 
     def play(self, rounds: int) -> float:

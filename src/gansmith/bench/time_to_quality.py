@@ -21,12 +21,13 @@ from gansmith.errors import Diverged, UserError
 from gansmith.evaluation.evaluator import Evaluator
 from gansmith.evaluation.measures import METRICS, VALUE_OF
 from gansmith.evaluation.receipts import number
-from gansmith.recipe import Recipe, Resolved, flatten, is_run, plan, to_dict, with_full_paths
+from gansmith.recipe import Recipe, Resolved, is_run, plan, with_full_paths
 from gansmith.run.curves import plot_scores
 from gansmith.run.folder import write_text
 from gansmith.run.log import read_metrics
 from gansmith.run.record import Record
 from gansmith.schema import did_you_mean
+from gansmith.series import check_same
 from gansmith.tables import Table
 from gansmith.training import train
 
@@ -107,7 +108,7 @@ def time_to_quality(
     folder = out or Path("runs") / f"time-to-quality-{resolved.label}"
     runs = {folder / f"seed-{n}": with_full_paths(plan(what, flags={**flags, "seed": n})) for n in seeds}
     for run in filter(is_run, runs):
-        _check_same(run, runs[run].recipe)
+        check_same(run, runs[run].recipe, "benchmark")
     rows: list[dict[str, Any]] = []
     for run, wanted in runs.items():
         row = _row(run, wanted.recipe, goals, names, max_minutes) if is_run(run) else None
@@ -146,15 +147,6 @@ def _epoch(recipe: Recipe, say: Say) -> int:
     rounds = max(1, batches // recipe.game.args.get("n_critic", 1))
     say(f"evaluated every {rounds} rounds, which is an epoch; more finely with --evaluation.every N")
     return rounds
-
-
-def _check_same(run: Path, wanted: Recipe) -> None:
-    """UserError where the run trains, is scored or spends its time otherwise; its length alone may be another."""
-    here, there = (dict(flatten(to_dict(recipe))) for recipe in (plan(run).recipe, wanted))
-    for key in {**here, **there}:
-        before, now = here.get(key), there.get(key)
-        if before != now and key not in ("n_epochs", "steps", "data.root", "data.max_broken", "start.digest"):
-            raise UserError(f"{run} is of another benchmark: {key} was {before} and is {now}; choose another --out")
 
 
 def _train(

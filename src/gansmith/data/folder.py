@@ -31,7 +31,7 @@ class Listing:
     files: dict[str, tuple[int, int]] = field(default_factory=dict)  # relative name -> bytes and mtime in ns, sorted
     broken: list[Broken] = field(default_factory=list)
     others: Counter[str] = field(default_factory=Counter)  # endings of files that are passed over
-    apart: list[str] = field(default_factory=list)  # folders of test pictures that are passed over
+    apart: list[str] = field(default_factory=list)  # folders of test pictures, and runs, that are passed over
 
     @property
     def names(self) -> list[str]:
@@ -163,11 +163,16 @@ def ignored(name: str) -> bool:
     return name.startswith(".") or name.lower() in SYSTEM
 
 
+def _a_run(folder: Path) -> bool:
+    """Whether a folder is a run of gansmith, whose samples are no data: as runs/ is within --data ."""
+    return (folder / "recipe.yaml").is_file() and (folder / "checkpoints").is_dir()
+
+
 def list_folder(folder: Path, endings: tuple[str, ...] = pictures.EXTENSIONS, *, spare: bool = False) -> Listing:
     """All files below a folder with one of the endings, sorted by relative name.
 
-    Passed over: what is hidden or a system's own, and with `spare` folders named like test splits. Links are followed,
-    but never into a folder that contains them.
+    Passed over: what is hidden or a system's own, runs, and with `spare` folders named like test splits. Links are
+    followed, but never into a folder that contains them.
     """
     out = Listing()
 
@@ -186,7 +191,7 @@ def list_folder(folder: Path, endings: tuple[str, ...] = pictures.EXTENSIONS, *,
             if ignored(entry.name):
                 continue
             try:
-                if entry.is_dir() and spare and _apart(entry.name):
+                if entry.is_dir() and ((spare and _apart(entry.name)) or _a_run(where / entry.name)):
                     out.apart.append(printable(where / entry.name))
                 elif entry.is_dir():
                     visit(where / entry.name, f"{name}/", above | {this})

@@ -5,22 +5,15 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gansmith.data.mixture import Mixture
+
 Bytes = NDArray[np.uint8]
 Labels = NDArray[np.int64]
-
-
-class Density(Protocol):
-    """The p_data of a toy set: a function of points, and the part of the line that pictures show."""
-
-    @property
-    def window(self) -> tuple[float, float]: ...
-
-    def __call__(self, x: NDArray[np.float64]) -> NDArray[np.float64]: ...
 
 
 @dataclass(frozen=True)
@@ -29,14 +22,14 @@ class ImageSet:
 
     Pictures are `x`, or `a` and `b` of a pair; `y` are labels (N,) int64, `bits` attributes (N, K) float32. classes
     are the class names, () when there are no labels. digest is a hex sha256 of content and preprocessing, independent
-    of where the files lie. A toy set holds numbers: x (N, 1, 1, 1) float32, and density is the p_data behind them.
+    of where the files lie. A toy set holds numbers: x (N, 1, 1, D) float32, and density is the p_data behind them.
     """
 
     name: str
     columns: Mapping[str, NDArray[Any]]
     classes: tuple[str, ...]
     digest: str
-    density: Density | None = None
+    density: Mixture | None = None
 
     def __len__(self) -> int:
         return len(next(iter(self.columns.values())))

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from gansmith.data.cache import Draft, Say, entry_path, load_entry
 from gansmith.data.imageset import ImageSet, Labels
 from gansmith.data.named import NAMED
-from gansmith.data.prepare import NOT_PICTURES, Needs, Wanted, advice, described, kind
+from gansmith.data.prepare import NOT_PICTURES, UNLABELLED, Needs, Wanted, advice, described, kind
+from gansmith.data.toy import TOYS
 from gansmith.errors import UserError
 
 CHUNK = 1024
@@ -41,8 +42,7 @@ KNOWN: dict[str, Known] = {
     "stacked_mnist": Known("gansmith.papers.stacked:load_stacked_mnist", mixed=True),
     **{name: Known("gansmith.data.named:load_named", row.gives, row.mixed) for name, row in NAMED.items()},
     "tfd": Known("gansmith.papers.tfd:load_tfd", (("x",),), validation=True),
-    "normal_1d": Known("gansmith.papers.toy:load_toy", (("x",),), mixed=True),
-    "two_normals_1d": Known("gansmith.papers.toy:load_toy", (("x",),), mixed=True),
+    **{name: Known("gansmith.data.toy:load_toy", (("x",),), mixed=True) for name in TOYS},
 }
 SHUFFLED = frozenset(name for name, row in KNOWN.items() if row.mixed)
 _FOLDER = Known("gansmith.data.folder:load_folder", ())
@@ -61,6 +61,7 @@ def load_sets(
     needs: Needs = (("x",),),
     split: str = "train",
     validation: int = 0,
+    labelled: int | None = None,
     fit: str = "crop",
     pairs: str = "auto",
     direction: str = "a2b",
@@ -75,8 +76,9 @@ def load_sets(
 
     Pictures are uint8 (N, channels, *size), size (H, W); those of a toy set float32. They are decoded once and then
     mapped from the cache folder. `validation` images of each training set are held back for the split "validation", the
-    last ones of the SHUFFLED sets, of all others a fixed choice at random, spread over the whole set. How a folder is
-    read follows from `needs`; `pairs` says where its pairs stand, and direction "b2a" has a and b change places. Ten
+    last ones of the SHUFFLED sets, of all others a fixed choice at random, spread over the whole set. A game that also
+    trains without labels sees those of `labelled` training images alone, of all if it is None. How a folder is read
+    follows from `needs`; `pairs` says where its pairs stand, and direction "b2a" has a and b change places. Ten
     pictures, or a share of max_broken if that is more, may be unreadable. root is where known sets lie or are
     downloaded to; fold is one of the five of tfd. Messages go to `say`, a progress bar to stderr if it is a terminal.
     """
@@ -89,12 +91,16 @@ def load_sets(
         raise UserError(f"data.validation is {validation}; {what} has validation images of its own: it must be 0")
     if row.gives:
         _check_fields(what, row.gives, needs)
+    if labelled is not None and UNLABELLED not in needs:
+        raise UserError(f"data.labelled is {labelled}, and the game sees no pictures without labels: it must be null")
     whole = replace(wanted, split="train") if split == "validation" and not row.validation else wanted
     module, _, function = row.load.partition(":")
     found = getattr(import_module(module), function)(what, whole)
     sets: tuple[ImageSet, ...] = found if isinstance(found, tuple) else (found,)
     if split != "test" and not row.validation:
         sets = tuple(_held_back(data, split, validation, row.mixed, say) for data in sets)
+    if UNLABELLED in needs:
+        return _labelled(sets[0], labelled if split == "train" else None), _unlabelled(sets[0])
     return _as_needed(sets, needs, direction)
 
 
@@ -193,6 +199,37 @@ def mixed(n: int) -> Labels:
     """
     keys = np.frombuffer(hashlib.shake_256(b"gansmith order 0").digest(8 * n), "<u8")
     return np.argsort(keys, kind="stable").astype(np.int64)
+
+
+def _labelled(found: ImageSet, k: int | None) -> ImageSet:
+    """The set, or the k pictures of it whose labels are seen."""
+    if k is None:
+        return found
+    assert found.labels is not None
+    n, classes = len(found), len(np.unique(found.labels))
+    if not classes <= k <= n:
+        right = f"from {classes}, one for each class, to {n}, or null for all"
+        raise UserError(
+            f"data.labelled is {k}, and {found.name} has {n} labelled images to train on: it must be {right}"
+        )
+    here = budget(found.labels, k)
+    columns = {name: column[here] for name, column in found.columns.items()}
+    return replace(found, columns=columns, digest=_digest(found, "labelled", k))
+
+
+def _unlabelled(found: ImageSet) -> ImageSet:
+    """All pictures of a set as the field u."""
+    return replace(found, columns={UNLABELLED[0]: found.images}, classes=())
+
+
+def budget(labels: Labels, k: int) -> Labels:
+    """k places of labels (n,), ascending, as many of each class as can be: in the order `mixed`, class after class."""
+    order = mixed(len(labels))
+    turn = np.empty_like(order)
+    for y in np.unique(labels):
+        own = labels[order] == y
+        turn[own] = np.arange(own.sum())
+    return np.sort(order[np.argsort(turn, kind="stable")[:k]])
 
 
 def _unknown(what: str, folder: Path) -> str:

@@ -31,13 +31,14 @@ CHOICES: dict[str, tuple[object, ...]] = {
 KINDS = {(1,): "plain", (2,): "pairs", (1, 1): "domains"}  # by how many pictures each stream has
 TOLERATED = 10  # broken pictures, even where max_broken allows fewer: one bad link must not refuse a small folder
 NOT_PICTURES = {"y": "labels", "bits": "attributes"}
+UNLABELLED = ("u",)  # a stream of all pictures of the first one, without labels
 Needs = tuple[tuple[str, ...], ...]
 """The fields that are needed, one tuple per stream of batches; those in one tuple share an index."""
 
 
 def kind(needs: Needs) -> str:
     """What sort of pictures is needed: one picture a sample, pairs of one index, or two domains, each of its own."""
-    counts = tuple(sum(name not in NOT_PICTURES for name in fields) for fields in needs)
+    counts = tuple(sum(name not in NOT_PICTURES for name in fields) for fields in needs if fields != UNLABELLED)
     if counts not in KINDS:
         raise UserError(f"needs is {needs}; it must name one picture, such as x, or two, such as a and b")
     return KINDS[counts]

@@ -50,7 +50,9 @@ def gcn_to_unit(x: Tensor) -> Tensor:
 
 
 def no_pixels(x: Tensor) -> Tensor:
-    raise UserError("this generator makes numbers, not pictures: gansmith figure density RUN draws them")
+    raise UserError(
+        "this generator makes numbers, not pictures: gansmith figure density RUN draws them, or, of points, sample RUN"
+    )
 
 
 def _exact(number: float, like: Tensor) -> Tensor:

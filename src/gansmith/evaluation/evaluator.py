@@ -19,8 +19,10 @@ from gansmith.data import ImageSet, data_names
 from gansmith.data.folder import has_split, list_folder
 from gansmith.data.load import SHUFFLED
 from gansmith.data.pictures import MODES
+from gansmith.data.prepare import UNLABELLED
 from gansmith.engine import choose_device
 from gansmith.errors import UserError
+from gansmith.evaluation.labels import LABELS, score_labels
 from gansmith.evaluation.measures import (
     INCEPTION_NAMES,
     METRICS,
@@ -77,8 +79,6 @@ class Evaluator:
     ) -> None:
         what = Data(name=what) if isinstance(what, str) else what
         data = what.data if isinstance(what, Recipe) else what
-        if data.values == "raw":
-            raise UserError(f"{data.name} is made of points, and scores are of pictures: gansmith figure density RUN")
         if n is not None and n < 2:
             raise UserError(f"n is {n}; it must be at least 2")
         if reference not in ("test", "validation", "train"):
@@ -243,8 +243,9 @@ class Evaluator:
 
     def protocol(self, name: str) -> dict[str, Any]:
         row, data, (h, w) = METRICS[name], self.data, self.data.size
-        protocol: dict[str, Any] = {"n": self.count(name), "images": f"{h}x{w}x{data.channels}"}
-        if self.to.field != "x":
+        of = {"points": data.name} if data.values == "raw" else {"images": f"{h}x{w}x{data.channels}"}
+        protocol: dict[str, Any] = {"n": self.count(name), **of}
+        if self.to.field not in ("x", *UNLABELLED):
             protocol["field"] = self.to.field
         if isinstance(self.to.what, Recipe) and (views := shown_by(self.to.what)):
             protocol["views"] = ", ".join(views)
@@ -309,30 +310,40 @@ def evaluate(
         append([], out / "receipts.jsonl")  # an error now, and not after all the work, where nothing can be written
     names = [metrics] if isinstance(metrics, str) else metrics
     pairs = {name for name, row in METRICS.items() if row.paired} if any(one.paired for one in subjects) else set()
+    labels = {*LABELS} if any(one.classifies for one in subjects) else set()
     receipts: list[Receipt] = []
     last: Evaluator | None = None
     for one in subjects:
-        mine = None if names is None else [name for name in names if one.paired or name not in pairs]
+        left = labels if one.paired else pairs | labels
+        mine = None if names is None else [m for m in names if (m in labels if one.classifies else m not in left)]
         if names and not mine:
-            say(f"{one.about['maker']}: {', '.join(names)} is left out: what it makes has no truth")
+            if not (one.classifies or labels.issuperset(names)):  # what is for the other kind, no one misses here
+                say(f"{one.about['maker']}: {', '.join(names)} is left out: what it makes has no truth")
             continue
-        evaluator = Evaluator(one.real, maker=one.maker, metrics=mine, reference=reference, **options)
-        if last is not None:
-            evaluator.share(last)
-        last = evaluator
-        about, sets = _sets(what, one.sampler, evaluator, seeds, say)
-        found = evaluator(sets, {**one.about, **about})
+        pictures: dict[str, NDArray[np.uint8]] = {}
+        if one.classifies:
+            assert one.sampler is not None and isinstance(one.real, Recipe)
+            found = score_labels(one.sampler, one.real, reference, mine, n, one.about, say)
+        else:
+            evaluator = Evaluator(one.real, maker=one.maker, metrics=mine, reference=reference, **options)
+            if last is not None:
+                evaluator.share(last)
+            last = evaluator
+            about, sets = _sets(what, one.sampler, evaluator, seeds, say)
+            found, pictures = evaluator(sets, {**one.about, **about}), evaluator.pictures
         receipts += found
         if out is not None:
             label = _label(what, out, one, ema)
             try:
                 append(found, out / "receipts.jsonl")
-                for name, images in evaluator.pictures.items():
+                for name, images in pictures.items():
                     path = out / f"{'-'.join(['nearest', *label, name])}.png"
                     save_images(images.reshape(-1, *images.shape[2:]), path, columns=10)
                     say(f"samples, each followed by the training image nearest to it, the nearest pair first: {path}")
             except OSError as error:  # a full disk must not take the scores along
                 say(f"not all is kept: {error.filename or out}: {error.strerror}; the scores themselves are complete")
+    if not receipts:
+        raise UserError(f"{', '.join(names or ())}: nothing here can be scored by that")
     return receipts
 
 
@@ -348,6 +359,10 @@ class Subject(NamedTuple):
     @property
     def paired(self) -> bool:
         return _has_truth(self.real, self.maker)
+
+    @property
+    def classifies(self) -> bool:
+        return self.sampler is not None and self.sampler.maker.classifies
 
 
 def _subjects(
@@ -390,7 +405,7 @@ def _subjects(
 
 
 def _about(name: str, sampler: Sampler, data: Data) -> dict[str, Any]:
-    if (sampler.values == "gcn") != (data.values == "gcn"):
+    if any((sampler.values == kind) != (data.values == kind) for kind in ("gcn", "raw")):
         raise UserError(f"the generator makes {sampler.values} values, and the real images are {data.values}")
     weights = "average" if sampler.averaged else "raw"
     return {"what": name, "round": sampler.round, "weights": weights, "checkpoint": sampler.digest}
@@ -443,7 +458,7 @@ def choose_reference(what: Recipe | Data, say: Say = print) -> SplitName:
 
 def _has_truth(what: Recipe | Data, maker: Maker | None) -> bool:
     """Whether what a maker takes has the same index as what it imitates."""
-    if maker is None or not maker.pictures or not isinstance(what, Recipe):
+    if maker is None or not maker.pictures or maker.classifies or not isinstance(what, Recipe):
         return False
     return any({*maker.pictures, maker.imitates} <= {*fields} for fields in game_of(what).needs)
 
@@ -452,6 +467,14 @@ def _case(what: Recipe | Data, maker: Maker | None, features: str | None, refere
     data = what.data if isinstance(what, Recipe) else what
     digits = data.size == (SIDE, SIDE) and DIGITS.get(data.name) == data.channels
     return Case(data, features or ("mnist" if digits else "inception"), reference, _has_truth(what, maker))
+
+
+def usual(what: Recipe) -> list[str]:
+    """What a training is scored by that names no measure: what needs no download and fits the data."""
+    case = _case(what, choose_maker(game_of(what)), None, "validation")
+    if what.data.values == "raw":
+        return ["modes"]
+    return ["psnr"] if case.paired else ["fd"] if case.features == "mnist" else ["parzen_ll"]
 
 
 def _chosen(names: Sequence[str] | None, case: Case, say: Say) -> list[str]:
@@ -471,8 +494,11 @@ def _chosen(names: Sequence[str] | None, case: Case, say: Say) -> list[str]:
     if not names:
         raise UserError(f"no metric is named; there are {', '.join(METRICS)}")
     for name in names:
+        if name in LABELS:
+            raise UserError(f"{name}: it scores a maker that tells classes, and pictures are made here")
         if name not in METRICS:
-            raise UserError(f"there is no metric {name!r}{did_you_mean(name, METRICS)} (metrics: {', '.join(METRICS)})")
+            known = (*METRICS, *LABELS)
+            raise UserError(f"there is no metric {name!r}{did_you_mean(name, known)} (metrics: {', '.join(known)})")
         if reason := METRICS[name].why_not(case):
             raise UserError(f"{name}: {reason}")
     return list(dict.fromkeys(names))
@@ -509,12 +535,13 @@ def _pictures(folder: Path, data: Data, say: Say) -> ImageSet:
 
 def _checked(pixels: Tensor, data: Data, n: int) -> Tensor:
     shape = (data.channels, *data.size)
+    least, most, bounds = (-np.inf, np.inf, "") if data.values == "raw" else (0, 1, " in [0, 1]")
     if not isinstance(pixels, Tensor) or pixels.dim() != 4 or tuple(pixels.shape[1:]) != shape:
         found = tuple(pixels.shape) if isinstance(pixels, Tensor) else f"a {type(pixels).__name__}"
-        raise UserError(f"samples are {found}; they must be a torch.Tensor (n, {', '.join(map(str, shape))}) in [0, 1]")
+        raise UserError(f"samples are {found}; they must be a torch.Tensor (n, {', '.join(map(str, shape))}){bounds}")
     if len(pixels) < n:
         raise UserError(f"there are {len(pixels)} samples, and the metrics take {n}: ask for fewer with n")
     low, high = pixels.min().item(), pixels.max().item()
-    if not (low >= 0 and high <= 1):
-        raise UserError(f"samples reach from {low:.4g} to {high:.4g}; they must lie in [0, 1]")
+    if not (low >= least and high <= most):
+        raise UserError(f"samples reach from {low:.4g} to {high:.4g}; they must lie in [{least}, {most}]")
     return pixels.detach().float().cpu()

@@ -19,6 +19,8 @@ from gansmith.build import fields_of, game_of, load_split
 from gansmith.data import ImageSet
 from gansmith.data.imageset import Labels
 from gansmith.data.load import KNOWN, SHUFFLED, mixed
+from gansmith.data.mixture import GOOD
+from gansmith.data.toy import TOYS
 from gansmith.data.values import VALUES
 from gansmith.errors import UserError
 from gansmith.metrics import modes, neighbours
@@ -200,13 +202,17 @@ class Reference:
 
 
 def to_pixels(column: NDArray[Any], values: str, places: Labels | None = None) -> Tensor:
-    """All images, or those of some places, in [0, 1]; of normalised contrast as pictures show it: it cannot return."""
+    """All images, or those of some places, in [0, 1]; of normalised contrast as pictures show it: it cannot return.
+
+    Raw values stay as they are.
+    """
     to_network, to_unit = VALUES[values]
     places = np.arange(len(column)) if places is None else places
     pixels = torch.empty(len(places), *column.shape[1:])
     for part, at in zip(torch.split(pixels, 1000), torch.split(torch.from_numpy(places), 1000), strict=True):
         part.copy_(torch.from_numpy(column[at.numpy()]))
-        part.copy_(to_unit(to_network(part)) if values == "gcn" else part.div_(255))
+        if values != "raw":
+            part.copy_(to_unit(to_network(part)) if values == "gcn" else part.div_(255))
     return pixels
 
 
@@ -269,6 +275,14 @@ def _stacked(samples: Images, to: Reference) -> Measured:
     channels = [Images(c, samples.extractor, samples.device) for c in torch.split(samples.pixels, 1, dim=1)]
     found = modes.stacked_modes(torch.stack([c.outputs.logits.argmax(1) for c in channels], 1))
     return Measured({"modes": found.modes, "modes_kl": found.kl}, {"hit_at_least": found.at_least})
+
+
+def _mixture(samples: Images, to: Reference) -> Measured:
+    density = to.stored(to.split, to.field).data.density
+    assert density is not None
+    hits = density.hits(samples.flat.double().cpu().numpy())
+    values = {"covered": float((hits > 0).sum()), "good": float(hits.sum() / len(samples))}
+    return Measured(values, {"good_of_each_mode": hits.tolist()})
 
 
 def _paired(samples: Images, to: Reference, *, value: str, of: Callable[[Tensor, Tensor], Tensor]) -> Measured:
@@ -353,6 +367,8 @@ class Metric:
     """It takes as many real images as samples."""
     folds: bool = False
     """Of data in folds it takes every one; the other measures take the first."""
+    points: bool = False
+    """It takes points of a mixture that is known, not pictures."""
     alone: Sequence[str] = ()
     """Sets that are scored by it and, unless more is asked for, by nothing else; no other set is."""
     n: int = 10_000
@@ -381,6 +397,8 @@ class Metric:
         data = case.data
         (h, w), c = data.size, data.channels
         size = f"{h}x{w} with {c} channel(s)"
+        if self.points != (data.values == "raw"):
+            return "it takes points of a known mixture" if self.points else "it takes pictures, and these are points"
         if self.paired and not case.paired:
             return "it compares each sample with a truth, which only what is made from one picture of a pair has"
         if c not in self.channels:
@@ -446,6 +464,16 @@ METRICS: dict[str, Metric] = {
         compares=False,
         alone=("stacked_mnist",),
         n=26_000,
+    ),
+    "modes": Metric(  # arXiv 1705.07761
+        _mixture,
+        {"covered": ("modes", "higher"), "good": ("", "higher")},
+        {"good": f"at most {GOOD} deviations from the nearest mean", "covered": "at least 1 good sample"},
+        features=False,
+        compares=False,
+        points=True,
+        alone=tuple(TOYS),
+        n=2500,
     ),
     "memorised": Metric(_memorised_features, {"memorised": ("", "0.01")}, NEAREST, also=("train",), n=2000),
     "memorised_pixels": Metric(

@@ -7,10 +7,11 @@ from math import log
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from gansmith.errors import UserError
+from gansmith.objectives import Objective
 
 
 class Critique(NamedTuple):
@@ -49,6 +50,13 @@ def per_sample(loss: Callable[[Tensor, Tensor], Tensor], c: Critique) -> Tensor:
     return torch.stack(parts).sum(0)
 
 
+def loss_g(objective: Objective, critic: Callable[[Tensor], Any], x_fake: Tensor, x_real: Tensor) -> Tensor:
+    """The mean loss of who made x_fake; the critic sees x_real only where the loss compares with its scores."""
+    fake = scores(critic(x_fake), len(x_fake))
+    real = scores(critic(x_real), len(x_real)) if objective.g_uses_real else fake
+    return per_sample(objective.g, Critique(real, fake)).mean()
+
+
 def score(net: Callable[[Tensor], Any]) -> Callable[[Tensor], Tensor]:
     """D as one number per sample (N,), for penalties: the mean over a patch map, the sum over scales."""
 
@@ -57,6 +65,16 @@ def score(net: Callable[[Tensor], Any]) -> Callable[[Tensor], Tensor]:
         return per_sample(lambda s, _: s, Critique(maps, maps))
 
     return one
+
+
+@torch.no_grad()
+def judge(D: nn.Module, x: Tensor) -> Tensor:
+    """D's score of each of x (N, C, H, W), in eval mode: (N,). D stays in the mode that it was in."""
+    was_training = D.training
+    try:
+        return score(D.eval())(x)
+    finally:
+        D.train(was_training)
 
 
 def theory(c: Critique) -> dict[str, Tensor]:

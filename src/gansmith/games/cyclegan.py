@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import l1_loss
 
-from gansmith.games.critique import Critique, full, mean, per_sample, scores
+from gansmith.games.critique import Critique, full, loss_g, mean, per_sample, scores
 from gansmith.games.game import Batch, Game, Maker, Metrics
 from gansmith.games.pool import Pool
 from gansmith.objectives import Objective
@@ -64,7 +64,7 @@ class CycleGAN(Game):
         a, b = part["a"], part["b"]
         fake_b, fake_a = self.AB.net(a), self.BA.net(b)
         cycle = l1_loss(full(self.BA.net(fake_b)), a) + l1_loss(full(self.AB.net(fake_a)), b)
-        adversarial = self.passes(self.DB, b, fake_b) + self.passes(self.DA, a, fake_a)
+        adversarial = loss_g(self.objective, self.DB.lend, fake_b, b) + loss_g(self.objective, self.DA.lend, fake_a, a)
         loss = adversarial + self.lambda_cycle * cycle
         said = {"game/adversarial": adversarial, "game/cycle": cycle}
         if self.lambda_identity:
@@ -85,10 +85,3 @@ class CycleGAN(Game):
     def critique(self, critic: Player, real: Tensor, fake: Tensor) -> Critique:
         n = len(real)
         return Critique(scores(critic.net(real), n), scores(critic.net(fake), n))
-
-    def passes(self, critic: Player, real: Tensor, fake: Tensor) -> Tensor:
-        """The translator's loss, the critic's weights held."""
-        n = len(fake)
-        fakes = scores(critic.lend(fake), n)
-        reals = scores(critic.lend(real), n) if self.objective.g_uses_real else fakes
-        return per_sample(self.objective.g, Critique(reals, fakes)).mean()

@@ -15,7 +15,10 @@ __all__ = ["Batch", "Game", "Maker", "Metrics"]
 
 
 class Maker(NamedTuple):
-    """A way to make pictures with trained players: `make(*networks, **inputs)` gives (N, C, H, W)."""
+    """A way to make pictures with trained players: `make(*networks, **inputs)` gives (N, C, H, W).
+
+    Or to tell what is in pictures: one that imitates "y" gives logits (N, K) of classes or clusters.
+    """
 
     players: tuple[str, ...]
     """Whose networks it takes, in order, in eval mode; averaged all or none."""
@@ -34,6 +37,11 @@ class Maker(NamedTuple):
     def labelled(self) -> bool:
         return "y" in self.inputs.values()
 
+    @property
+    def classifies(self) -> bool:
+        """Whether it gives logits and no pictures."""
+        return self.imitates == "y"
+
 
 class Game(ABC):
     """Who moves when, on which samples. The names of the positional parameters say what a game is handed:
@@ -48,6 +56,8 @@ class Game(ABC):
     generators: ClassVar[tuple[str, ...]] = ("G",)
     critics: ClassVar[tuple[str, ...]] = ("D",)
     """Players of either side."""
+    frozen: ClassVar[tuple[str, ...]] = ()
+    """Networks that it is handed by name as they are, in eval mode: never trained, with no optimizer."""
     makers: ClassVar[Mapping[str, Maker]]
     """What it can make, the default first."""
     eager: ClassVar[Mapping[str, str]] = {}

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from gansmith.errors import UserError
-from gansmith.games.critique import Critique, mean, per_sample, scores
+from gansmith.games.critique import Critique, loss_g, mean, per_sample, scores
 from gansmith.games.game import SAMPLE, Batch, Game, Metrics
 from gansmith.networks.infogan import Heads
 from gansmith.objectives import Objective
@@ -64,10 +64,8 @@ class InfoGAN(Game):
         return {"D": (self.D, per_sample(self.objective.d, c).mean())}, said
 
     def losses_g(self, part: Batch) -> tuple[Moved, Metrics]:
-        n = len(part)
-        fake = scores(self.D.lend(self.G.net(self.latent(n))), n)
-        real = scores(self.D.lend(part["x"]), n) if self.objective.g_uses_real else fake
-        return {"G": (self.G, per_sample(self.objective.g, Critique(real, fake)).mean())}, {}
+        fake = self.G.net(self.latent(len(part)))
+        return {"G": (self.G, loss_g(self.objective, self.D.lend, fake, part["x"]))}, {}
 
     def losses_info(self, part: Batch) -> tuple[Moved, Metrics]:
         z = self.latent(len(part))

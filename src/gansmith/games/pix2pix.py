@@ -6,11 +6,12 @@ Legend: a the input (N, C, H, W), b the output that belongs to it. D looks at bo
 from __future__ import annotations
 
 from dataclasses import KW_ONLY, dataclass
+from functools import partial
 
 from torch import Tensor
 from torch.nn.functional import l1_loss
 
-from gansmith.games.critique import Critique, full, mean, per_sample, scores
+from gansmith.games.critique import Critique, full, loss_g, mean, per_sample, scores
 from gansmith.games.game import Batch, Game, Maker, Metrics
 from gansmith.objectives import Objective
 from gansmith.players import Moved, Player, move
@@ -47,11 +48,8 @@ class Pix2Pix(Game):
             return {"D": (self.D, per_sample(self.objective.d, c).mean())}, said
 
         def losses_g(part: Batch) -> tuple[Moved, Metrics]:
-            a, b, n = part["a"], part["b"], len(part)
-            fake_b = made.pop(0)
-            fake = scores(self.D.lend(a, fake_b), n)
-            real = scores(self.D.lend(a, b), n) if self.objective.g_uses_real else fake
-            adversarial = per_sample(self.objective.g, Critique(real, fake)).mean()
+            a, b, fake_b = part["a"], part["b"], made.pop(0)
+            adversarial = loss_g(self.objective, partial(self.D.lend, a), fake_b, b)
             l1 = l1_loss(full(fake_b), b)
             return {"G": (self.G, adversarial + self.lambda_l1 * l1)}, {"game/adversarial": adversarial, "game/l1": l1}
 

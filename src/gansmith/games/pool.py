@@ -31,15 +31,16 @@ class Pool:
         if self._planned is None:
             self._planned = [] if self.kept is None else list(self.kept)
         pool, out = self._planned, []
-        chance = torch.rand(len(fakes), generator=noise, device=noise.device).tolist()
-        place = torch.randint(self.size, (len(fakes),), generator=noise, device=noise.device).tolist()
-        for fake, luck, at in zip(fakes.detach(), chance, place, strict=True):
+        chance = torch.rand(len(fakes), generator=noise, device=noise.device)
+        place = torch.randint(self.size, (len(fakes),), generator=noise, device=noise.device)
+        drawn = torch.stack((chance.double(), place.double()), 1).tolist()  # one wait for the device
+        for fake, (luck, at) in zip(fakes.detach(), drawn, strict=True):
             if len(pool) < self.size:
                 pool.append(fake)
                 out.append(fake)
             elif luck < 0.5:
-                out.append(pool[at])
-                pool[at] = fake
+                out.append(pool[int(at)])
+                pool[int(at)] = fake
             else:
                 out.append(fake)
         return torch.stack(out)

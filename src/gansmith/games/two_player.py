@@ -11,7 +11,7 @@ from dataclasses import KW_ONLY, dataclass
 import torch
 from torch import Tensor
 
-from gansmith.games.critique import Critique, jsd, mean, per_sample, score, scores, theory
+from gansmith.games.critique import Critique, jsd, loss_g, mean, per_sample, score, scores, theory
 from gansmith.games.game import SAMPLE, Batch, Game, Metrics
 from gansmith.objectives import Objective
 from gansmith.penalties import PenaltySum
@@ -85,10 +85,8 @@ class Alternating(Simultaneous):
         return {"D": (self.D, loss)}, judged(c, self.objective)
 
     def losses_g(self, part: Batch) -> tuple[Moved, Metrics]:
-        n = len(part)
-        fake = scores(self.D.lend(self.G.net(self.latent(n))), n)
-        real = scores(self.D.lend(part["x"]), n) if self.objective.g_uses_real else fake
-        return {"G": (self.G, per_sample(self.objective.g, Critique(real, fake)).mean())}, {}
+        fake = self.G.net(self.latent(len(part)))
+        return {"G": (self.G, loss_g(self.objective, self.D.lend, fake, part["x"]))}, {}
 
 
 def judged(c: Critique, objective: Objective) -> Metrics:

@@ -5,10 +5,13 @@ Legend: N samples, C H W image.
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
-from torch.nn.functional import dropout
+from torch.nn.functional import conv_transpose2d, dropout, normalize, pad
+from torch.nn.utils import parametrize
 
 from gansmith.schema import PositiveInt
 
@@ -39,6 +42,16 @@ def check_multiple(height: int, width: int, of: int, *, least: int = 1, what: st
     nearest = [max(-(-least // of), (side + of // 2) // of) * of for side in (height, width)]
     rule = f"multiples of {of}" + (f", at least {least}" if least > of else "")
     check_size(height, width, (nearest[0], nearest[1]), rule, what)
+
+
+def halvings(height: int, width: int) -> int:
+    """How often both sides can be halved before the shorter is under 4: twice for 28, 4 times for 64.
+
+    A ValueError that names the nearest (H, W) for sides that are no multiples of 4, or under 8.
+    """
+    check_multiple(height, width, 4, least=8)
+    common = math.gcd(height, width)
+    return min((common & -common).bit_length() - 1, min(height, width).bit_length() - 3)
 
 
 # ---- first weights -----------------------------------------------------------------------------------------------
@@ -90,14 +103,77 @@ def small_generator(before: int, shape: Shape, width: int) -> nn.Sequential:
     )
 
 
-def small_critic(channels: int, shape: Shape, width: int, slope: float) -> nn.Sequential:
+def small_critic(channels: int, shape: Shape, width: int, slope: float, *, norm: bool = True) -> nn.Sequential:
     """(N, channels, H, W) -> (N, 1): two strided convolutions and a linear layer after DCGAN's rules (1511.06434)."""
     return nn.Sequential(
         *(nn.Conv2d(channels, width, 4, 2, 1), nn.LeakyReLU(slope, inplace=True)),
-        nn.Conv2d(width, 2 * width, 4, 2, 1, bias=False),  # BatchNorm has the bias
-        *(nn.BatchNorm2d(2 * width), nn.LeakyReLU(slope, inplace=True)),
+        nn.Conv2d(width, 2 * width, 4, 2, 1, bias=not norm),  # BatchNorm has the bias
+        *([nn.BatchNorm2d(2 * width)] if norm else []),
+        nn.LeakyReLU(slope, inplace=True),
         *(nn.Flatten(), nn.Linear(2 * width * (shape[1] // 4) * (shape[2] // 4), 1)),
     )
+
+
+class UpConv(nn.Conv2d):
+    """Nearest-neighbour doubling, then a 3x3 convolution: (N, before, H, W) -> (N, after, 2 H, 2 W), as one layer.
+
+    Two of three taps of the convolution fall on copies of one pixel. With these added up, 3x3 weights w become the
+    4x4 weights of a transposed convolution of stride 2, [w2, w1 + w2, w0 + w1, w0] along each side: the same function
+    of w, borders included, in 4/9 of the products.
+    """
+
+    def __init__(self, before: int, after: int, *, bias: bool = True) -> None:
+        super().__init__(before, after, 3, padding=1, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        w = self.weight.transpose(0, 1).flip(2, 3)
+        w = pad(w, (0, 1)) + pad(w, (1, 0))
+        w = pad(w, (0, 0, 0, 1)) + pad(w, (0, 0, 1, 0))
+        return conv_transpose2d(x, w, self.bias, stride=2, padding=1)
+
+
+class Spectral(nn.Module):
+    """W -> W / sigma, sigma = u' W v: what `torch.nn.utils.parametrize` puts before a weight, as a matrix of its rows.
+
+    u and v are W's first singular vectors, by the power iteration. Source: Miyato et al. 2018 (arXiv 1802.05957),
+    section 2.1 and Algorithm 1: one iteration for each update. So all passes between two steps see one W / sigma;
+    torch's own iterates in each pass. Sums of products in place of `mv`, which autocast would round to bfloat16.
+    """
+
+    u: Tensor
+    v: Tensor
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        rows, columns = weight.flatten(1).shape
+        self.register_buffer("u", normalize(torch.randn(rows), dim=0))
+        self.register_buffer("v", normalize(torch.randn(columns), dim=0))
+        for _ in range(15):  # u and v start near those of the first W
+            self.iterate(weight)
+
+    @torch.no_grad()
+    def iterate(self, weight: Tensor) -> None:
+        """v <- W' u / |W' u|, u <- W v / |W v|."""
+        w = weight.flatten(1)
+        self.v.copy_(normalize((w * self.u[:, None]).sum(0), dim=0))
+        self.u.copy_(normalize((w * self.v).sum(1), dim=0))
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return weight / (weight.flatten(1) * (self.u[:, None] * self.v)).sum()
+
+
+def normalise_spectrally(net: nn.Module) -> None:
+    """Give all linear and convolutional layers and embeddings of a network spectral norm 1."""
+    for layer in [*net.modules()]:
+        if isinstance(layer, (nn.Linear, nn.Conv2d, nn.Embedding)):
+            parametrize.register_parametrization(layer, "weight", Spectral(layer.weight))
+
+
+def iterate_spectra(net: nn.Module) -> None:
+    """One power iteration for each layer's new weights: what the network's `constrain` does after a step."""
+    for layer in net.modules():
+        if isinstance(layer, parametrize.ParametrizationList) and isinstance(layer[0], Spectral):
+            layer[0].iterate(layer.original)
 
 
 class Residual(nn.Module):

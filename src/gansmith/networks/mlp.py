@@ -8,14 +8,18 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
 from gansmith.networks.blocks import Shape
-from gansmith.schema import Decay, NonNegativeFloat, PositiveFloat, PositiveInt
+from gansmith.schema import Decay, Fraction, NonNegativeFloat, PositiveFloat, PositiveInt
 
 
 class Generator(nn.Module):
-    """z (N, Z) -> images (N, C, H, W) in (-1, 1): Linear, BatchNorm (but for the first), LeakyReLU; at the end tanh."""
+    """z (N, Z) -> images (N, C, H, W) in (-1, 1): Linear, BatchNorm (but for the first), LeakyReLU; at the end tanh.
+
+    `batchnorm` false: none.
+    """
 
     values = "signed"
 
@@ -28,13 +32,14 @@ class Generator(nn.Module):
         slope: NonNegativeFloat = 0.2,
         batchnorm_eps: PositiveFloat = 0.8,
         batchnorm_momentum: Decay = 0.1,
+        batchnorm: bool = True,
     ) -> None:
         super().__init__()
         self.shape = shape
         layers: list[nn.Module] = []
         for i, (before, after) in enumerate(zip((latent_dim, *widths), widths, strict=False)):
             layers.append(nn.Linear(before, after))
-            if i > 0:
+            if i > 0 and batchnorm:
                 layers.append(nn.BatchNorm1d(after, eps=batchnorm_eps, momentum=batchnorm_momentum))
             layers.append(nn.LeakyReLU(slope, inplace=True))
         layers += [nn.Linear((latent_dim, *widths)[-1], math.prod(shape)), nn.Tanh()]
@@ -45,17 +50,43 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """Images (N, C, H, W) -> one score each (N,), a logit: Linear and LeakyReLU, no sigmoid."""
+    """Images (N, C, H, W) -> one score each (N,), a logit: Linear, LeakyReLU, `dropout` if any; no sigmoid."""
 
     def __init__(
-        self, shape: Shape, *, widths: Sequence[PositiveInt] = (512, 256), slope: NonNegativeFloat = 0.2
+        self,
+        shape: Shape,
+        *,
+        widths: Sequence[PositiveInt] = (512, 256),
+        slope: NonNegativeFloat = 0.2,
+        dropout: Fraction = 0.0,
     ) -> None:
         super().__init__()
         layers: list[nn.Module] = []
         for before, after in zip((math.prod(shape), *widths), widths, strict=False):
             layers += [nn.Linear(before, after), nn.LeakyReLU(slope, inplace=True)]
+            layers += [nn.Dropout(dropout)] if dropout else []
         layers.append(nn.Linear((math.prod(shape), *widths)[-1], 1))
         self.model = nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.model(x.flatten(1)).squeeze(1)
+
+
+class ClippedCritic(Discriminator):
+    """The same, all weights in [-clip, clip] after every step: Arjovsky et al. 2017, Algorithm 1 (arXiv 1701.07875)."""
+
+    def __init__(
+        self,
+        shape: Shape,
+        *,
+        widths: Sequence[PositiveInt] = (512, 256),
+        slope: NonNegativeFloat = 0.2,
+        clip: PositiveFloat = 0.01,
+    ) -> None:
+        super().__init__(shape, widths=widths, slope=slope)
+        self.clip = clip
+
+    @torch.no_grad()
+    def constrain(self) -> None:
+        for weight in self.parameters():
+            weight.clamp_(-self.clip, self.clip)

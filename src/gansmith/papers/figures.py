@@ -16,16 +16,16 @@ from torch import Tensor, nn
 
 from gansmith import checkpoint
 from gansmith.build import Experiment, load_split, objective_of
-from gansmith.data.imageset import Density
+from gansmith.data.mixture import Mixture
+from gansmith.data.toy import TOYS
 from gansmith.engine import choose_device
 from gansmith.errors import UserError
 from gansmith.evaluation.measures import Images, Stored
-from gansmith.games.critique import score
+from gansmith.games.critique import judge
 from gansmith.inference import Pictures, Sampler, load, open_run
 from gansmith.metrics.neighbours import nearest_of_parts
 from gansmith.papers.density import Numbers, Stage, distance_of_d, jsd, pushforward, save_stages
 from gansmith.papers.networks2014 import Maxout, MaxoutConv
-from gansmith.papers.toy import TOYS
 from gansmith.priors import Codes, Normal, Prior, Uniform
 from gansmith.recipe import Recipe, plan
 from gansmith.run.export import enlarged, save_film, save_images
@@ -279,10 +279,10 @@ ARROWS = 20
 def density(source: Source, seeds: Sequence[int], path: Path) -> None:
     """The paper's Figure 1: the four stages of a training on the line, out of the checkpoints that the run keeps."""
     (data,) = load_split(source.recipe.data, "train", say=source.say)
-    if data.density is None:
+    if data.density is None or data.density.dim > 1:
         raise UserError(
-            f"{source.run} is trained on {data.name}, whose density nobody knows; density draws runs on"
-            f" {', '.join(TOYS)}: gansmith train figure1"
+            f"{source.run} is trained on {data.name}; density draws runs on"
+            f" {', '.join(name for name, toy in TOYS.items() if toy.dim == 1)}: gansmith train figure1"
         )
     kept = (int(p.name) for p in checkpoint.everything(source.run / "checkpoints"))
     judged = gives_probability(source.recipe)
@@ -327,13 +327,13 @@ def save_growth(recipe: Recipe, experiment: Experiment, sampler: Sampler, round:
     """What a run on a toy set shows in place of samples: the densities, and D, after a round."""
     p_data, game = experiment.stream.sets[0].density, experiment.game
     assert p_data is not None
-    judge = copy.copy(getattr(game, game.critics[0]).net) if gives_probability(recipe) else None
-    now = stage(sampler, judge, p_data, round)
+    D = copy.copy(getattr(game, game.critics[0]).net) if gives_probability(recipe) else None
+    now = stage(sampler, D, p_data, round)
     save_stages([now], [numbers(now)], path)
 
 
 @torch.no_grad()
-def stage(sampler: Sampler, D: nn.Module | None, p_data: Density, round: int) -> Stage:
+def stage(sampler: Sampler, D: nn.Module | None, p_data: Mixture, round: int) -> Stage:
     """G and D of one moment on the line; leaves D in the mode that it was in.
 
     p_g follows from the change of variables: each of `PIECES` pieces of z is laid where G maps its ends, which is exact
@@ -353,13 +353,9 @@ def stage(sampler: Sampler, D: nn.Module | None, p_data: Density, round: int) ->
         mass, heads, feet = np.full(DRAWS, 1 / DRAWS), np.empty(0), np.empty(0)
     d = None
     if D is not None:
-        was_training = D.training
         points = torch.from_numpy(x).view(-1, 1, 1, 1).to(sampler.device, sampler.dtype)
-        try:
-            d = _numbers(torch.sigmoid(score(D.eval())(points)))
-        finally:
-            D.train(was_training)
-    return Stage(round, x, p_data(x), pushforward(starts, ends, mass, edges), d, feet, heads)
+        d = _numbers(torch.sigmoid(judge(D, points)))
+    return Stage(round, x, p_data(x[:, None]), pushforward(starts, ends, mass, edges), d, feet, heads)
 
 
 class _Line(NamedTuple):

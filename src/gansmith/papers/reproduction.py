@@ -13,7 +13,7 @@ from typing import Any
 
 from gansmith import checkpoint, strict_json
 from gansmith.build import load_split
-from gansmith.errors import Diverged, UserError
+from gansmith.errors import UserError
 from gansmith.evaluation.evaluator import evaluate
 from gansmith.evaluation.receipts import Receipt, append, check_comparable, read
 from gansmith.recipe import Recipe, difference, is_run, plan, to_dict
@@ -21,13 +21,11 @@ from gansmith.run.curves import plot_scores
 from gansmith.run.folder import write_text
 from gansmith.run.log import read_metrics
 from gansmith.schema import did_you_mean
+from gansmith.series import DIVERGED, train_missing
 from gansmith.tables import Table
-from gansmith.training import train
 
 SCORES = "reproduction.jsonl"
 """In a run's folder: the receipts of its best checkpoints by the reproduction's protocol, and no others."""
-DIVERGED = "diverged.txt"
-"""In a run's folder: why its training ended on a loss that is not finite. It is not trained again."""
 
 
 @dataclass(frozen=True)
@@ -154,21 +152,10 @@ def _train(
     rounds = length["n_epochs"] * images // wanted.batch_size
     rounds //= wanted.game.args.get("n_critic", 1)
     length["evaluation.every"] = max(1, min(wanted.evaluation.every, rounds))  # a short trial is scored, too
-    try:
-        if not is_run(run):
-            train(
-                variant.recipe, out=run, seed=seed, device=device, overrides={**variant.changes, **length}, quiet=quiet
-            )
-            return
-        if changed := _changed(run, wanted):
-            raise UserError(f"{run} is of another recipe than this reproduction: {changed}; choose another --out")
-        if (run / DIVERGED).exists():
-            say(f"{run} diverged before and is not trained again; remove it to have it tried anew")
-        elif _last(run).get("epoch", 0) < length["n_epochs"] - 1e-3:
-            train(run, device=device, overrides=length, quiet=quiet)
-    except Diverged as error:
-        say(str(error))
-        write_text(run / DIVERGED, f"{error}\n")
+    if is_run(run) and (changed := _changed(run, wanted)):
+        raise UserError(f"{run} is of another recipe than this reproduction: {changed}; choose another --out")
+    resolved = plan(variant.recipe, flags={**variant.changes, **length, "seed": seed})
+    train_missing(run, resolved, device=device, quiet=quiet, say=say)
 
 
 def _wanted(variant: Variant, seed: int) -> Recipe:
@@ -177,11 +164,6 @@ def _wanted(variant: Variant, seed: int) -> Recipe:
 
 def _changed(run: Path, wanted: Recipe) -> str | None:
     return difference(to_dict(plan(run).recipe), to_dict(wanted))
-
-
-def _last(run: Path) -> Mapping[str, Any]:
-    path = run / "metrics.jsonl"
-    return (read_metrics(path) or [{}])[-1] if path.exists() else {}
 
 
 def _score(variant: str, seed: int, run: Path, metric: str, device: str, say: Callable[[str], None]) -> Row:

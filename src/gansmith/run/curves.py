@@ -27,6 +27,11 @@ _PANELS: tuple[tuple[str, tuple[str, ...], bool], ...] = (
     ("held-back images", ("eval/",), False),
 )
 
+LINES = tuple(
+    (colour, dash) for dash in ("solid", "dashed", "dotted") for colour in (*_COLOURS.values(), *_MORE_COLOURS)
+)
+"""What tells the rows of `plot_overlaid` apart: colour and dash, by the names that HTML has for them, too."""
+
 _Curve = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 
@@ -94,14 +99,48 @@ def plot_scores(
         figure.savefig(part, format="png")
 
 
-def _panels(n: int, height: float) -> tuple[Any, Any]:
-    """A figure of n panels, one below the other, which share the axis below."""
+def plot_overlaid(rows: Sequence[Sequence[Path]], out: Path) -> None:
+    """Draw all values of several logs, a panel each, as a PNG: row i of metrics.jsonl in LINES[i], without names.
+
+    A line is the mean of a row's runs, with a faint one for each; where these were logged at other rounds, only the
+    runs themselves. Raises UserError where there is nothing to draw.
+    """
+    logs = [[read_metrics(path) for path in row] for row in rows]
+    keys = dict.fromkeys(key for row in logs for log in row for line in log for key in line)
+    shown = [(key, log) for _, starts, log in _PANELS for key in keys if key.startswith(starts)]
+    if not shown:
+        raise UserError("none of the runs has logged a value to draw")
+    figure, axes = _panels(len(shown), 0.6 + 2.1 * -(-len(shown) // 2), columns=2)
+    for ax, (key, log) in zip(axes, shown, strict=True):
+        for i, row in enumerate(logs):
+            colour, dash = LINES[i % len(LINES)]
+            curves = [curve for lines in row if len((curve := _curve(lines, key, log)[0])[0])]
+            several = len(curves) > 1 and len({x.tobytes() for x, _ in curves}) == 1
+            strong = [(curves[0][0], np.mean([y for _, y in curves], 0))] if several else curves
+            for x, y in curves if several else ():
+                ax.plot(*_running_median(x, y), color=colour, linewidth=0.6, alpha=0.3)
+            for x, y in strong:
+                lone = "o" if len(x) == 1 else ""
+                ax.plot(*_running_median(x, y), color=colour, linewidth=1.5, linestyle=dash, marker=lone)
+        if log:
+            ax.set_yscale("log")
+        ax.set_title(key, fontsize=10, loc="left", parse_math=False)
+        ax.set_xlabel("images seen by D (thousands)", fontsize=8)
+    with replacing(out) as part:
+        figure.savefig(part, format="png")
+
+
+def _panels(n: int, height: float, columns: int = 1) -> tuple[Any, Any]:
+    """A figure of n panels, which in one column share the axis below."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8, height), dpi=120, layout="constrained")
+    figure = Figure(figsize=(4 + 4 * columns, height), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(n, 1, sharex=True, squeeze=False)[:, 0]
+    axes = figure.subplots(-(-n // columns), columns, sharex=columns == 1, squeeze=False).flatten()
+    for ax in axes[n:]:
+        ax.remove()
+    axes = axes[:n]
     for ax in axes:
         ax.grid(True, color="0.9", linewidth=0.6)
         ax.set_axisbelow(True)

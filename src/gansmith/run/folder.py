@@ -11,7 +11,8 @@ best/                the checkpoint with the best score on the validation images
 growth.gif           the growth pictures as a film
 curves.png           metrics.jsonl drawn
 receipts.jsonl       one line per score that `gansmith evaluate` or `reproduce` measured, with its protocol
-nearest-*.png        from there: samples beside the training images that they are nearest to, one picture per measure
+compare.jsonl        those of `gansmith compare`; diverged.txt: why a training of `compare` or `reproduce` ended early
+nearest-*.png        of `evaluate`: samples beside the training images they are nearest to, a picture for each measure
 """
 
 from __future__ import annotations
@@ -122,6 +123,24 @@ def write_text(path: Path, text: str) -> None:
     """Write a small text file, whole or not at all."""
     with replacing(path) as part:
         part.write_text(text, encoding="utf-8")
+
+
+_MARK = ".unfinished"
+
+
+def begin(run: Path) -> None:
+    """Mark a run whose training goes on from here; film and curves are drawn meanwhile, but not for the last time."""
+    (run / _MARK).touch()
+
+
+def finish(run: Path) -> None:
+    """Take the mark away: the training has its length, and the last pictures are drawn."""
+    (run / _MARK).unlink(missing_ok=True)
+
+
+def finished(run: Path) -> bool:
+    """Whether nothing that belongs to the end of a training is missing; older runs have no mark."""
+    return (run / "curves.png").exists() and not (run / _MARK).exists()
 
 
 def note_session(run: Path, *, device: torch.device, at_round: int) -> None:

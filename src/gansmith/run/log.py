@@ -124,6 +124,13 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return [row for _, row in _rows(path)]
 
 
+def history(run: str | Path) -> dict[str, list[float]]:
+    """The log of a run as columns of equal length, one per key, nan where a row lacks it; pandas.DataFrame takes it."""
+    rows = read_metrics(Path(run) / "metrics.jsonl")
+    keys = dict.fromkeys(key for row in rows for key in row)
+    return {key: [float(row.get(key, "nan")) for row in rows] for key in keys}
+
+
 def _rows(path: Path) -> list[tuple[bytes, dict[str, Any]]]:
     """Each complete line with its row."""
     try:

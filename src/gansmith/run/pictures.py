@@ -116,6 +116,20 @@ def growth_gif(
     save_gif(pages, durations, out, _sampled(pictures, shades))
 
 
+def usable_frames(frames: Sequence[Path]) -> tuple[list[Path], set[str]]:
+    """The frames that can be read and have the size of the last one; and what is wrong with the others."""
+    sizes: dict[Path, tuple[int, int]] = {}
+    bad: set[str] = set()
+    for path in frames:
+        try:
+            sizes[path] = _read(path).size
+        except UserError as error:
+            bad.add(str(error))
+    last = next(reversed(sizes.values()), None)
+    odd = [path for path, size in sizes.items() if size != last]
+    return [path for path in sizes if path not in odd], bad | {f"{path}: its size is another" for path in odd}
+
+
 def save_gif(
     pages: Sequence[Image.Image], durations: Sequence[int], out: Path, colours: NDArray[np.uint8] | None = None
 ) -> None:

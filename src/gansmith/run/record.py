@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,18 +19,23 @@ from gansmith import checkpoint
 from gansmith.build import Experiment, derive_seed, fields_of, load_split
 from gansmith.data.values import VALUES
 from gansmith.errors import UserError
+from gansmith.evaluation.points import POINTS, over_density
 from gansmith.games.game import Maker
 from gansmith.inference import Sampler
 from gansmith.recipe import Recipe, to_dict
+from gansmith.run import folder as runs
+from gansmith.run import health
 from gansmith.run.curves import plot_curves
 from gansmith.run.log import RunLog, read_metrics
-from gansmith.run.pictures import grid, growth_gif, save_png, stacked, to_uint8
+from gansmith.run.pictures import grid, growth_gif, save_png, stacked, to_uint8, usable_frames
 
 if TYPE_CHECKING:
     from gansmith.evaluation.receipts import Receipt
 
 FIXED_SEEDS = range(25)
 """The growth pictures show these, as does `gansmith sample RUN --seeds 0-24`."""
+PATIENCE = 100
+"""Film and curves are drawn at checkpoints once they have cost less than this part of the time since."""
 STRIPS = 6
 """Held-back pictures that are shown beside what is made of them."""
 
@@ -38,22 +43,36 @@ STRIPS = 6
 class Record:
     """Writes each of them when its interval, in rounds, is over."""
 
-    def __init__(self, run: Path, recipe: Recipe, experiment: Experiment, log: RunLog, device: torch.device) -> None:
+    def __init__(
+        self,
+        run: Path,
+        recipe: Recipe,
+        experiment: Experiment,
+        log: RunLog,
+        device: torch.device,
+        say: Callable[[str], None],
+    ) -> None:
         self.run = run
+        self.say = say
+        self.trouble: str | None = None
+        """What the latest line of the log shows to be wrong."""
+        self.alike: str | None = None
+        """The same of the latest samples."""
         self.recipe = recipe
         self.experiment = experiment
         self.log = log
         self.device = device
-        self.samplers = {name: self._sampler(maker) for name, maker in experiment.game.makers.items()}
+        makers = experiment.game.makers.items()
+        self.samplers = {name: self._sampler(maker) for name, maker in makers if not maker.classifies}
         self.sampler = next(iter(self.samplers.values()))
         self._held: dict[str, Tensor] = {}
         self.evaluator = None
         if recipe.evaluation.every:
-            from gansmith.evaluation.evaluator import Evaluator
+            from gansmith.evaluation.evaluator import Evaluator, usual
 
             self.evaluator = Evaluator(
                 recipe,
-                metrics=recipe.evaluation.metrics,
+                metrics=recipe.evaluation.metrics or usual(recipe),
                 n=recipe.evaluation.n,
                 reference="validation",
                 device=str(device),
@@ -65,6 +84,8 @@ class Record:
         self.latest: Mapping[str, torch.Tensor] = {}
         self.scores: Sequence[Receipt] = ()
         """Of this session's latest evaluation."""
+        self._drawn, self._drawing = time.perf_counter(), 1.0  # when the film and the curves were drawn, in how long
+        self._said: set[str] = set()
         self.saved_at = experiment.state.round or -1  # a run that goes on was loaded from there
         self.flushed_at = (experiment.state.seconds, experiment.state.images, experiment.stream.waited)
 
@@ -98,6 +119,12 @@ class Record:
             evaluating = time.perf_counter() - began
         if self.recipe.checkpoint.due(round):
             self.checkpoint()
+            if time.perf_counter() - self._drawn > PATIENCE * self._drawing:
+                try:
+                    self.summary(finished=False)
+                except (UserError, OSError) as error:  # a full disk, say: the training is worth more than its film
+                    self._drawn = time.perf_counter()
+                    self.say(f"film and curves are not drawn: {error}")
         return evaluating
 
     def losses(self) -> dict[str, float]:
@@ -112,15 +139,18 @@ class Record:
         now = (state.seconds, state.images, stream.waited)
         seconds, images, waited = (after - before for after, before in zip(now, self.flushed_at, strict=True))
         self.flushed_at = now
-        self.log.write(
-            {
-                **self._clocks(),
-                "images_per_second": round(images / seconds, 1) if seconds > 0 else 0.0,
-                **({} if stream.in_memory or seconds <= 0 else {"data_wait": round(waited / seconds, 4)}),
-                **self.experiment.schedules.values(),
-                **means,
-            }
-        )
+        row = {
+            **self._clocks(),
+            "images_per_second": round(images / seconds, 1) if seconds > 0 else 0.0,
+            **({} if stream.in_memory or seconds <= 0 else {"data_wait": round(waited / seconds, 4)}),
+            **self.experiment.schedules.values(),
+            **means,
+        }
+        self.log.write(row)
+        found = health.trouble(row)
+        if found and not self.trouble:
+            self.say(f"round {state.round:,}: {found}")
+        self.trouble = found
 
     # ---- pictures
 
@@ -128,10 +158,17 @@ class Record:
         """What every maker makes now, in growth/; beside it fresh samples of the first. No random stream moves.
 
         From latents the fixed seeds, 5 by 5, or, where there are labels, a row of classes for each; from pictures a
-        strip of what goes in, what comes out, and the truth where there is one.
+        strip of what goes in, what comes out, and the truth where there is one; of points fair draws, always the same.
         """
         number = self.experiment.state.round
-        if self.experiment.stream.sets[0].density is not None:
+        density = self.experiment.stream.sets[0].density
+        if density is not None and density.dim == 2:
+            game = self.experiment.game
+            D = copy.copy(getattr(game, game.critics[0]).net)
+            for folder, seed in (("growth", 0), ("samples", derive_seed(self.recipe.seed, 2, number))):
+                self._save(over_density(self.sampler.draw(POINTS, seed), D, self.recipe, density), folder)
+            return
+        if density is not None:
             from gansmith.papers.figures import save_growth
 
             save_growth(self.recipe, self.experiment, self.sampler, number, self.run / "growth" / f"{number:06d}.png")
@@ -141,7 +178,11 @@ class Record:
             fresh = torch.Generator().manual_seed(derive_seed(self.recipe.seed, 2, number))
             z = self.sampler.prior.sample(25, fresh, self.sampler.dtype)
             labels = self.sampler.labels(None, range(25))
-            self._save(grid(to_uint8(self.sampler.pixels(z, labels)), columns=5), "samples")
+            samples = to_uint8(self.sampler.pixels(z, labels))
+            self._save(grid(samples, columns=5), "samples")
+            images = self.experiment.stream.sets[0].images
+            real = images[np.linspace(0, len(images) - 1, 25).astype(int)]
+            self.alike = health.alike(samples, real) if number >= health.FROM else None
 
     def _save(self, picture: Image.Image, folder: str) -> None:
         (self.run / folder).mkdir(exist_ok=True)
@@ -234,10 +275,19 @@ class Record:
 
     def summary(self, *, finished: bool) -> None:
         """The pictures that tell the whole run: growth.gif and curves.png."""
-        state = self.experiment.state
+        state, began = self.experiment.state, time.perf_counter()
         if finished and state.round % self.recipe.sample_interval:  # a run that was stopped goes on with its film
             self.pictures()
-        frames = [p for p in sorted((self.run / "growth").glob("*.png")) if int(p.stem) <= state.round]
-        growth_gif(frames, self.run / "growth.gif")
+        paths = sorted(path for path in (self.run / "growth").glob("*.png") if path.stem.isdigit())
+        frames, bad = usable_frames([path for path in paths if int(path.stem) <= state.round])
+        for text in bad.difference(self._said):
+            self.say(f"the film goes without {text}")
+        self._said |= bad
+        if frames:
+            growth_gif(frames, self.run / "growth.gif")
         if read_metrics(self.run / "metrics.jsonl"):  # none where a signal came before the first round
             plot_curves(self.run / "metrics.jsonl", self.run / "curves.png", self.run.name)
+        self._drawn = time.perf_counter()
+        self._drawing = self._drawn - began
+        if finished:
+            runs.finish(self.run)

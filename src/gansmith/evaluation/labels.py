@@ -1,0 +1,104 @@
+"""Measures of makers that tell the class of a picture, or its cluster: against the labels of held-back pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gansmith.build import fields_of, game_of, load_split, needs_of
+from gansmith.data.load import SHUFFLED, mixed
+from gansmith.data.prepare import UNLABELLED
+from gansmith.errors import UserError
+from gansmith.evaluation.receipts import Receipt
+from gansmith.inference import Sampler
+from gansmith.metrics import clusters
+from gansmith.recipe import Recipe
+
+AT_ONCE = 500
+"""Pictures that are looked at together."""
+
+
+@dataclass(frozen=True)
+class Labelling:
+    """A row: a function of what was told (N,) and of the labels (N,), higher is better."""
+
+    measure: Callable[[Tensor, Tensor], float]
+    taught: bool = False
+    """For games that train on labels: their classes have names. The others are for clusters."""
+    protocol: Mapping[str, Any] = field(default_factory=dict)
+
+
+LABELS: dict[str, Labelling] = {
+    "accuracy": Labelling(clusters.accuracy, taught=True),
+    "cluster_accuracy": Labelling(
+        clusters.cluster_accuracy, protocol={"clusters": "each a class of its own, the best"}
+    ),
+    "nmi": Labelling(clusters.nmi, protocol={"normalised by": "the mean of both entropies"}),
+    "ari": Labelling(clusters.ari),
+}
+
+
+def score_labels(
+    sampler: Sampler,
+    recipe: Recipe,
+    split: str,
+    names: Sequence[str] | None,
+    n: int | None,
+    subject: Mapping[str, Any],
+    say: Callable[[str], None],
+) -> list[Receipt]:
+    """The receipts of what a maker says of the first n pictures of a split, of all if n is None.
+
+    Labels are needed here, also where the game does without. What was not asked for by name may be left out, which is
+    said: all where the pictures have no labels.
+    """
+    taught = any("y" in fields for fields in game_of(recipe).needs)
+    chosen = {name: row for name, row in LABELS.items() if row.taught == taught and (names is None or name in names)}
+    for name in set(names or ()) - {*chosen}:
+        say(f"{name} is left out: the game {recipe.game.name} was trained {'with' if taught else 'without'} labels")
+    own = next(iter(sampler.maker.pictures))
+    needs = tuple(fields for fields in needs_of(recipe) if fields != UNLABELLED)
+    needs = tuple((*fields, "y") if own in fields and "y" not in fields else fields for fields in needs)
+    try:
+        sets = load_split(recipe.data, split, needs=needs, say=say, progress=False)
+    except UserError as error:
+        if names is not None:
+            raise
+        say(f"{', '.join(chosen)} is left out: {error}")
+        return []
+    found = next(one for one, fields in zip(sets, needs, strict=True) if own in fields)
+    assert found.labels is not None
+    # As in `measures.Reference`: the first pictures are those that others took, where the published order is mixed.
+    places = (np.arange(len(found)) if recipe.data.name in SHUFFLED else mixed(len(found)))[:n]
+    parts = [places[i : i + AT_ONCE] for i in range(0, len(places), AT_ONCE)]
+    told = [sampler.logits(fields_of(recipe, [found], part, sampler.device)).argmax(1).cpu() for part in parts]
+    both = torch.cat(told), torch.from_numpy(found.labels[places])
+    h, w = recipe.data.size
+    count = len(places)
+    called = f"{count // 1000}k" if count % 1000 == 0 else str(count)
+    called += "" if split == "test" else f"_{split}"
+    protocol = {
+        "n": count,
+        "images": f"{h}x{w}x{recipe.data.channels}",
+        split: f"{len(found)} images {found.digest[:12]}",
+    }
+    labels = "none" if not taught else "all" if recipe.data.labelled is None else recipe.data.labelled
+    return [
+        Receipt(
+            metric=f"{name}_{called}",
+            measure=name,
+            values=[row.measure(*both)],
+            unit="",
+            better="higher",
+            real=None,
+            protocol={**protocol, **row.protocol},
+            subject={**subject, "labels seen": labels},
+            details={},
+        )
+        for name, row in chosen.items()
+    ]

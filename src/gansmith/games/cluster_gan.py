@@ -1,0 +1,93 @@
+"""ClusterGAN: latents made of clusters, and an encoder that finds them again (Mukherjee et al. 2019, arXiv 1809.03627).
+
+Legend: N samples, K clusters, C H W image; z = (z_n, z_c), noise and a one-hot cluster.
+"""
+
+from __future__ import annotations
+
+from dataclasses import KW_ONLY, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy, one_hot
+
+from gansmith.errors import UserError
+from gansmith.games.critique import Critique, full, loss_g, per_sample, score, scores
+from gansmith.games.game import SAMPLE, Batch, Game, Maker, Metrics
+from gansmith.games.two_player import judged, with_jsd
+from gansmith.objectives import Objective
+from gansmith.penalties import PenaltySum
+from gansmith.players import Moved, Player, move
+from gansmith.priors import Codes
+from gansmith.schema import NonNegativeFloat, PositiveInt
+
+
+def reconstruct(G: Any, E: Any, x: Tensor) -> Tensor:
+    """G(z_n, z_c) of what E sees in x, z_c its likeliest cluster."""
+    code = E(x)
+    cluster = one_hot(code.category.argmax(1), code.category.shape[1]).to(x.dtype)
+    return G(torch.cat((code.noise, cluster), 1))
+
+
+@dataclass
+class ClusterGAN(Game):
+    """min_{G, E} max_D adversarial + beta_noise |z_n - E(G(z))_n|^2 + beta_category H(z_c, E(G(z))_c).
+
+    The adversarial part is that of the objective and the penalties: the paper's choice for pictures is WGAN-GP. A round
+    is n_critic moves of D, each on a batch and fresh latents, and one of G with E. |.|^2 is a sum over components.
+    """
+
+    G: Player
+    E: Player
+    D: Player
+    prior: Codes
+    objective: Objective
+    penalty: PenaltySum
+    noise: torch.Generator
+    accumulate: int = 1
+    _: KW_ONLY
+    n_critic: PositiveInt = 5
+    beta_noise: NonNegativeFloat = 10.0
+    beta_category: NonNegativeFloat = 10.0
+
+    generators = ("G", "E")
+    makers = {
+        **SAMPLE,
+        "reconstruct": Maker(("G", "E"), {"x": "x"}, "x", reconstruct),
+        "cluster": Maker(("E",), {"x": "x"}, "y", lambda E, x: E(x).category),
+    }
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.prior, Codes) or self.prior.continuous:
+            raise ValueError("it needs the prior codes with continuous 0")
+        self.batches_per_round = self.n_critic
+
+    def round(self, *batches: Batch) -> Metrics:
+        for batch in batches:
+            metrics = move(batch, self.accumulate, self.losses_d)
+        return with_jsd(metrics | move(batches[-1], self.accumulate, self.losses_g))
+
+    def losses_d(self, part: Batch) -> tuple[Moved, Metrics]:
+        x, n = part["x"], len(part)
+        with torch.no_grad():
+            fake = self.G.lend(self.prior.sample(n, self.noise, self.G.dtype))
+        c = Critique(scores(self.D.net(x), n), scores(self.D.net(fake), n))
+        loss = per_sample(self.objective.d, c).mean()
+        loss = loss + self.penalty(score(self.D.probe), x, fake, self.noise, self.D.moves)
+        return {"D": (self.D, loss)}, judged(c, self.objective)
+
+    def losses_g(self, part: Batch) -> tuple[Moved, Metrics]:
+        z = self.prior.sample(len(part), self.noise, self.G.dtype)
+        fake, (noise, cluster, _) = self.G.net(z), self.prior.split(z)
+        code = self.E.net(fake)
+        if code.category.shape != cluster.shape:
+            raise UserError(
+                f"E finds {code.category.shape[1]} clusters, and the prior has {self.prior.categories}:"
+                " networks.E.categories must equal prior.categories"
+            )
+        noise_error = (full(code.noise) - noise).square().sum(1).mean()
+        category_error = cross_entropy(full(code.category), cluster)
+        loss = loss_g(self.objective, self.D.lend, fake, part["x"])
+        loss = loss + self.beta_noise * noise_error + self.beta_category * category_error
+        return {"G": ((self.G, self.E), loss)}, {"game/noise": noise_error, "game/category": category_error}

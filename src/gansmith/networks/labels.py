@@ -1,0 +1,105 @@
+"""Small networks that say more of a picture than one score: its class, its cluster, its latents.
+
+Two strided convolutions of width w and 2 w, a hidden layer of 16 w, and a linear layer: the body of InfoGAN's D
+(arXiv 1606.03657, appendix C.1) and, without any norm, of ClusterGAN's networks (1809.03627). `norm`: the second
+convolution's maps are normalised, each picture's by themselves, so that no statistics mix real pictures and fakes.
+Legend: N samples, C H W image, K classes; H and W multiples of 4, at least 8.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from gansmith.networks.blocks import Shape, check_multiple, conv
+from gansmith.schema import Fraction, NonNegativeFloat, PositiveInt
+
+
+def body(shape: Shape, width: int, slope: float, outputs: int, *, norm: bool, dropout: float = 0.0) -> nn.Sequential:
+    """Images (N, C, H, W) -> (N, outputs)."""
+    check_multiple(*shape[1:], 4, least=8)
+    hidden = 2 * width * (shape[1] // 4) * (shape[2] // 4)
+    return nn.Sequential(
+        *(*conv(shape[0], width, 4, 2, norm=False), nn.LeakyReLU(slope, inplace=True)),
+        *(*conv(width, 2 * width, 4, 2, norm=norm), nn.LeakyReLU(slope, inplace=True)),
+        *(nn.Flatten(), nn.Dropout(dropout), nn.Linear(hidden, 16 * width), nn.LeakyReLU(slope, inplace=True)),
+        *(nn.Dropout(dropout), nn.Linear(16 * width, outputs)),
+    )
+
+
+class Judged(NamedTuple):
+    """What AC-GAN's D says of pictures."""
+
+    score: Tensor
+    """(N,), a logit"""
+    category: Tensor
+    """(N, K), logits: no softmax here, the cross-entropy has it"""
+
+
+class AuxiliaryClassifier(nn.Module):
+    """Images (N, C, H, W) -> `Judged`: one score and K logits of the class from one body (arXiv 1610.09585)."""
+
+    def __init__(
+        self,
+        shape: Shape,
+        classes: int,
+        *,
+        width: PositiveInt = 16,
+        slope: NonNegativeFloat = 0.2,
+        dropout: Fraction = 0.0,
+    ) -> None:
+        super().__init__()
+        self.model = body(shape, width, slope, 1 + classes, norm=True, dropout=dropout)
+
+    def forward(self, x: Tensor) -> Judged:
+        said = self.model(x)
+        return Judged(said[:, 0], said[:, 1:])
+
+
+class SemiSupervised(nn.Module):
+    """Images (N, C, H, W) -> K + 1 logits (N, K + 1): the classes, and last that it is a fake (arXiv 1606.01583)."""
+
+    def __init__(
+        self,
+        shape: Shape,
+        classes: int,
+        *,
+        width: PositiveInt = 16,
+        slope: NonNegativeFloat = 0.2,
+        dropout: Fraction = 0.5,
+    ) -> None:
+        super().__init__()
+        self.model = body(shape, width, slope, classes + 1, norm=True, dropout=dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.model(x)
+
+
+class Encoded(NamedTuple):
+    """What ClusterGAN's E makes of pictures."""
+
+    noise: Tensor
+    """(N, Z - K), an estimate of z_n"""
+    category: Tensor
+    """(N, K), logits of z_c"""
+
+
+class Encoder(nn.Module):
+    """Images (N, C, H, W) -> `Encoded`, an estimate of the latents (N, Z) that made them (arXiv 1809.03627)."""
+
+    def __init__(
+        self,
+        latent_dim: int,
+        shape: Shape,
+        *,
+        width: PositiveInt = 16,
+        categories: PositiveInt = 10,
+        slope: NonNegativeFloat = 0.2,
+    ) -> None:
+        super().__init__()
+        self.split = [latent_dim - categories, categories]
+        self.model = body(shape, width, slope, latent_dim, norm=False)
+
+    def forward(self, x: Tensor) -> Encoded:
+        return Encoded(*self.model(x).split(self.split, 1))
