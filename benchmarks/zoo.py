@@ -74,8 +74,8 @@ SHOWN = (
 """The scores that have a column, by the beginning of their names."""
 SAMPLES: int | None = None
 """For the scores; None: what is usual."""
-FACE = 140
-"""The side of a recipe's face in the gallery, in pixels."""
+FACE = 152
+"""The side of a recipe's face in the gallery, in pixels: five digits and the gaps between them."""
 
 
 def main() -> None:
@@ -254,16 +254,16 @@ def gallery(docs: Path, names: Sequence[str]) -> None:
 
     from gansmith.run.pictures import save_png
 
-    columns, label = 7, 18
+    columns, label = 6, 18
     high = FACE + label
     page = Image.new("RGB", (columns * (FACE + 6) + 6, -(-len(names) // columns) * (high + 6) + 6), (255, 255, 255))
     draw, font = ImageDraw.Draw(page), ImageFont.load_default(12)
     for i, name in enumerate(names):
         with Image.open(docs / "zoo" / f"{name}.png") as picture:
-            side = min(picture.width, picture.height, FACE)
-            tile = picture.convert("RGB").crop((0, 0, side, side)).resize((FACE, FACE), Image.Resampling.NEAREST)
+            whole = picture.convert("RGB")
+        small = whole.resize((FACE, FACE)) if whole.width == whole.height else whole.crop((0, 0, FACE, FACE))
         left, top = 6 + i % columns * (FACE + 6), 6 + i // columns * (high + 6)
-        page.paste(tile, (left, top))
+        page.paste(small, (left, top))
         draw.text((left + FACE // 2, top + FACE + label // 2), name, fill=(40, 40, 40), font=font, anchor="mm")
     save_png(page, docs / "pictures" / "zoo.png")
 
