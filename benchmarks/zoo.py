@@ -31,7 +31,7 @@ class Item:
     metrics: Sequence[str] = ("fd", "dc", "classes")
     flags: Mapping[str, Any] = field(default_factory=dict)
     recipe: str = ""
-    """Where it is another than the item's name."""
+    """Where it is another than the item's name: a variant, of which the page has scores and no pictures."""
     note: str = ""
 
 
@@ -47,7 +47,9 @@ ITEMS: dict[str, Item] = {
     "wgan": Item(4000, note="Varied, and blurred by the budget: 5e-5 is the paper's rate, for far longer trainings."),
     "wgan_gp": Item(3000),
     "wgan_div": Item(3000),
-    "bgan": Item(10_000),
+    "bgan": Item(
+        10_000, note="Readable and speckled, of few kinds; the networks of the popular script, fully connected."
+    ),
     "dragan": Item(8000),
     "gan_r1": Item(4000),
     "relativistic_gan": Item(5000),
@@ -65,7 +67,13 @@ ITEMS: dict[str, Item] = {
     "acgan": Item(6000, metrics=("fd", "dc", "classes", "accuracy")),
     "projection": Item(5000, note="The right digit nearly always, in few hands: coverage is half of `acgan`'s."),
     "sgan": Item(938, metrics=("fd", "dc", "accuracy"), note="Accuracy is what this game is for: 100 labels in all."),
-    "sgan_labels_alone": Item(938, metrics=("accuracy",), flags={"game.lambda_unlabelled": 0}, recipe="sgan"),
+    "sgan_labels_alone": Item(
+        938,
+        metrics=("accuracy",),
+        flags={"game.lambda_unlabelled": 0},
+        recipe="sgan",
+        note="The same classifier without a game and without the other pictures: what `sgan` is held against.",
+    ),
     "infogan": Item(3000, flags={"networks.G.width": 16, "networks.D.width": 16}),
     "cluster_gan": Item(1876, metrics=("fd", "dc", "psnr", "cluster_accuracy", "nmi", "ari")),
     "aae": Item(
@@ -149,7 +157,7 @@ def train(name: str, seed: int, threads: int, docs: Path, runs: Path) -> dict[st
         train_missing(out, wanted, device="cpu", quiet=True, say=print)
     scores, before = (measured(out, item.metrics) for out in (run, run.with_name(f"{run.name}-untrained")))
     (docs / "zoo").mkdir(exist_ok=True)
-    if seed == 0:
+    if seed == 0 and not item.recipe:
         face(run, docs / "zoo" / f"{name}.png")
     return {
         "recipe": name,
@@ -223,7 +231,7 @@ def write_page(docs: Path, lines: Sequence[Mapping[str, Any]]) -> None:
     kept = text[text.index("\n## Points") :] if "\n## Points" in text else ""  # which benchmarks/modes.py has made
     rows = [section(name, found) for name, found in by_name.items()]
     path.write_text(f"{HEAD}\n{table(by_name)}\n" + "\n".join(rows) + kept, "utf-8")
-    gallery(docs, list(by_name))
+    gallery(docs, [name for name in by_name if not ITEMS[name].recipe])
 
 
 def table(by_name: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
@@ -241,7 +249,8 @@ def section(name: str, found: Sequence[Mapping[str, Any]]) -> str:
     words = "".join(f" --{key} {value}" for key, value in item.flags.items())
     names = [key for key in found[0]["scores"] if key.rpartition("/")[2].startswith(SHOWN)]
     out = f"## {name}\n\n```sh\ngansmith train {item.recipe or name} --steps {item.rounds}{words}\n```\n\n"
-    out += f"![{name}](zoo/{name}.png)\n\n" + (f"{item.note}\n\n" if item.note else "")
+    out += "" if item.recipe else f"![{name}](zoo/{name}.png)\n\n"
+    out += f"{item.note}\n\n" if item.note else ""
     if names:
         out += f"| | {' | '.join(f'`{key}`' for key in names)} |\n| --- |{' --: |' * len(names)}\n"
         out += f"| after {item.rounds:,} rounds | {' | '.join(spread(found, key) for key in names)} |\n"
