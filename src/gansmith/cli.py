@@ -253,7 +253,7 @@ def _say_what_next(run: Path, recipe: Any) -> None:
     verb = "figure density" if recipe.data.size == (1, 1) else "translate" if first.pictures else "sample"
     longer = f"--steps {2 * recipe.steps}" if recipe.steps else f"--n_epochs {2 * recipe.n_epochs}"
     click.echo(f"look at:  {run / 'growth.gif'} and {run / 'curves.png'}")
-    click.echo("          docs/curves.md says how to read the curves")
+    click.echo("          (how to read the curves: docs/curves.md of gansmith's repository)")
     click.echo(f"then:     gansmith {verb} {name}{' PICTURES' if first.pictures else ''}")
     click.echo(f"longer:   gansmith train {name} {longer}")
 
@@ -647,7 +647,7 @@ def _goes_on() -> Iterator[None]:
     try:
         yield
     except Stopped as stop:
-        click.echo("stopped and saved; the same command goes on where it was", err=True)
+        click.echo("stopped; what was begun is saved, and the same command goes on where it was", err=True)
         sys.exit(128 + stop.signum)
 
 

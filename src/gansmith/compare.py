@@ -328,6 +328,8 @@ def _all(
 
     waiting = [job for job in jobs if not _settled(job, scoring)]
     at_once = min(at_once, len(waiting))
+    if waiting:
+        say(f"{len(waiting)} of {len(jobs)} runs to train or score, {at_once} at once; they lie in {out}")
     if at_once > 1:
         for recipe in {(needs_of(job.recipe), job.recipe.data): job.recipe for job in waiting}.values():
             with suppress(UserError):  # which the run itself will say
@@ -478,7 +480,7 @@ def table(found: Comparison) -> Table:
         " about 75, 87, 92, 95 % of cases, each by itself: of many some miss it.",
     ]
     below = [
-        *(told if named else []),
+        *(told if named and len(found.rows) > 1 else []),
         *(f"{r.metric}: {'; '.join(f'{key}: {value}' for key, value in r.protocol.items())}" for r in named.values()),
         *(
             f"{j.row}, seed {j.seed}: {found.lost[j.run]}"

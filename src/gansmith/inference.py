@@ -186,7 +186,9 @@ class Sampler:
         """For each seed one part of z through its values, all else as it is: (len(seeds), columns, C, H, W), uint8."""
         names = self.prior.traversals()
         if not isinstance(self.prior, Codes) or name not in names:
-            have = f"it has {', '.join(names)}" if names else "its z is plain noise (infogan has codes)"
+            have = (
+                f"it has {', '.join(names)}" if names else "its z is plain noise (infogan and cluster_gan have codes)"
+            )
             raise UserError(f"this generator has no code {name!r}: {have}")
         z = self.prior.traverse(self.latents(seeds), name, columns)
         pictures = to_uint8(self.pixels(z.flatten(0, 1)))

@@ -144,7 +144,8 @@ def _classes(where: str, samples: Samples, wanted: Wanted) -> tuple[tuple[str, .
         number = {name: index for index, name in enumerate(classes)}
         return tuple(classes), [number[top] for top in tops]
     if any("y" in fields for fields in wanted.needs):
-        raise UserError(f"there are no labels in {where}; give {advice(wanted.needs)}")
+        one = f": {classes[0]} is the only class" if "" not in tops and classes else ""
+        raise UserError(f"there are no labels in {where}{one}; give {advice(wanted.needs)}")
     if "" in tops and classes:
         wanted.say(f"{where} has pictures beside its subfolders, so all of them are taken without labels")
     return (), [None] * len(samples)

@@ -208,7 +208,7 @@ def _labelled(found: ImageSet, k: int | None) -> ImageSet:
     assert found.labels is not None
     n, classes = len(found), len(np.unique(found.labels))
     if not classes <= k <= n:
-        right = f"from {classes}, one for each class, to {n}, or null for all"
+        right = f"from {classes}, one for each class, to {n}; --data.labelled null takes all"
         raise UserError(
             f"data.labelled is {k}, and {found.name} has {n} labelled images to train on: it must be {right}"
         )
