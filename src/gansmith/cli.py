@@ -203,7 +203,7 @@ def train(
     quiet: bool,
     **options: str | None,
 ) -> None:
-    """Train WHAT: a recipe by name (gansmith recipes ls), a YAML file, or a run's folder, which goes on with it.
+    """Train WHAT: a recipe by name (gansmith recipes ls), a YAML file, or a run's folder, to continue it.
 
     The defaults shown are those of the recipe gan. Any key of a recipe is a flag too: --game.n_critic 5, or
     --networks.G.widths 64,128. Flags win over the YAML.

@@ -41,7 +41,7 @@ def verify(
     device: str = "auto",
     overrides: Mapping[str, Any] | None = None,
 ) -> Comparison:
-    """Train 2 `steps` rounds at one go, and `steps` + resume + `steps`; compare everything that the state holds."""
+    """Train 2 `steps` rounds without a break, and `steps` + resume + `steps`; compare all that the state holds."""
     if steps < 1:
         raise UserError(f"steps is {steps}; it must be at least 1")
     options: dict[str, Any] = {"data": data, "seed": seed, "device": device, "quiet": True}

@@ -121,7 +121,7 @@ def _split(tensors: Tensors, players: Sequence[Player]) -> Iterator[Tensors]:
 def _over_processes(
     movers: Mapping[str, tuple[Player, ...]], sums: dict[str, Tensors], means: Metrics
 ) -> tuple[dict[str, Tensors], Metrics]:
-    """Everything summed over all processes at once, after which they hold the same.
+    """Everything summed over all processes at once, after which they hold the same; one more wait for the device.
 
     A parameter may be left out by the loss of one process and not by another's, as where a network drops layers.
     """
