@@ -87,18 +87,26 @@ def score_labels(
         "images": f"{h}x{w}x{recipe.data.channels}",
         split: f"{len(found)} images {found.digest[:12]}",
     }
+    values: dict[str, float] = {}
+    for name, row in chosen.items():
+        try:
+            values[name] = row.measure(*both)
+        except UserError as error:
+            if names is not None:
+                raise
+            say(f"{name} is left out: {error}")
     labels = "none" if not taught else "all" if recipe.data.labelled is None else recipe.data.labelled
     return [
         Receipt(
             metric=f"{name}_{called}",
             measure=name,
-            values=[row.measure(*both)],
+            values=[value],
             unit="",
             better="higher",
             real=None,
-            protocol={**protocol, **row.protocol},
+            protocol={**protocol, **chosen[name].protocol},
             subject={**subject, "labels seen": labels},
             details={},
         )
-        for name, row in chosen.items()
+        for name, value in values.items()
     ]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from gansmith.errors import UserError
+
 
 def accuracy(told: Tensor, labels: Tensor) -> float:
     """The share that is right."""
@@ -12,45 +14,16 @@ def accuracy(told: Tensor, labels: Tensor) -> float:
 
 
 def cluster_accuracy(told: Tensor, labels: Tensor) -> float:
-    """The share that is right where every cluster stands for a class of its own: the best of all such assignments."""
-    counts = together(told, labels)
-    classes = best_assignment(counts.tolist())
-    return sum(int(counts[i, j]) for i, j in enumerate(classes)) / len(labels)
+    """The share that is right where every cluster stands for a class of its own: the best of all such assignments.
 
-
-def best_assignment(gain: list[list[int]]) -> list[int]:
-    """The column of each row of a square table, all different, with the largest sum of gains.
-
-    The Hungarian method with shortest augmenting paths, O(K^3): Kuhn 1955, Jonker and Volgenant 1987. A row after the
-    other enters; prices of rows and columns keep cost(i, j) - row[i] - column[j] >= 0, and 0 where i has j.
+    UserError without scipy, which finds it.
     """
-    k = len(gain)
-    row, column, owner = [0] * k, [0] * (k + 1), [-1] * (k + 1)  # column k is where a new row starts from
-    for new in range(k):
-        owner[k], j = new, k
-        least, before, seen = [float("inf")] * k, [k] * k, [False] * (k + 1)
-        while owner[j] >= 0:
-            seen[j], i = True, owner[j]
-            for free in (c for c in range(k) if not seen[c]):
-                slack = -gain[i][free] - row[i] - column[free]
-                if slack < least[free]:
-                    least[free], before[free] = slack, j
-            nearest = min((c for c in range(k) if not seen[c]), key=least.__getitem__)
-            step = int(least[nearest])
-            for c in range(k + 1):
-                if seen[c]:
-                    row[owner[c]] += step
-                    column[c] -= step
-                elif c < k:
-                    least[c] -= step
-            j = nearest
-        while j != k:
-            owner[j] = owner[before[j]]
-            j = before[j]
-    found = [0] * k
-    for c in range(k):
-        found[owner[c]] = c
-    return found
+    try:
+        from scipy.optimize import linear_sum_assignment
+    except ImportError as error:
+        raise UserError("cluster_accuracy needs scipy, which is not installed: pip install scipy") from error
+    counts = together(told, labels).numpy()
+    return float(counts[linear_sum_assignment(counts, maximize=True)].sum()) / len(labels)
 
 
 def nmi(told: Tensor, labels: Tensor) -> float:

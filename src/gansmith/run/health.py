@@ -16,7 +16,7 @@ LOST = 1e-4
 """The mean of D(G(z)) where D has won."""
 GONE = 1e-8
 ALIKE = 0.25
-"""The spread of samples over that of real pictures; a model that shows one kind of digit alone has 0.5 or so."""
+"""The spread of samples over that of real pictures; of MNIST's ones alone it is .51, of each other digit more."""
 
 
 def trouble(row: Mapping[str, float]) -> str | None:
