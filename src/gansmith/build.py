@@ -499,7 +499,7 @@ def _schedules(recipe: Recipe, game: Game, penalty: PenaltySum, say: Say) -> Sch
     for i, term in enumerate(penalty.terms):
         dials[f"penalties.{i}.weight"] = [Dial(f"penalty_weight/{i}", term.weight, partial(setattr, term, "weight"))]
     made = Schedules(dials, terms)
-    for key in {key for key, _ in terms if "." not in key and len(dials[key]) < len(game.players)}:
+    for key in (key for key, _ in terms if "." not in key and len(dials[key]) < len(game.players)):
         have = ", ".join(dial.name.partition("/")[2] for dial in dials[key])
         say(f"the schedule of {key} sets it for {have} alone: the other optimizers have none")
     return made

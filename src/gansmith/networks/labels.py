@@ -8,7 +8,7 @@ Legend: N samples, C H W image, K classes; H and W multiples of 4, at least 8.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
@@ -28,6 +28,25 @@ def body(shape: Shape, width: int, slope: float, outputs: int, *, norm: bool, dr
     )
 
 
+class SemiSupervised(nn.Module):
+    """Images (N, C, H, W) -> K + 1 logits (N, K + 1): the classes, and last that it is a fake (arXiv 1606.01583)."""
+
+    def __init__(
+        self,
+        shape: Shape,
+        classes: int,
+        *,
+        width: PositiveInt = 32,
+        slope: NonNegativeFloat = 0.2,
+        dropout: Fraction = 0.0,
+    ) -> None:
+        super().__init__()
+        self.model = body(shape, width, slope, classes + 1, norm=True, dropout=dropout)
+
+    def forward(self, x: Tensor) -> Any:
+        return self.model(x)
+
+
 class Judged(NamedTuple):
     """What AC-GAN's D says of pictures."""
 
@@ -37,43 +56,12 @@ class Judged(NamedTuple):
     """(N, K), logits: no softmax here, the cross-entropy has it"""
 
 
-class AuxiliaryClassifier(nn.Module):
+class AuxiliaryClassifier(SemiSupervised):
     """Images (N, C, H, W) -> `Judged`: one score and K logits of the class from one body (arXiv 1610.09585)."""
-
-    def __init__(
-        self,
-        shape: Shape,
-        classes: int,
-        *,
-        width: PositiveInt = 16,
-        slope: NonNegativeFloat = 0.2,
-        dropout: Fraction = 0.0,
-    ) -> None:
-        super().__init__()
-        self.model = body(shape, width, slope, 1 + classes, norm=True, dropout=dropout)
 
     def forward(self, x: Tensor) -> Judged:
         said = self.model(x)
         return Judged(said[:, 0], said[:, 1:])
-
-
-class SemiSupervised(nn.Module):
-    """Images (N, C, H, W) -> K + 1 logits (N, K + 1): the classes, and last that it is a fake (arXiv 1606.01583)."""
-
-    def __init__(
-        self,
-        shape: Shape,
-        classes: int,
-        *,
-        width: PositiveInt = 16,
-        slope: NonNegativeFloat = 0.2,
-        dropout: Fraction = 0.5,
-    ) -> None:
-        super().__init__()
-        self.model = body(shape, width, slope, classes + 1, norm=True, dropout=dropout)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.model(x)
 
 
 class Encoded(NamedTuple):
