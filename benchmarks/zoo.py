@@ -2,6 +2,7 @@
 
     python benchmarks/zoo.py --next                 # train and score one item that is missing; again until none is
     python benchmarks/zoo.py --next --only dcgan --seeds 1
+    python benchmarks/zoo.py --next --pictures DIR  # also those on the folders of pictures that lie in DIR
     python benchmarks/zoo.py --page                 # write docs/zoo.md and docs/pictures/zoo.png from what is there
 
 An item is a recipe and a seed. Its line goes to docs/zoo/results.jsonl, the pictures of seed 0 to docs/zoo/RECIPE.png;
@@ -15,7 +16,7 @@ import platform
 import statistics
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,10 @@ class Item:
     recipe: str = ""
     """Where it is another than the item's name: a variant, of which the page has scores and no pictures."""
     note: str = ""
+    folder: str = ""
+    """Of pictures, in the folder that --pictures names; "": the recipe's own data."""
+    shown: bool = True
+    """Whether what is made of them may stand in the docs."""
 
 
 ITEMS: dict[str, Item] = {
@@ -92,14 +97,19 @@ ITEMS: dict[str, Item] = {
         note="Blurred, as auto-encoders are: E and Dec minimise squares, and nothing tells them to be sharp.",
     ),
     "pix2pix": Item(4000, metrics=("psnr", "ssim", "l1")),
-    "cyclegan": Item(4000, metrics=()),
+    "cyclegan": Item(4000, metrics=("kept",)),
+    "discogan": Item(4000, metrics=("kept",)),
+    "dualgan": Item(4000, metrics=("kept",)),
+    "unit": Item(6000, metrics=("kept",)),
+    "munit": Item(3000, metrics=("kept",)),
+    "cogan": Item(2000, metrics=("agree",)),
     "ring": Item(6000, metrics=("modes",)),
     "grid": Item(6000, metrics=("modes",)),
 }
 """In the order of the page."""
 SHOWN = (
     *("fd", "density", "coverage", "class_tv", "confident", "psnr", "ssim", "l1"),
-    *("accuracy", "cluster_accuracy", "nmi", "ari", "covered", "good"),
+    *("accuracy", "cluster_accuracy", "nmi", "ari", "covered", "good", "kept", "agree", "rarest"),
 )
 """The scores that have a column, by the beginning of their names."""
 SAMPLES: int | None = None
@@ -114,6 +124,7 @@ def main() -> None:
     parser.add_argument("--next", action="store_true")
     parser.add_argument("--page", action="store_true")
     parser.add_argument("--only", default=",".join(ITEMS))
+    parser.add_argument("--pictures", type=Path)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--docs", type=Path, default=ROOT / "docs")
@@ -131,15 +142,28 @@ def main() -> None:
         write_page(args.docs, lines)
         return
     done = {(line["recipe"], line["seed"]) for line in lines}
-    missing = [(name, seed) for seed in range(args.seeds) for name in names if (name, seed) not in done]
+    there = [name for name in names if (folder := folder_of(ITEMS[name], args.pictures)) is None or folder.is_dir()]
+    if lacking := [name for name in names if name not in there]:
+        print(f"left out, for want of their pictures (--pictures DIR): {', '.join(lacking)}")
+    missing = [
+        (name, seed)
+        for seed in range(args.seeds)
+        for name in there
+        if (name, seed) not in done and (seed == 0 or not ITEMS[name].folder)  # real pictures: one seed
+    ]
     if not missing:
         print("nothing is missing")
         return
     name, seed = missing[0]
     print(f"{name}, seed {seed}; {len(missing) - 1} more after it")
-    line = train(name, seed, args.threads, args.docs, args.runs)
+    line = train(name, seed, args.threads, args.docs, args.runs, args.pictures)
     with (args.docs / "zoo" / "results.jsonl").open("a", encoding="utf-8") as out:
         out.write(json.dumps(line) + "\n")
+
+
+def folder_of(item: Item, pictures: Path | None) -> Path | None:
+    """Where an item's pictures should lie; None for data that need no folder."""
+    return (pictures or Path("no pictures")) / item.folder if item.folder else None
 
 
 def read(docs: Path) -> list[dict[str, Any]]:
@@ -150,7 +174,7 @@ def read(docs: Path) -> list[dict[str, Any]]:
 # ---- one item ----------------------------------------------------------------------------------------------------
 
 
-def train(name: str, seed: int, threads: int, docs: Path, runs: Path) -> dict[str, Any]:
+def train(name: str, seed: int, threads: int, docs: Path, runs: Path, pictures: Path | None = None) -> dict[str, Any]:
     """The line of an item, with its scores before the first round and after the last one."""
     os.environ["OMP_NUM_THREADS"] = str(threads)
     import torch
@@ -161,13 +185,15 @@ def train(name: str, seed: int, threads: int, docs: Path, runs: Path) -> dict[st
     torch.set_num_threads(threads)
     item, run = ITEMS[name], runs / f"{name}-{seed}"
     flags = {"checkpoint.interval": 1000, "sample_interval": max(1, item.rounds // 20), **item.flags, "seed": seed}
+    if (folder := folder_of(item, pictures)) is not None:
+        flags["data.name"] = str(folder)
     began = time.time()
     for out, steps in ((run.with_name(f"{run.name}-untrained"), 1), (run, item.rounds)):
         wanted = gansmith.plan(item.recipe or name, flags={**flags, "steps": steps})
         train_missing(out, wanted, device="cpu", quiet=True, say=print)
     scores, before = (measured(out, item.metrics) for out in (run, run.with_name(f"{run.name}-untrained")))
     (docs / "zoo").mkdir(exist_ok=True)
-    if seed == 0 and not item.recipe:
+    if seed == 0 and item.shown and (item.folder or not item.recipe):
         face(run, docs / "zoo" / f"{name}.png")
     return {
         "recipe": name,
@@ -189,11 +215,63 @@ def measured(run: Path, metrics: Sequence[str]) -> dict[str, float]:
     """The scores of one set of samples, by their names with features and number of samples."""
     import gansmith
 
-    if not metrics:
-        return {}
-    found = gansmith.evaluate(run, metrics=metrics, n=SAMPLES, seeds=(0,), device="cpu", say=lambda text: None)
-    named = [(f"{r.subject['maker']}/" if "maker" in r.subject else "", r) for r in found]
-    return {f"{maker}{receipt.metric}": round(receipt.values[0], 4) for maker, receipt in named}
+    named = [name for name in metrics if name not in OWN]
+    found = {key: value for name in metrics if name in OWN for key, value in OWN[name](run).items()}
+    if named:
+        receipts = gansmith.evaluate(run, metrics=named, n=SAMPLES, seeds=(0,), device="cpu", say=lambda text: None)
+        makers = [(f"{r.subject['maker']}/" if "maker" in r.subject else "", r) for r in receipts]
+        found |= {f"{maker}{receipt.metric}": round(receipt.values[0], 4) for maker, receipt in makers}
+    return found
+
+
+def read_digits(x: Any) -> Any:
+    """What the shipped classifier reads (N,) in pictures (N, C, H, W) in [0, 1]: their luminance at 28x28, in white on
+    black, the darkest and the brightest pixel of each at 0 and 1."""
+    import torch
+
+    from gansmith.metrics import digits
+
+    y = torch.nn.functional.interpolate(x.float().mean(1, keepdim=True), (28, 28), mode="area")
+    y = torch.where(y[:, :, :2].mean((1, 2, 3), keepdim=True) > 0.5, 1 - y, y)
+    y = y - y.amin((1, 2, 3), keepdim=True)
+    return digits.load()(y / y.amax((1, 2, 3), keepdim=True).clamp(min=1e-6)).logits.argmax(1)
+
+
+def kept(run: Path) -> dict[str, float]:
+    """Of each domain's first test pictures the share whose digit is still read after translation."""
+    import torch
+
+    import gansmith
+    from gansmith.build import fields_of, load_split
+    from gansmith.inference import open_run
+
+    recipe = open_run(run).recipe
+    sets = {next(iter(s.pictures)): s for s in load_split(recipe, "test", say=lambda text: None, progress=False)}
+    found = {}
+    for name in ("a2b", "b2a"):
+        sampler = gansmith.load(run, maker=name, device="cpu", say=lambda text: None)
+        own, n = sets[name[0]], 1000 if SAMPLES is None else SAMPLES
+        fields = fields_of(recipe, [own], slice(n), torch.device("cpu"))
+        read = read_digits(sampler.translated(fields, range(n))).numpy()
+        found[f"kept_{name}"] = round(float((read == own.columns["y"][:n]).mean()), 4)
+    return found
+
+
+def agree(run: Path) -> dict[str, float]:
+    """The share of pairs in which one digit is read on both sides, and the rarest digit's share on the first side."""
+    import torch
+
+    import gansmith
+
+    n = 1000 if SAMPLES is None else SAMPLES
+    makers = [gansmith.load(run, maker=name, device="cpu", say=lambda text: None) for name in "ab"]
+    a, b = (read_digits(sampler.pixels(sampler.latents(range(n)))) for sampler in makers)
+    rarest = torch.bincount(a, minlength=10).min() / n
+    return {"agree": round(float((a == b).double().mean()), 4), "rarest": round(float(rarest), 4)}
+
+
+OWN: dict[str, Callable[[Path], dict[str, float]]] = {"kept": kept, "agree": agree}
+"""What is measured here and nowhere else, by the digits that the shipped classifier reads."""
 
 
 def face(run: Path, path: Path) -> None:
@@ -242,7 +320,7 @@ def write_page(docs: Path, lines: Sequence[Mapping[str, Any]]) -> None:
     kept = text[text.index("\n## Points") :] if "\n## Points" in text else ""  # which benchmarks/modes.py has made
     rows = [section(name, found) for name, found in by_name.items()]
     path.write_text(f"{HEAD}\n{table(by_name)}\n" + "\n".join(rows) + kept, "utf-8")
-    gallery(docs, [name for name in by_name if not ITEMS[name].recipe])
+    gallery(docs, [name for name in by_name if ITEMS[name].shown and (ITEMS[name].folder or not ITEMS[name].recipe)])
 
 
 def table(by_name: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
@@ -259,8 +337,9 @@ def section(name: str, found: Sequence[Mapping[str, Any]]) -> str:
     item = ITEMS[name]
     words = "".join(f" --{key} {value}" for key, value in item.flags.items())
     names = [key for key in found[0]["scores"] if key.rpartition("/")[2].startswith(SHOWN)]
+    words = f" --data {item.folder}{words}" if item.folder else words
     out = f"## {name}\n\n```sh\ngansmith train {item.recipe or name} --steps {item.rounds}{words}\n```\n\n"
-    out += "" if item.recipe else f"![{name}](zoo/{name}.png)\n\n"
+    out += f"![{name}](zoo/{name}.png)\n\n" if item.shown and (item.folder or not item.recipe) else ""
     out += f"{item.note}\n\n" if item.note else ""
     if names:
         out += f"| | {' | '.join(f'`{key}`' for key in names)} |\n| --- |{' --: |' * len(names)}\n"

@@ -20,7 +20,7 @@ from torch.overrides import TorchFunctionMode
 
 import gansmith
 from gansmith.batch import Batch
-from gansmith.build import Experiment, build, derive_seed, game_of
+from gansmith.build import Experiment, build, derive_seed, needs_of
 from gansmith.games.game import Game
 from gansmith.players import Metrics, Player, move
 from gansmith.recipe import plan, read_layer
@@ -70,6 +70,33 @@ SMALL: dict[str, dict[str, Any]] = {
         **{f"networks.{player}.width": 2 for player in ("AB", "BA", "DA", "DB")},
         **{"networks.AB.blocks": 1, "networks.BA.blocks": 1, "batch_size": 3},
     },
+    "discogan": {
+        **{f"networks.{player}.{key}": 2 for player in ("AB", "BA", "DA", "DB") for key in ("width", "depth")},
+        "batch_size": 3,
+    },
+    "dualgan": {
+        **{f"networks.{player}.width": 2 for player in ("AB", "BA", "DA", "DB")},
+        **{"networks.AB.depth": 4, "networks.BA.depth": 4, "batch_size": 3},
+    },
+    "cogan": {**SMALL_CONV, "batch_size": 3},
+    "unit": {
+        **{f"networks.{player}.width": 4 for player in ("EA", "EB", "S", "GA", "GB", "DA", "DB")},
+        "batch_size": 3,
+    },
+    "munit": {
+        **{f"networks.{player}.{key}": n for player in "AB" for key, n in (("width", 2), ("blocks", 1), ("units", 8))},
+        **{f"networks.D{player}.{key}": 2 for player in "AB" for key in ("width", "layers", "scales")},
+        "batch_size": 3,
+    },
+    "bicyclegan": {
+        **{f"networks.{player}.width": 2 for player in ("G", "E", "D_VAE", "D_LR")},
+        **{"prior.dim": 3, "networks.G.depth": 4, "networks.E.blocks": 2},
+    },
+    "pixelda": {
+        **{"networks.G.width": 2, "networks.G.blocks": 1, "networks.D.width": 2, "batch_size": 3},
+        **{"networks.T.maps": [2, 3], "networks.T.units": 4},
+    },
+    "stargan": {"networks.G.width": 2, "networks.G.blocks": 1, "networks.D.width": 2, "game.n_critic": 2},
 }
 
 
@@ -119,18 +146,25 @@ def data_of(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Callabl
     made = tmp_path_factory.mktemp("data")
     for part, n in {"labelled/0": 11, "labelled/1": 9, "domains/A": 10, "domains/B": 7}.items():
         save_noise(made / part, n, seed=n)
+    for part, n in {"a/0": 6, "a/1": 4, "b/0": 3, "b/1": 5}.items():
+        save_noise(made / "classes" / part, n, seed=n)
     save_noise(made / "pairs", 20, size=(16, 32))  # side by side in one file
+    rows = [f"{i:03}.png,{i % 2},{'rgb'[i % 3]}" for i in range(20)]
+    table = save_noise(made / "told", 20) / "attributes.csv"
+    table.write_text("\n".join(("file,up,hue", *rows)), encoding="utf-8")
     by_needs = {
         (("x",),): pictures,
         (("x", "y"),): made / "labelled",
         (("x", "y"), ("u",)): made / "labelled",
+        (("x", "bits"),): made / "told",
         (("a", "b"),): made / "pairs",
         (("a",), ("b",)): made / "domains",
+        (("a", "y"), ("b",)): made / "classes",
     }
 
     def name(recipe: str) -> str:
         own = plan(recipe).recipe
-        return own.data.name if own.data.values == "raw" else str(by_needs[game_of(own).needs])
+        return own.data.name if own.data.values == "raw" else str(by_needs[needs_of(own)])
 
     return name
 

@@ -1,20 +1,19 @@
 """Benchmarks: the clock counts training alone, a goal is reached where the log says so, and what is done stays done."""
 
+import importlib.util
 import json
 import math
+import runpy
 import signal
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner
 from PIL import Image
 
-from gansmith.bench import time_to_quality as module
-from gansmith.bench.time_to_quality import parse_goal, summarise, table, time_to_quality
-from gansmith.cli import main
 from gansmith.data import load_sets
 from gansmith.data.stream import Stream
 from gansmith.errors import UserError
@@ -24,6 +23,13 @@ from gansmith.run.record import Record
 from gansmith.series import check_same
 from gansmith.training import Stopped, train
 
+SCRIPT = Path(__file__).parents[1] / "benchmarks" / "time_to_quality.py"
+spec = importlib.util.spec_from_file_location("time_to_quality", SCRIPT)
+assert spec is not None and spec.loader is not None
+module: Any = importlib.util.module_from_spec(spec)
+sys.modules["time_to_quality"] = module
+spec.loader.exec_module(module)
+parse_goal, summarise, table = module.parse_goal, module.summarise, module.table
 SMALL: dict[str, Any] = {
     **{"data.validation": 40, "batch_size": 20, "networks.G.widths": [16], "networks.D.widths": [16]},
     "lr": 0.02,  # the score rises at every evaluation
@@ -51,7 +57,7 @@ def measure(digits: str, tmp_path: Path) -> Measure:
     def go(until: str, folder: str = "out", changes: dict[str, Any] | None = None, **options: Any) -> dict[str, Any]:
         options = {"seeds": (0,), "device": "cpu", "quiet": True, "say": lambda text: None, **options}
         flags = {**SMALL, "data.name": digits, **(changes or {})}
-        return time_to_quality("gan", until.split(), overrides=flags, out=tmp_path / folder, **options)
+        return dict(module.time_to_quality("gan", until.split(), overrides=flags, out=tmp_path / folder, **options))
 
     return go
 
@@ -233,33 +239,50 @@ def test_the_table_says_who_did_not_reach_it() -> None:
     assert "Reached with 1 of 2 seeds" in text and "seed 1: over" in text and "not reached" in text
 
 
-def test_the_command_prints_what_it_writes_and_ends_well_without_success(digits: str, tmp_path: Path) -> None:
-    out = str(tmp_path / "out")
-    words = ["bench", "time-to-quality", "gan", "--until", NEVER, "--seeds", "1", "--out", out, "--device", "cpu"]
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """command(*words): exit code, stdout and stderr of the script."""
+    monkeypatch.setattr("gansmith.allocator.keep_freed_memory", lambda: True)  # this process goes on
+
+    def run(*words: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", [str(SCRIPT), *words])
+        code = 0
+        try:
+            runpy.run_path(str(SCRIPT), run_name="__main__")
+        except SystemExit as end:
+            code = int(end.code or 0)
+        return (code, *capsys.readouterr())
+
+    return run
+
+
+def test_the_command_prints_what_it_writes_and_ends_well_without_success(
+    digits: str, tmp_path: Path, command: Callable[..., tuple[int, str, str]]
+) -> None:
+    words = ["gan", "--until", NEVER, "--seeds", "1", "--out", str(tmp_path / "out"), "--device", "cpu"]
     words += [word for key, value in SMALL.items() for word in (f"--{key}", str(value))]
     words += ["--objective", "wasserstein", "--data", digits]  # of which training warns
-    done = CliRunner().invoke(main, [*words, "--json"])
-    assert done.exit_code == 0 and "warning: objective.name is wasserstein" in done.stderr, done.output
-    assert json.loads(done.stdout) == json.loads((tmp_path / "out" / "result.json").read_text())
-    again = CliRunner().invoke(main, [*words, "--quiet"])
-    assert "Not reached: seed 0" in again.stdout and "| seed |" not in again.stdout
+    code, out, err = command(*words, "--json")
+    assert code == 0 and "warning: objective.name is wasserstein" in err, err
+    assert json.loads(out) == json.loads((tmp_path / "out" / "result.json").read_text())
+    code, out, err = command(*words, "--quiet")
+    assert code == 0 and "Not reached: seed 0" in out and "| seed |" not in out
     written = (tmp_path / "out" / "table.md").read_text()
-    assert (
-        written.replace("|", " ").replace("-:", " ").replace("-", " ").split() == again.stdout.replace("-", " ").split()
-    )
+    assert written.replace("|", " ").replace("-:", " ").replace("-", " ").split() == out.replace("-", " ").split()
     assert (tmp_path / "out" / "curves.png").stat().st_size > 1000
 
 
-def test_what_cannot_be_measured_is_one_line(tmp_path: Path) -> None:
+def test_what_cannot_be_measured_is_one_line(tmp_path: Path, command: Callable[..., tuple[int, str, str]]) -> None:
     for words, said in (
         ("--until fd<=60", "--data.validation N"),
         ("--until fd<=60 --seed 3", "--seeds K"),
+        ("--until fd<=60 --sed 3", "did you mean seed?"),
         ("", "--until 'fd<=60'"),
         ("--until fd<=60 --max-minutes 0", "more than 0"),
+        ("--until fd<=60 --seeds 0", "at least 1"),
     ):
-        command = ["bench", "time-to-quality", "gan", "--device", "cpu", "--out", str(tmp_path / "out")]
-        done = CliRunner().invoke(main, [*command, *words.split()])
-        assert done.exit_code == 2 and said in done.stderr and done.stderr.count("\n") == 1, done.stderr
+        code, out, err = command("gan", "--device", "cpu", "--out", str(tmp_path / "out"), *words.split())
+        assert code == 2 and not out and said in err and err.count("\n") == 1, err
     assert not (tmp_path / "out").exists()
 
 

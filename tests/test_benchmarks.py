@@ -3,6 +3,7 @@
 What they start as processes of their own runs in this one, where torch is imported already; two ranks do not.
 """
 
+import importlib
 import io
 import json
 import multiprocessing
@@ -178,6 +179,48 @@ def test_the_script_s_dcgan_moves_as_gansmith_s(tmp_path: Path) -> None:
         assert (one.weight - other.weight).abs().max() < 1e-10
 
 
+def test_translators_prints_ratios_that_fit_its_times(ran: Ran) -> None:
+    head, *rows, on = ran("translators", "--only", "pix2pix", "--repeats", 1, "--rounds", 1, "--device", "cpu")
+    assert "ms a round" in head and "times the script" in head and "threads 1" in on
+    found = matched(r"(.+?) +# +\(# to #\) +# +\(# to #\)", rows)
+    assert [name for name, *_ in found] == ["pix2pix: the script's loop", "pix2pix: gansmith train"]
+    for _, ms, low, high, ratio, least, most in found:
+        assert ms == low == high and ratio == least == most == about(found[0][1] / ms)
+
+
+@pytest.mark.slow
+def test_the_script_s_cyclegan_moves_as_gansmith_s(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `benchmarks/translators.py` compares is one update, without pools, in float64."""
+    monkeypatch.setattr(sys, "path", [str(SCRIPTS), *sys.path])
+    script = importlib.import_module("translators")
+    script.save_noise(tmp_path)
+    keys = {"game.pool": 0, "data.name": str(tmp_path / "domains"), "schedules": []}
+    keys |= {f"optimizers.{name}.eps": 1e-6 for name in ("AB", "BA", "DA", "DB")}
+    torch.set_default_dtype(torch.float64)
+    try:
+        recipe = plan("cyclegan", flags={**script.FLAGS["cyclegan"], **keys}).recipe
+        made = build(recipe, torch.device("cpu"), say=lambda text: None)
+        nets = script.networks("cyclegan")
+    finally:
+        torch.set_default_dtype(torch.float32)
+    made.stream.dtype = torch.float64
+    players = {player.name: player.net for player in made.game.players}
+    for name, net in nets.items():
+        for one, other in zip(net.parameters(), players[name].parameters(), strict=True):
+            one.data.copy_(other.data)
+
+    def batches() -> Any:
+        for _ in range(2):
+            batch = next(made.stream)
+            made.game.round(batch)
+            yield batch["a"], batch["b"]
+
+    assert len([*script.cyclegan(nets, batches(), pool=0, eps=1e-6)]) == 2
+    for name, net in nets.items():
+        for one, other in zip(net.parameters(), players[name].parameters(), strict=True):
+            assert (one - other).abs().max() < 1e-10, name
+
+
 @pytest.fixture
 def recipe(tmp_path: Path) -> Path:
     """A small one, that computes otherwise and sets its rates."""
@@ -248,6 +291,8 @@ def test_scaling_prints_efficiency_and_shares_that_fit_its_speeds_and_times() ->
         ("zoo", "", "say --next or --page"),
         ("epoch", "--device tpu", "--device is 'tpu'; it must be auto, cpu, cuda"),
         ("dcgan", "--rounds 0", "--rounds is 0; it must be at least 1"),
+        ("translators", "--rounds 0", "--rounds is 0; it must be at least 1"),
+        ("translators", "--only unet", "--only unet: the recipes are pix2pix, cyclegan"),
         ("post_loop", "--steps 0", "--steps is 0; it must be at least 1"),
         ("sampling", "--n 1000", "--n is 1000; it must be at least 1024"),
         ("allocator", "--rounds 11", "--rounds is 11; it must be at least 12"),

@@ -234,7 +234,7 @@ def test_another_value_for_a_run_is_one_line(refused: Callable[..., str], traine
 def test_a_ctrl_c_that_a_library_swallows_while_it_starts_is_not_lost(
     cli: Gansmith, tiny: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = cli_module._words
+    real = cli_module.recipe_words
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # as in a process of its own
 
     def swallowing(*args: Any) -> Any:
@@ -242,10 +242,10 @@ def test_a_ctrl_c_that_a_library_swallows_while_it_starts_is_not_lost(
             signal.raise_signal(signal.SIGINT)
         return real(*args)
 
-    monkeypatch.setattr(cli_module, "_words", swallowing)
+    monkeypatch.setattr(cli_module, "recipe_words", swallowing)
     code, out, err = cli("train", *tiny, "--out", "run")
     assert (code, out, err.strip()) == (130, "", "gansmith: error: interrupted")
-    monkeypatch.setattr(cli_module, "_words", real)
+    monkeypatch.setattr(cli_module, "recipe_words", real)
     assert not Path("run").exists()
     assert cli("train", *tiny, "--steps", 1, "--quiet", "--out", "run")[0] == 0  # and forgotten by the next command
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

@@ -22,10 +22,13 @@ from PIL import Image, ImageColor
 from scipy.stats import t as student_t
 
 from gansmith import compare as module
-from gansmith import series
+from gansmith import comparison, series
 from gansmith.cli import main
-from gansmith.compare import Comparison, compare, difference, interval, page, planned, student, table
+from gansmith.compare import compare, planned
+from gansmith.comparison import Comparison, difference, page, table
 from gansmith.errors import UserError
+from gansmith.metrics import bootstrap
+from gansmith.metrics.bootstrap import interval, student
 from gansmith.recipe import plan
 from gansmith.run.curves import LINES, plot_overlaid
 from gansmith.run.folder import locked
@@ -77,7 +80,7 @@ def test_how_often_an_interval_holds_the_truth(
     n: int, start: int, holds: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As its docstring and the table say; without the expansion it were 84 % for 5 pairs."""
-    monkeypatch.setattr(module, "RESAMPLES", 2000)
+    monkeypatch.setattr(bootstrap, "RESAMPLES", 2000)
     rng, trials = np.random.default_rng(0), 800
     draws = (interval(values(*rng.normal(size=n)), values(*rng.normal(1, 1, n), start=start)) for _ in range(trials))
     share = np.mean([low <= 1 <= high for low, high in filter(None, draws)])
@@ -170,7 +173,7 @@ def done(go: Compare, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Comp
 def again(done: Comparison, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The same, to be changed, without curves."""
     png = (done.out / "curves.png").read_bytes()
-    monkeypatch.setattr(module, "plot_overlaid", lambda rows, out: out.write_bytes(png))
+    monkeypatch.setattr(comparison, "plot_overlaid", lambda rows, out: out.write_bytes(png))
     return Path(shutil.copytree(done.out, tmp_path / "again"))
 
 

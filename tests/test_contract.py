@@ -225,14 +225,16 @@ def lends(made: Experiment) -> None:
         hook = player.net.register_forward_pre_hook(lambda net, args, given=given: given.append(args))
         rounds(made, 1)
         hook.remove()
-        inputs = tuple(x.detach().requires_grad_(x.is_floating_point()) for x in given[0])
-        leaves = [x for x in inputs if x.requires_grad]
+        inputs = tuple(
+            x.detach().requires_grad_(x.is_floating_point()) if isinstance(x, Tensor) else x for x in given[0]
+        )
+        leaves = [x for x in inputs if isinstance(x, Tensor) and x.requires_grad]
         buffers = [b.clone() for b in player.net.buffers()]
         slopes = []
         for call in (player.lend, player.probe, player.net):
             torch.manual_seed(1)
             said = call(*inputs)
-            total = sum(part.square().sum() for part in (said if isinstance(said, tuple) else (said,)))
+            total = sum(part.square().sum() for part in (said if isinstance(said, (tuple, list)) else (said,)))
             slopes.append(torch.autograd.grad(total, [*leaves, *player.parameters], allow_unused=True))
             if call is not player.net:
                 assert all(map(torch.equal, buffers, player.net.buffers()))

@@ -290,7 +290,12 @@ def test_broken_files_are_listed_with_their_reasons_and_no_refusal_but_for_none_
     bomb = bomb[:29] + zlib.crc32(bomb[12:29]).to_bytes(4, "big") + bomb[33:]
     for name, content in (("empty.jpg", b""), ("header.png", raw[:20]), ("bomb.png", bomb)):
         (folder / name).write_bytes(content)
-    reasons = {"bomb": "decompression bomb", "cut": "truncated", "empty": "an empty file", "gone": "No such file"}
+    reasons = {
+        "bomb": "30000x30000 pixels are more than 200 megapixels",
+        "cut": "truncated",
+        "empty": "an empty file",
+        "gone": "No such file",
+    }
     reasons |= {"header": "", "self": "levels of symbolic links", "text": "not a picture"}
     assert firsts(folder, said=(said := [])) == [7]
     left_out = [line.removeprefix("left out ") for line in said if line.startswith("left out")]
@@ -370,10 +375,11 @@ def test_a_damaged_entry_is_said_and_made_anew(folder: Path, cache: Path) -> Non
         if damage is not None:
             file.write_bytes(damage(content))
         (data,) = load(folder, said=(said := []))
-        assert file.name == "set.json" or ("making it anew" in said[0] and str(entry) in said[0])
+        assert file.name == "set.json" or any("making it anew" in text and str(entry) in text for text in said)
         assert data.digest == whole.digest and levels(data) == {"x": [0, 1]} and data.columns["y"].tolist() == [0, 1]
         load(folder, said=(said := []))
-        assert said == [] and list(cache.iterdir()) == [entry]
+        assert said == ["2 subfolders are classes that this recipe does not use: a, b"]
+        assert list(cache.iterdir()) == [entry]
 
 
 def test_nothing_is_left_behind(folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -545,3 +551,30 @@ def test_runs_among_the_pictures_are_no_data(tmp_path: Path) -> None:
     (found,) = load_sets(str(tmp_path), size=(8, 8), channels=1, say=said.append, progress=False)
     assert len(found) == 2
     assert [line for line in said if "left out of training" in line and "gan-001" in line]
+
+
+def test_a_picture_that_claims_to_be_huge_is_left_out_before_it_is_decoded(folder: Path) -> None:
+    put(folder, {"a": 0, "b": 1})
+    Image.new("1", (3000, 1000)).save(folder / "large.png")
+    (data,) = load(folder, max_megapixels=2, said=(said := []))
+    assert len(data) == 2
+    text = "left out large.png: 3000x1000 pixels are more than 2 megapixels; data.max_megapixels allows more"
+    assert text in said
+    assert len(load(folder, max_megapixels=3)[0]) == 3
+
+
+def test_photos_of_telephones_are_read_where_the_library_is_there(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from gansmith.data import pictures
+
+    heif = pytest.importorskip("pillow_heif")
+    put(folder, {"a": 0})
+    heif.from_pillow(Image.new("RGB", (64, 64), (200, 200, 200))).save(folder / "photo.HEIC")
+    (data,) = load(folder)
+    assert len(data) == 2 and abs(int(data.images[1].mean()) - 200) <= 2
+    without = tuple(ending for ending in pictures.EXTENSIONS if ending not in pictures.HEIC)
+    monkeypatch.setattr("gansmith.data.folder.list_folder.__defaults__", (without,))
+    (data,) = load(folder, said=(said := []))
+    assert len(data) == 1
+    assert any("1 .heic" in text and "pip install pillow-heif, to read .heic" in text for text in said)

@@ -96,7 +96,7 @@ def test_what_a_named_set_cannot_give_is_said_before_it_is_read() -> None:
     for what, needs, text in (
         ("mnist", PAIRS, "mnist holds single pictures with labels, not pairs of pictures; give .*, or mnist_edges"),
         ("celeba", (("x", "y"),), "celeba holds single pictures, not single pictures with labels; give a folder with"),
-        ("mnist", (("x", "bits"),), "not single pictures with attributes"),
+        ("celeba", (("x", "bits"),), "not single pictures with attributes; give a folder with a table attributes.csv"),
         ("mnist_colours", PAIRS, "holds two unpaired kinds of pictures with labels, not pairs"),
         ("mnist_edges", (("x",),), "holds pairs of pictures with labels, not single pictures; give a folder of pict"),
         ("mnist_colours", DOMAINS, "mnist_colours is in colour, and channels is 1; it must be 3"),

@@ -30,7 +30,7 @@ from gansmith.evaluation.measures import METRICS, Images, Reference, to_pixels
 from gansmith.evaluation.receipts import Receipt, check_comparable, read
 from gansmith.games.game import Maker
 from gansmith.inference import Sampler, load
-from gansmith.metrics.parzen import parzen
+from gansmith.papers.parzen import parzen
 from gansmith.priors import Prior
 from gansmith.recipe import Data, Recipe, plan
 from gansmith.run.log import read_metrics

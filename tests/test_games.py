@@ -30,6 +30,14 @@ ORDERS = {
     "aae": "Dec+E D E",
     "pix2pix": "D G",
     "cyclegan": "AB+BA+DA+DB",
+    "discogan": "AB+BA+DA+DB",
+    "dualgan": "DA+DB DA+DB AB+BA",
+    "cogan": "D G",
+    "unit": "DA+DB EA+EB+GA+GB+S",
+    "munit": "DA+DB A+B",
+    "bicyclegan": "D_LR+D_VAE+E+G",
+    "pixelda": "D+T G",
+    "stargan": "D D G",
 }
 # How often a network's own passes are counted in a round; a pass that serves the opponent's move alone is lent.
 PASSES = {

@@ -15,7 +15,7 @@ from gansmith.metrics.frechet import frechet_distance
 from gansmith.metrics.kernel import mmd2
 from gansmith.metrics.modes import inception_score
 from gansmith.metrics.neighbours import density_coverage, nearest, precision_recall
-from gansmith.metrics.parzen import SIGMAS, log_likelihood
+from gansmith.papers.parzen import SIGMAS, log_likelihood
 
 
 def normal(n: int, d: int, seed: int) -> Tensor:

@@ -10,14 +10,8 @@ import torch
 from torch import Tensor
 
 from gansmith.errors import UserError
-from gansmith.metrics.modes import (
-    class_histogram,
-    confidence,
-    inception_score,
-    kl_to_uniform,
-    stacked_modes,
-    total_variation,
-)
+from gansmith.metrics.modes import class_histogram, confidence, inception_score, kl_to_uniform, total_variation
+from gansmith.papers.stacked import stacked_modes
 
 F64 = torch.float64
 ENTROPY = -sum(p * math.log(p) for p in (0.6, 0.3, 0.1))

@@ -12,7 +12,7 @@ from torch import Tensor
 from gansmith.data import load_sets
 from gansmith.errors import UserError
 from gansmith.metrics import vectors
-from gansmith.metrics.parzen import SIGMAS, choose_sigma, log_likelihood, parzen
+from gansmith.papers.parzen import SIGMAS, choose_sigma, log_likelihood, parzen
 
 F64 = torch.float64
 

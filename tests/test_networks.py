@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from gansmith.games.critique import Critique, mean, per_sample, score, scores
-from gansmith.networks import NETWORKS, aae, began, blocks, cgan, cyclegan, infogan, mlp, pix2pix, r3gan
+from gansmith.networks import NETWORKS, aae, began, blocks, cgan, cyclegan, discogan, infogan, mlp, pix2pix, r3gan
 from gansmith.networks.infogan import Heads
 
 Shape = tuple[int, int, int]
@@ -38,11 +38,22 @@ SMALL: dict[str, dict[str, Any]] = {
     **dict.fromkeys(("sn_critic", "projection_critic"), {"width": 4}),
     **dict.fromkeys(("r3gan_generator", "r3gan_critic"), {"width": 4, "most": 8}),
     "resnet_translator": {"width": 4, "blocks": 2},
+    **dict.fromkeys(("discogan_translator", "discogan_critic"), {"width": 4, "depth": 3}),
+    "clipped_patch_critic": {"width": 4, "patch": 16},
+    "bicyclegan_unet": {"width": 4, "dropout": 0.0},
+    **{"pixelda_translator": {"width": 4, "blocks": 2}, "pixelda_critic": {"width": 4}},
+    "pixelda_classifier": {"maps": (4, 6), "units": 8},
+    **dict.fromkeys(("cogan_generator", "cogan_discriminator"), {"width": 4}),
+    **{"stargan_translator": {"width": 4, "blocks": 2}, "stargan_critic": {"width": 4}},
     **dict.fromkeys(("line_generator", "gan2014_generator"), {"widths": (8, 12)}),
     "gan2014_fronted_generator": {"widths": (8, 12), "front": 12, "inner_dim": 10},
     **{"gan2014_conv_generator": {"width": 16, "maps": 4}, "gan2014_discriminator": {"units": (16, 16)}},
     "gan2014_conv_discriminator": {"maps": (4, 4, 6), "units": 16},
 }
+# Those that give or take codes, or have a forward pass in each direction: tested in test_oracle_codes.py.
+CODES = {"unit_encoder", "unit_shared", "unit_decoder", "unit_critic", "munit_autoencoder", "munit_critic"}
+CODES |= {"bicyclegan_encoder", "bicyclegan_critic"}  # in test_oracle_more.py
+ROWS = [row for row in NETWORKS if row not in CODES]
 ONLY_32 = {"gan2014_conv_generator", "gan2014_conv_discriminator"}
 # What comes out, where it is not the picture of a generator, a translator or an auto-encoder.
 GIVES = {
@@ -52,11 +63,15 @@ GIVES = {
         ("r3gan_critic", "cgan_conv_discriminator", "gan2014_discriminator", "gan2014_conv_discriminator"), "scores"
     ),
     **{"mlp_clipped_critic": "scores", "ebgan_autoencoder": "coded"},
+    **{"discogan_critic": "scores", "clipped_patch_critic": "map", "stargan_critic": "told"},
+    **{"cogan_generator": "two pictures", "cogan_discriminator": "two scores"},
+    **{"pixelda_critic": "scores", "pixelda_classifier": "told classes"},
     **{"acgan_discriminator": "judged", "sgan_discriminator": "classes", "cluster_gan_encoder": "encoded"},
     **{"infogan_discriminator": "heads", "aae_encoder": "codes", "pair_critic": "map", "patch_critic": "map"},
 }
 BOUNDED = ("mlp_generator", "infogan_generator", "cgan_generator", "cgan_conv_generator", "aae_decoder", "unet")
 BOUNDED += ("dcgan_generator", "upsampling_generator")
+BOUNDED += ("discogan_translator", "stargan_translator", "bicyclegan_unet", "pixelda_translator")
 
 
 @pytest.fixture(autouse=True)
@@ -75,7 +90,8 @@ def make(row: str, shape: Shape, latent_dim: int = LATENT, classes: int = CLASSE
 def inputs(net: nn.Module, n: int, shape: Shape) -> list[Tensor]:
     """What its forward pass asks for by name: z, y, or pictures x, a, b."""
     names = inspect.signature(net.forward).parameters
-    float_of = {name: torch.randn(n, *((LATENT,) if name == "z" else shape), dtype=torch.float64) for name in names}
+    sizes = {"z": (LATENT,), "bits": (CLASSES,)}
+    float_of = {name: torch.randn(n, *sizes.get(name, shape), dtype=torch.float64) for name in names}
     return [torch.arange(n) % CLASSES if name == "y" else float_of[name] for name in names]
 
 
@@ -121,6 +137,24 @@ UNET = (
 PATCH_70 = normed(64, 128, 4) + normed(128, 256, 4) + normed(256, 512, 4) + conv(512, 1, 4)
 RESNET_9 = normed(3, 64, 7) + normed(64, 128, 3) + normed(128, 256, 3) + 9 * 2 * normed(256, 256, 3)
 RESNET_9 += normed(256, 128, 3) + normed(128, 64, 3) + conv(64, 3, 7)
+DISCOGAN_D = conv(3, 64, 4) + normed(64, 128, 4) + normed(128, 256, 4) + normed(256, 512, 4)
+DISCOGAN_G = DISCOGAN_D + normed(512, 256, 4) + normed(256, 128, 4) + normed(128, 64, 4) + conv(64, 3, 4)
+COGAN_G = normed(100, 1024, 4) + normed(1024, 512, 3) + normed(512, 256, 3) + normed(256, 128, 3)
+COGAN_G += 4 + 2 * conv(128, 1, 6)  # one slope for each PReLU, and a layer for each domain
+COGAN_D = 2 * conv(1, 20, 5) + conv(20, 50, 5) + linear(50 * 16, 500) + 1 + linear(500, 1)
+STARGAN_G = normed(13, 64, 7) + normed(64, 128, 4) + normed(128, 256, 4) + 6 * 2 * normed(256, 256, 3)
+STARGAN_G += normed(256, 128, 4) + normed(128, 64, 4) + conv(64, 3, 7)
+STARGAN_D = conv(3, 64, 4) + sum(conv(n, 2 * n, 4) for n in (64, 128, 256, 512, 1024)) + 2048 * (9 + 10 * 4)
+BICYCLE_G = UNET + 8 * 16 * (64 + 128 + 256 + 5 * 512)  # 8 numbers of z before each of the 8 halvings
+BICYCLE_E = conv(3, 64, 4) + 2 * linear(256, 8)
+BICYCLE_E += sum(
+    2 * a + normed(a, a, 3) + conv(a, b, 3) + conv(a, b, 1) for a, b in ((64, 128), (128, 192), (192, 256), (256, 256))
+)
+BICYCLE_D = conv(3, 64, 4) + PATCH_70 + conv(3, 32, 4) + normed(32, 64, 4) + normed(64, 128, 4) + normed(128, 256, 4)
+BICYCLE_D += conv(256, 1, 4)
+PIXELDA_G = linear(10, 1024) + conv(4, 64, 3) + 12 * (conv(64, 64, 3) + 2 * 64) + conv(64, 3, 1)
+PIXELDA_D = conv(3, 64, 3) + sum(conv(n, 2 * n, 3) + 4 * n for n in (64, 128, 256)) + linear(512 * 16, 1)
+PIXELDA_T = conv(3, 32, 5) + conv(32, 48, 5) + linear(48 * 64, 100) + linear(100, 100) + linear(100, 10)
 DCGAN_G = linear(100, 1024 * 16) + 2 * 1024  # the maps of the paper's figure 1
 DCGAN_G += normed(1024, 512, 4) + normed(512, 256, 4) + normed(256, 128, 4) + conv(128, 3, 4)
 DCGAN_D = conv(3, 128, 4) + normed(128, 256, 4) + normed(256, 512, 4) + normed(512, 1024, 4) + linear(1024 * 16, 1)
@@ -160,6 +194,15 @@ SIZES: list[tuple[str, int, Shape, Mapping[str, Any], int]] = [
     ("r3gan_critic", 0, (3, 32, 32), {}, 3 * 128 + 4 * R3GAN_STAGE + 17 * 128),
     *(("unet", 0, FACADES, {}, UNET), ("resnet_translator", 0, FACADES, {"blocks": 9}, RESNET_9)),
     *((f"{name}_critic", 0, FACADES, {}, conv(c, 64, 4) + PATCH_70) for name, c in (("pair", 6), ("patch", 3))),
+    ("discogan_translator", 0, (3, 64, 64), {}, DISCOGAN_G),
+    ("discogan_critic", 0, (3, 64, 64), {}, DISCOGAN_D + linear(512 * 16, 1)),
+    ("clipped_patch_critic", 0, FACADES, {}, conv(3, 64, 4) + PATCH_70),
+    *(("cogan_generator", 100, MNIST, {}, COGAN_G), ("cogan_discriminator", 0, MNIST, {}, COGAN_D)),
+    *(("stargan_translator", 0, (3, 128, 128), {}, STARGAN_G), ("stargan_critic", 0, (3, 128, 128), {}, STARGAN_D)),
+    *(("bicyclegan_unet", 8, FACADES, {}, BICYCLE_G), ("bicyclegan_encoder", 8, FACADES, {}, BICYCLE_E)),
+    ("bicyclegan_critic", 0, FACADES, {}, BICYCLE_D),
+    ("pixelda_translator", 10, (3, 32, 32), {}, PIXELDA_G),
+    *(("pixelda_critic", 0, (3, 32, 32), {}, PIXELDA_D), ("pixelda_classifier", 0, (3, 32, 32), {}, PIXELDA_T)),
     ("patch_critic", 0, (3, 286, 286), {"patch": 286}, conv(3, 64, 4) + PATCH_70 + 2 * normed(512, 512, 4)),
 ]
 
@@ -204,7 +247,7 @@ def test_weights_start_normal_and_biases_at_zero(row: str, deviation: float) -> 
 
 
 @pytest.mark.parametrize("shape", [(1, 32, 32), (3, 16, 48)])
-@pytest.mark.parametrize("row", NETWORKS)
+@pytest.mark.parametrize("row", ROWS)
 def test_what_comes_out_follows_the_shape_of_the_pictures(row: str, shape: Shape) -> None:
     if row in ONLY_32:
         shape = (shape[0], 32, 32)
@@ -213,20 +256,23 @@ def test_what_comes_out_follows_the_shape_of_the_pictures(row: str, shape: Shape
     if GIVES.get(row) == "heads":
         assert isinstance(output, Heads)
         assert [tuple(head.shape) for head in output] == [(5,), (5, 10), (5, 2)]
-    elif GIVES.get(row) in ("coded", "judged", "encoded"):
+    elif GIVES.get(row) in ("two pictures", "two scores", "coded", "judged", "told", "encoded"):
         expected = {
+            "two pictures": [(5, *shape)] * 2,
+            "two scores": [(5,)] * 2,
             "coded": [(5, *shape), (5, 6)],
             "judged": [(5,), (5, CLASSES)],
+            "told": [(5, *(2 * side // min(shape[1:]) for side in shape[1:])), (5, CLASSES)],
             "encoded": [(5, LATENT - 2), (5, 2)],
         }
         assert [tuple(part.shape) for part in output] == expected[GIVES[row]]
     else:
         plain = {"scores": (5,), "codes": (5, LATENT), "map": (5, shape[1] // 2 - 2, shape[2] // 2 - 2)}
-        plain["classes"] = (5, CLASSES + 1)
+        plain |= {"classes": (5, CLASSES + 1), "told classes": (5, CLASSES)}
         assert output.shape == plain.get(GIVES.get(row, "pictures"), (5, *shape))
 
 
-@pytest.mark.parametrize("row", NETWORKS)
+@pytest.mark.parametrize("row", ROWS)
 def test_gradient_reaches_the_input_and_every_weight(row: str) -> None:
     """In float64, where rounding noise does not pass for a gradient; in eval mode, where nothing is dropped."""
     shape = (2, 32, 32)
@@ -240,7 +286,7 @@ def test_gradient_reaches_the_input_and_every_weight(row: str) -> None:
     assert all(p.grad is not None and p.grad.abs().max() > 0 for p in net.parameters())
 
 
-@pytest.mark.parametrize("row", NETWORKS)
+@pytest.mark.parametrize("row", ROWS)
 def test_a_sample_does_not_depend_on_its_neighbours(row: str) -> None:
     """Alone it comes out as in a batch: in eval mode, and in training too if there is neither BatchNorm nor chance."""
     shape = (2, 32, 32)
@@ -356,6 +402,7 @@ def test_a_score_sees_its_patch_and_no_more(patch: Any) -> None:
             ("r3gan_critic", {}, (31, 31), "32"),
         ),
         *(("upsampling_generator", {}, (30, 30), "32"), ("dropout_critic", {}, (28, 28), "32")),
+        *(("stargan_translator", {}, (30, 45), "32,44"), ("stargan_critic", {"layers": 4}, (8, 32), "16,32")),
         *(("patch_critic", {"patch": 70}, (16, 16), "24"), ("pair_critic", {"patch": 34}, (64, 11), "64,12")),
     ],
 )
@@ -470,6 +517,7 @@ def test_began_halves_the_shorter_side_to_8_at_most(size: tuple[int, int]) -> No
         (pix2pix.UNet((1, 64, 48), width=2), (48, 16), (40, 64), "48,64"),
         (pix2pix.UNet((1, 28, 28), width=2, depth=2), (4, 8), (2, 9), "4,8"),
         (cyclegan.Translator((1, 32, 32), width=2, blocks=1), (8, 20), (4, 21), "8,20"),
+        (discogan.Translator((1, 32, 32), width=2, depth=3), (16, 40), (8, 41), "16,40"),
     ],
 )
 def test_a_translator_takes_the_sizes_that_it_names(net: Any, fits: Any, refused: Any, nearest: str) -> None:

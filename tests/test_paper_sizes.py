@@ -29,7 +29,52 @@ SIZES: dict[str, tuple[str, dict[str, Any], float]] = {  # layout of the data, f
         },
         28.3e6,
     ),
+    "discogan": (
+        "domains",
+        {
+            **{"img_size": 64},
+            **{f"networks.{name}": {"name": "discogan_translator", "width": 64, "depth": 4} for name in ("AB", "BA")},
+            **{f"networks.{name}": {"name": "discogan_critic", "width": 64, "depth": 4} for name in ("DA", "DB")},
+        },
+        16.6e6,
+    ),
+    "dualgan": (
+        "domains",
+        {
+            **{f"networks.{name}": {"name": "unet", "width": 64, "depth": 8} for name in ("AB", "BA")},
+            **{f"networks.{name}": {"name": "clipped_patch_critic", "width": 64, "patch": 70} for name in ("DA", "DB")},
+        },
+        114.4e6,
+    ),
+    "unit": (
+        "domains",
+        {
+            **{f"networks.E{name}": {"name": "unit_encoder", "width": 64, "blocks": 3} for name in "AB"},
+            **{f"networks.G{name}": {"name": "unit_decoder", "width": 64, "blocks": 3} for name in "AB"},
+            **{f"networks.D{name}": {"name": "unit_critic", "width": 64, "layers": 6} for name in "AB"},
+            "networks.S": {"name": "unit_shared", "width": 64, "blocks": 1},
+        },
+        68.3e6,
+    ),
+    "munit": (
+        "domains",
+        {
+            **{f"networks.{x}": {"name": "munit_autoencoder", "width": 64, "blocks": 4, "units": 256} for x in "AB"},
+            **{f"networks.D{x}": {"name": "munit_critic", "width": 64, "layers": 4, "scales": 3} for x in "AB"},
+        },
+        46.6e6,
+    ),
+    "stargan": (
+        "attributes",
+        {
+            "img_size": 128,
+            "networks.G": {"name": "stargan_translator", "width": 64, "blocks": 6},
+            "networks.D": {"name": "stargan_critic", "width": 64, "layers": 6},
+        },
+        53.2e6,
+    ),
 }
+PARTS = {"pairs": ("",), "attributes": ("",), "domains": ("A", "B")}
 
 
 @pytest.mark.slow
@@ -37,9 +82,11 @@ SIZES: dict[str, tuple[str, dict[str, Any], float]] = {  # layout of the data, f
 @pytest.mark.parametrize("name", SIZES)
 def test_a_translator_of_the_papers_size_trains_and_translates(name: str, tmp_path: Path) -> None:
     layout, flags, parameters = SIZES[name]
-    for part in ("x",) if layout == "pairs" else ("A", "B"):
-        folder = tmp_path / "data" / ("" if layout == "pairs" else part)
-        save_noise(folder, 2, size=(256, 512 if layout == "pairs" else 256))
+    for part in PARTS[layout]:
+        save_noise(tmp_path / "data" / part, 2, size=(256, 512 if layout == "pairs" else 256))
+    if layout == "attributes":
+        table = "file,a,b,c,d,e\n000.png,0,1,0,1,0\n001.png,1,0,0,1,0\n"
+        (tmp_path / "data" / "attributes.csv").write_text(table, encoding="utf-8")
     never = {"sample_interval": 1000, "views": [], "evaluation.every": 0, "data.validation": 0}
     run = gansmith.train(
         name,
@@ -53,7 +100,9 @@ def test_a_translator_of_the_papers_size_trains_and_translates(name: str, tmp_pa
     rows = read_metrics(run / "metrics.jsonl")
     assert len(rows) == 2 and all(np.isfinite(v) for row in rows for k, v in row.items() if k.startswith("loss/"))
     sampler = gansmith.load(run, device="cpu")
-    (made,) = sampler.translate([np.zeros((sampler.shape[0], 256, 256), np.uint8)])  # type: ignore[index]
-    assert made.shape == (sampler.shape[0], 256, 256) and made.std() > 0  # type: ignore[index]
+    assert sampler.shape is not None
+    wished = {"a": True} if layout == "attributes" else None
+    (made,) = sampler.translate([np.zeros(sampler.shape, np.uint8)], attributes=wished)
+    assert made.shape == sampler.shape and made.std() > 0
     players = gansmith.inference.open_run(run).tree["players"].values()
     assert sum(t.numel() for p in players for t in p["net"].values()) == pytest.approx(parameters, rel=0.02)

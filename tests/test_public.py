@@ -94,6 +94,7 @@ FLOORS: list[set[str]] = [
     {"__main__"},
     {"cli"},
     {"papers.reproduction", "bench", "compare", "exactness", "translation"},
+    {"comparison"},
     {"series"},
     {"training"},
     {"run.record"},

@@ -40,6 +40,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reproduction]:
             Image.fromarray(rng.integers(0, 256, (28, 28), dtype=np.uint8)).save(folder / split / f"{i}.png")
     small = {**SMALL, "data.name": str(folder)}
     what = Reproduction(
+        takes="seconds",
         paper=("225", "2"),
         where="a test",
         metric="parzen_ll",

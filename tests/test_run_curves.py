@@ -11,8 +11,9 @@ import pytest
 from PIL import Image
 
 from gansmith.errors import UserError
+from gansmith.papers.reproduction import plot_scores
 from gansmith.run import curves
-from gansmith.run.curves import plot_curves, plot_scores
+from gansmith.run.curves import plot_curves
 
 
 def rows_of(n: int) -> list[dict[str, Any]]:

@@ -177,8 +177,6 @@ def test_without_tensorboard_the_rows_are_written_all_the_same(tmp_path: Path, m
     log.write({"round": 1})
     log.close()
     assert not log.tensorboard and not (tmp_path / "tensorboard").exists() and rounds_in(tmp_path) == [1]
-    with pytest.raises(UserError, match="pip install"):
-        RunLog(tmp_path, tensorboard=True)
 
 
 def test_the_history_of_a_run_is_columns(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import gansmith
@@ -251,3 +252,59 @@ def test_the_strip_of_a_run_shows_held_back_pictures_what_is_made_and_the_truth(
         assert np.array_equal(tile[1][c], made[c])
     with Image.open(runs["cyclegan"] / "growth" / "000003.png") as two:  # a2b above b2a, without truths
         assert two.size == (2 * 18 + 2, 2 * (2 * 18 + 2))
+
+
+# ---- attributes ------------------------------------------------------------------------------------------------
+
+
+def test_attributes_are_changed_by_name_and_all_else_stays(here: Path, cli: Any) -> None:
+    from gansmith.build import load_split
+    from gansmith.recipe import plan
+
+    (here / "data").mkdir()
+    for i in range(8):
+        noise(SIDE, SIDE, seed=i).save(f"data/{i}.png")
+    rows = "".join(f"{i}.png,{i % 2},{'rgb'[i % 3]}\n" for i in range(8))
+    Path("data/attributes.csv").write_text("file,up,hue\n" + rows, encoding="utf-8")
+    tiny = {"networks.G.width": 2, "networks.G.blocks": 1, "networks.D.width": 2, "game.n_critic": 1}
+    run, names = train("stargan", here / "data", {**SMALL, **tiny}, 4), ("up", "hue=b", "hue=g", "hue=r")
+    sampler, picture = gansmith.load(run, device="cpu"), chw(noise(SIDE, SIDE, seed=9))
+    assert sampler.classes.names == names
+    G, D = sampler.nets
+    x = torch.from_numpy(picture.copy())[None] / 127.5 - 1
+    with torch.no_grad():
+        has = (D(x).attributes[0] > 0).tolist()
+        hues = [0.0, 0.0, 1.0]  # what it has of them does not count
+        for text, bits in (
+            ("hue=r", [float(has[0]), *hues]),
+            ("up=1,hue=r", [1.0, *hues]),
+            ("up=0,hue=r=1", [0.0, *hues]),
+            ("up", [1.0, *map(float, has[1:])]),
+            ("hue=r=0", [*map(float, has[:3]), 0.0]),
+        ):
+            noise(SIDE, SIDE, seed=9).save("x.png")
+            code, _, err = cli("translate", run, "x.png", "--attributes", text, "--out", text)
+            assert code == 0, err
+            expected = (G(x, torch.tensor([bits]))[0] + 1) * 127.5
+            assert np.abs(pixels(Path(text) / "x.png") - expected.numpy()).max() <= 1
+    noise(SIDE, 2 * SIDE).save("tall.png")
+    for words, said in (
+        (("x.png",), "needs what is to change (of up, hue=b, hue=g, hue=r): give --attributes"),
+        (("x.png", "--attributes", "hue=x"), "no attribute 'hue=x'; it must be one of up, hue=b, hue=g, hue=r"),
+        (("tall.png", "--attributes", "up"), "is 32,16; it must be 16,16; --resize takes it to 16,16 and back"),
+    ):
+        code, _, err = cli("translate", run, *words)
+        assert code == 2 and said in err
+    assert cli("translate", run, "tall.png", "--attributes", "up", "--resize", "--out", "back")[0] == 0
+    assert pixels(Path("back/tall.png")).shape == (3, 2 * SIDE, SIDE)
+    (held,) = load_split(plan(run).recipe, "validation", say=lambda text: None)
+    strip = pixels(run / "growth" / "000004.png")  # a row for each: itself, and each attribute in turn
+    for i, (own, bits) in enumerate(zip(held.images, held.columns["bits"], strict=True)):
+        tiles = [strip[:, 2 + 18 * i :, 2 + 18 * c :][:, :16, :16] for c in range(1 + len(names))]
+        assert np.array_equal(tiles[0], own)
+        wishes = [{**dict(zip(names, bits > 0, strict=True)), "up": not bits[0]}]
+        wishes += [{"up": bool(bits[0]), **{hue: hue == name for hue in names[1:]}} for name in names[1:]]
+        for tile, wish in zip(tiles[1:], wishes, strict=True):
+            # one after the other, so that what is wished last takes away what it excludes
+            ordered = dict(sorted(wish.items(), key=lambda item: bool(item[1])))
+            assert np.array_equal(tile, sampler.translate([own], attributes=ordered)[0])

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:  # names of data answer without torch
+    from torch import Tensor
+
+
+NOT_PICTURES = {"y": "labels", "bits": "attributes", "mask": "masks"}
+"""The fields that hold no pictures, in words; all others do."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +41,7 @@ class Batch:
         if n == 1:
             yield self
             return
-        cut = {name: torch.tensor_split(field, n) for name, field in self.fields.items()}
+        cut = {name: field.tensor_split(n) for name, field in self.fields.items()}
         for i in range(n):
             yield replace(self, fields={name: pieces[i] for name, pieces in cut.items()})
 

@@ -19,7 +19,7 @@ from gansmith.data import ImageSet, load_sets
 from gansmith.data.prepare import Needs
 from gansmith.data.stream import Stream
 from gansmith.data.values import VALUES
-from gansmith.data.views import Draws, View, to_load
+from gansmith.data.views import Draws, View, keys_of, to_load
 from gansmith.errors import UserError
 from gansmith.games.game import Game
 from gansmith.launch import launch
@@ -54,7 +54,7 @@ class Experiment:
 
 @dataclass(frozen=True)
 class Classes:
-    """The names of the classes and how many training pictures each has; empty where nothing is labelled."""
+    """The names of the classes, or attributes, and how many training pictures each has; empty where there are none."""
 
     names: tuple[str, ...] = ()
     counts: tuple[int, ...] = ()
@@ -184,9 +184,12 @@ def load_split(
         fit=data.fit,
         pairs=data.pairs,
         direction=data.direction,
+        attributes=Path(data.attributes) if data.attributes else None,
+        columns=data.columns,
         root=Path(data.root) if data.root else None,
         fold=fold,
         max_broken=data.max_broken,
+        max_megapixels=data.max_megapixels,
         n_cpu=data.n_cpu,
         say=say,
         progress=progress,
@@ -210,19 +213,14 @@ def fields_of(
     return fields
 
 
-def input_view(recipe: Recipe, field: str) -> Callable[[Tensor], Tensor]:
-    """What the recipe's views make of a picture (N, C, H, W) that is given for a field, such as grey of colour."""
+def input_view(recipe: Recipe, field: str) -> Callable[[dict[str, Tensor]], dict[str, Tensor]]:
+    """The fields that follow from those a user gives, a picture for `field` among them: grey of colour, a hole cut."""
     for view, args in _views(recipe):
-        if field in [args[key] for key in view.makes]:
+        keys = keys_of(view, args)
+        if view.given and field in [keys[key] for key in view.makes]:
             draws = Draws(0, 0, 1, slice(0, 1), torch.device("cpu"))
-            return partial(_seen, view.function, args, field, draws)
-    return lambda x: x
-
-
-def _seen(
-    view: Callable[..., dict[str, Tensor]], args: Mapping[str, Any], field: str, draws: Draws, x: Tensor
-) -> Tensor:
-    return view({args["of"]: x}, draws, **args)[field]
+            return lambda given: view.function({**given, keys["of"]: given[field]}, draws, **args)
+    return lambda given: given
 
 
 def build_prior(recipe: Recipe) -> Prior:
@@ -279,11 +277,13 @@ def _wants(recipe: Recipe, what: str) -> bool:
 
 
 def _classes(sets: Sequence[ImageSet]) -> Classes:
-    labelled = next((found for found in sets if found.labels is not None), None)
-    if labelled is None or labelled.labels is None:
-        return Classes()
-    counts = np.bincount(labelled.labels, minlength=len(labelled.classes))
-    return Classes(labelled.classes, tuple(int(n) for n in counts))
+    for found in sets:
+        if (bits := found.columns.get("bits")) is not None:
+            return Classes(found.classes, tuple(int(n) for n in bits.sum(0)))
+        if found.labels is not None:
+            counts = np.bincount(found.labels, minlength=len(found.classes))
+            return Classes(found.classes, tuple(int(n) for n in counts))
+    return Classes()
 
 
 def _mean_image(data: ImageSet) -> Tensor:
@@ -319,7 +319,12 @@ def _start(recipe: Recipe, networks: Mapping[str, nn.Module], say: Say) -> None:
         if (own := recipe.networks[name].args.get("weights")) is not None:
             _start_from(Path(own), name, network, f"networks.{name}.weights", raw=True, say=say)
         elif recipe.start.run is not None:
-            _start_from(Path(recipe.start.run), name, network, "start.run", raw=recipe.start.raw, say=say)
+            run = Path(recipe.start.run)
+            there = _weights(run, "start.run", say)[0]["players"]
+            if name in there or not there.keys() & networks.keys():
+                _start_from(run, name, network, "start.run", raw=recipe.start.raw, say=say)
+            else:
+                say(f"{name} starts anew: {run} has no such player")
 
 
 def _start_frozen(recipe: Recipe, frozen: Mapping[str, nn.Module], say: Say) -> None:

@@ -148,12 +148,18 @@ def _recipe_options(names: tuple[str, ...]) -> Callable[[Any], Any]:
     return add
 
 
+def _whole(name: str, metavar: str, text: str, *, least: int = 1, default: int | None = None) -> Callable[[Any], Any]:
+    """An option for a whole number of at least `least`."""
+    return click.option(name, type=click.IntRange(min=least), default=default, metavar=metavar, help=text)
+
+
 _FREE_WORDS = {"ignore_unknown_options": True}
+_RECIPE = click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="[RECIPE] [--KEY VALUE]...")
 _DEVICE = click.option("--device", default="auto", metavar="DEVICE", help="auto, cpu, cuda or mps  [auto]")
 _TRUST = click.option("--trust", is_flag=True, help="import the modules that a recipe's file or a run names")
-_DATA = click.option(
-    "--data", metavar="NAME|FOLDER", help="a data set by name, or a folder of pictures  [the recipe's]"
-)
+_DATA = click.option("--data", metavar="NAME|FOLDER", help="a data set, or a folder of pictures  [the recipe's]")
+_JSON = click.option("--json", "as_json", is_flag=True, help="print the result as JSON")
+_QUIET = click.option("--quiet", is_flag=True, help="print nothing but the table and errors")
 _ROUND = click.option("--round", metavar="N|best", help="the checkpoint of this round, or the best kept  [the newest]")
 _RAW = click.option("--raw", is_flag=True, help="the weights themselves where the run keeps a moving average")
 _MAKER = click.option("--maker", metavar="NAME", help="which of a game's makers  [the first]")
@@ -208,7 +214,7 @@ def train(
     The defaults shown are those of the recipe gan. Any key of a recipe is a flag too: --game.n_critic 5, or
     --networks.G.widths 64,128. Flags win over the YAML.
     """
-    what, flags = _words("gan", words, {**options, "from": start, "raw": "true" if raw else None})
+    what, flags = recipe_words("gan", words, {**options, "from": start, "raw": "true" if raw else None})
     _trust(trust)
     from gansmith.recipe import check_resumable, is_run, plan, recipe_names
 
@@ -261,7 +267,7 @@ def _say_what_next(run: Path, recipe: Any) -> None:
 @main.command(short_help="Make pictures with a run's generator, by seed.")
 @click.argument("run")
 @click.option("--seeds", metavar="LIST", help="a picture per seed, such as 0-63 or 1,5,9-12  [as many as --grid holds]")
-@click.option("--n", type=click.IntRange(min=1), metavar="N", help="the first N seeds")
+@_whole("--n", "N", "the first N seeds")
 @click.option("--label", metavar="CLASS", help="of this class, by name or number  [a column for each class]")
 @click.option("--grid", metavar="COLSxROWS", help="how the pictures are laid out  [8x8]")
 @click.option("--out", metavar="PATH", help=".png: a grid; .npz: arrays; a folder: one .png each  [in RUN]")
@@ -300,17 +306,18 @@ def sample(
     chosen = range(rows if traverse or by_class else columns * rows) if listed is None else listed
     if grid is not None and not (traverse or by_class) and len(chosen) > columns * rows:
         raise UserError(f"--grid {grid} has {columns * rows} places for {len(chosen)} seeds; make it larger or drop it")
+    digits = len(str(max(chosen)))  # so that files sort as seeds do
     if traverse:
         pictures = sampler.traverse(traverse, chosen, columns)
         columns = pictures.shape[1]
         pictures = pictures.reshape(-1, *pictures.shape[2:])
-        names = [f"seed-{seed}-{traverse}-{i}" for seed in chosen for i in range(columns)]
+        names = [f"seed-{seed:0{digits}}-{traverse}-{i}" for seed in chosen for i in range(columns)]
     elif by_class:
         pictures = sampler.sample([seed for seed in chosen for _ in range(columns)], [*range(columns)] * len(chosen))
-        names = [f"seed-{seed}-class-{name}" for seed in chosen for name in sampler.classes.names]
+        names = [f"seed-{seed:0{digits}}-class-{name}" for seed in chosen for name in sampler.classes.names]
     else:
         pictures = sampler.sample(chosen, None if label is None else _class(label, sampler.classes.names))
-        names = [f"seed-{seed}" for seed in chosen]
+        names = [f"seed-{seed:0{digits}}" for seed in chosen]
     what = "-".join(filter(None, (label and f"class-{label}", traverse or f"seeds-{seeds or f'0-{len(chosen) - 1}'}")))
     path = Path(out) if out else Path(run) / f"sample-{sampler.round:06d}{'-raw' * opened['raw']}-{what}.png"
     save_images(pictures, path, columns=columns, names=names)
@@ -357,6 +364,15 @@ def _class(label: str, names: Sequence[str]) -> int:
     raise UserError(f"--label is {label!r}; it must be one of {', '.join(names)}{numbers}{did_you_mean(label, names)}")
 
 
+def _attributes(text: str) -> dict[str, bool]:
+    """Attributes by name and what they shall be: hair=white is one that shall be, smiling=0 one that shall not."""
+    found = {}
+    for word in text.split(","):
+        name, _, value = word.strip().rpartition("=")
+        found[name if name and value in ("0", "1") else word.strip()] = value != "0"
+    return found
+
+
 @main.command(short_help="Translate pictures with a run that was trained on pairs or two domains.")
 @click.argument("run")
 @click.argument("pictures", nargs=-1, required=True, metavar="PICTURE|FOLDER...")
@@ -365,22 +381,26 @@ def _class(label: str, names: Sequence[str]) -> int:
 @click.option(
     "--seeds", default="0", metavar="LIST", help="an output per seed, where the network leaves some to chance"
 )
+@click.option("--style", metavar="PICTURE", help="make them in the style of this one (munit, bicyclegan)")
+@click.option("--mask", metavar="PICTURE", help="fill the hole, which is white in this one (context_encoder, ccgan)")
+@click.option("--attributes", metavar="LIST", help="change these, such as hair=white,smiling=0 (stargan)")
 @_MAKER
 @_TO
 @_run_options
-def translate(run: str, pictures: tuple[str, ...], seeds: str, **opened: Any) -> None:
+def translate(run: str, pictures: tuple[str, ...], seeds: str, attributes: str | None, **opened: Any) -> None:
     """Translate PICTURES, files or folders of any size that the network takes, with RUN."""
     chosen = _seeds(seeds)
+    wished = None if attributes is None else _attributes(attributes)
     from gansmith.translation import translate as run_translate
 
-    made = run_translate(run, pictures, seeds=chosen, **_opened(**opened))
+    made = run_translate(run, pictures, seeds=chosen, attributes=wished, **_opened(**opened))
     click.echo(f"{len(made)} pictures: {made[0] if len(made) == 1 else made[0].parent}")
 
 
 @main.command(short_help="Walk through a run's latent space, from seed to seed.")
 @click.argument("run")
 @click.option("--seeds", default="0-4", metavar="LIST", help="the path goes through these, such as 0,7 or 0-4  [0-4]")
-@click.option("--frames", default=10, type=click.IntRange(min=2), metavar="N", help="from one seed to the next  [10]")
+@_whole("--frames", "N", "from one seed to the next  [10]", least=2, default=10)
 @click.option("--label", metavar="CLASS", help="of this class, by name or number  [the first]")
 @click.option("--out", metavar="PATH", help=".png: a strip per pair of seeds; .gif: a film that loops  [in RUN]")
 @_run_options
@@ -440,7 +460,7 @@ def figure(name: str, run: str, out: str | None, seeds: str | None, **opened: An
     help="of parzen_ll, fd, kd, pr, dc, score, classes, stacked, memorised, memorised_pixels; of pairs psnr, ssim, l1;"
     " of points modes; of classes told accuracy; of clusters cluster_accuracy, nmi, ari  [all possible]",
 )
-@click.option("--n", type=click.IntRange(min=2), metavar="N", help="samples in a set  [what is usual for each metric]")
+@_whole("--n", "N", "samples in a set  [what is usual for each metric]", least=2)
 @click.option("--seeds", metavar="LIST", help="one set of samples for each seed; +- is their spread  [0-2]")
 @click.option("--maker", metavar="NAME", help="one of a game's makers  [all]")
 @_TO
@@ -459,7 +479,7 @@ def figure(name: str, run: str, out: str | None, seeds: str | None, **opened: An
 @click.option("--img_size", metavar="INT|H,W", help="their size, with --data NAME|FOLDER  [28]")
 @click.option("--channels", type=click.IntRange(1, 3), metavar="INT", help="1 or 3, with --data NAME|FOLDER  [1]")
 @click.option("--out", metavar="FOLDER", help="for receipts.jsonl and the nearest training images  [the RUN itself]")
-@click.option("--json", "as_json", is_flag=True, help="print the receipts as JSON")
+@_JSON
 @_run_options
 def evaluate(
     what: tuple[str, ...],
@@ -487,22 +507,15 @@ def evaluate(
         raise UserError("--seeds, --maker, --round and --raw are for a run; a folder of pictures is one set of samples")
     if any(runs) and data is not None:
         raise UserError("--data is for a folder of pictures; a run is compared with its own data")
-    options = _opened(**opened)
-    real = _real_images(data, img_size, channels)
+    options = _opened(**opened, metrics=_listed(metrics), seeds=chosen)
+    options["data"] = _real_images(data, img_size, channels)  # of a run that may have to be trusted first
     from gansmith import strict_json
     from gansmith.evaluation.evaluator import evaluate as run_evaluate
 
     _heed_interrupts()
     with _result_alone():
         found = [
-            run_evaluate(
-                Path(one),
-                metrics=[name.strip() for name in metrics.split(",") if name.strip()] if metrics is not None else None,
-                seeds=chosen,
-                data=real,
-                out=out if out else one if run else None,
-                **options,
-            )
+            run_evaluate(Path(one), out=out or (one if run else None), **options)
             for one, run in zip(what, runs, strict=True)
         ]
     if as_json:
@@ -529,40 +542,31 @@ def _real_images(data: str | None, img_size: str | None, channels: int | None) -
 
 
 @main.command(short_help="Reproduce a number of a paper, with its ablations.")
-@click.argument("name", default="gan2014_mnist")
-@click.option(
-    "--seeds",
-    default=3,
-    type=click.IntRange(min=1),
-    metavar="K",
-    help="seeds 0 to K-1: K trainings of each variant  [3]",
-)
+@click.argument("name", required=False)
+@_whole("--seeds", "K", "seeds 0 to K-1: K trainings of each variant  [3]", default=3)
 @click.option("--only", metavar="LIST", help="some of the variants, such as paper,alternating  [all]")
-@click.option("--n_epochs", type=click.IntRange(min=1), metavar="INT", help="length of each training  [the recipe's]")
+@_whole("--n_epochs", "INT", "length of each training  [the recipe's]")
 @click.option("--out", metavar="FOLDER", help="runs and table  [runs/reproduce-NAME]")
 @_DEVICE
-@click.option("--quiet", is_flag=True, help="print nothing but the table and errors")
-def reproduce(
-    name: str, seeds: int, only: str | None, n_epochs: int | None, out: str | None, device: str, quiet: bool
-) -> None:
-    """Train every variant with K seeds, score the best checkpoints, write one table.
+@_QUIET
+def reproduce(name: str | None, seeds: int, only: str | None, out: str | None, quiet: bool, **options: Any) -> None:
+    """Train every variant with K seeds, score the best checkpoints, write one table; without NAME list what there is.
 
     Stopped, the same command goes on where it was.
     """
     from gansmith.papers.reproduction import REPRODUCTIONS, table
     from gansmith.papers.reproduction import reproduce as run_reproduce
 
+    if name is None:
+        for known, what in REPRODUCTIONS.items():
+            click.echo(f"{known}: {what.paper[0]} ± {what.paper[1]}, {what.where}\n  takes {what.takes}")
+            for variant, row in what.variants.items():
+                click.echo(f"  {variant}: {row.about}")
+        return
+    say = (lambda text: None) if quiet else _note
+    chosen = None if only is None else [variant.strip() for variant in only.split(",")]
     with _goes_on():
-        rows = run_reproduce(
-            name,
-            seeds=range(seeds),
-            only=None if only is None else [variant.strip() for variant in only.split(",")],
-            n_epochs=n_epochs,
-            out=Path(out) if out else None,
-            device=device,
-            quiet=quiet,
-            say=(lambda text: None) if quiet else _note,
-        )
+        rows = run_reproduce(name, seeds=range(seeds), only=chosen, out=out or None, quiet=quiet, say=say, **options)
     table(REPRODUCTIONS[name], rows).show()
 
 
@@ -570,22 +574,16 @@ def reproduce(
 @click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="[RECIPE|RUN]... [--KEY VALUE]...")
 @click.option("--objective", metavar="LIST", help="a row for each objective, such as non_saturating,lsgan,hinge")
 @click.option("--vary", multiple=True, metavar="KEY=A|B", help="a row for each value, in quotes: 'lr=1e-4|2e-4'")
-@click.option(
-    "--seeds", default=5, type=click.IntRange(min=1), metavar="K", help="seeds 0 to K-1: K trainings of each row  [5]"
-)
+@_whole("--seeds", "K", "seeds 0 to K-1: K trainings of each row  [5]", default=5)
 @_DATA
 @_recipe_options(("steps", "n_epochs", "minutes"))
 @click.option("--metrics", metavar="LIST", help="as of gansmith evaluate  [fd,dc of digits, psnr of pairs, ...]")
-@click.option(
-    "--n", type=click.IntRange(min=2), metavar="N", help="samples of each run  [what is usual for each metric]"
-)
-@click.option(
-    "--jobs", type=click.IntRange(min=1), metavar="N", help="trainings at once  [the cores; with --minutes 1]"
-)
+@_whole("--n", "N", "samples of each run  [what is usual for each metric]", least=2)
+@_whole("--jobs", "N", "trainings at once  [the cores; with --minutes 1]")
 @click.option("--out", metavar="FOLDER", help="runs, table, compare.html  [runs/compare-RECIPE-KEY]")
 @_DEVICE
 @_TRUST
-@click.option("--quiet", is_flag=True, help="print nothing but the table and errors")
+@_QUIET
 def compare(
     words: tuple[str, ...],
     objective: str | None,
@@ -624,15 +622,12 @@ def compare(
         if not is_run(one):
             plan(one, flags={**flags, **some})  # before torch is imported: a wrong key is answered at once
     from gansmith.compare import compare as run_compare
-    from gansmith.compare import table
+    from gansmith.comparison import table
 
     say = (lambda text: None) if options["quiet"] else _note
-    chosen = None if metrics is None else [name.strip() for name in metrics.split(",") if name.strip()]
-    folder = Path(out) if out else None
+    options |= {"metrics": _listed(metrics), "out": Path(out) if out else None, "say": say}
     with _goes_on(), _result_alone():
-        found = run_compare(
-            what, vary=named, flags=flags, seeds=range(seeds), metrics=chosen, out=folder, say=say, **options
-        )
+        found = run_compare(what, vary=named, flags=flags, seeds=range(seeds), **options)
     table(found).show()
     if found.failed:
         _fail(f"{found.failed} of the runs failed; the same command tries them again", 1)
@@ -651,15 +646,15 @@ def _goes_on() -> Iterator[None]:
         sys.exit(128 + stop.signum)
 
 
-@main.group(short_help="Measure on this machine: parts of a round, time until a score.")
+@main.group(short_help="Measure on this machine: the parts of a round.")
 def bench() -> None:
     """Measure on this machine, with this recipe, now."""
 
 
 @bench.command("step", context_settings=_FREE_WORDS, short_help="Where the time of a round goes.")
-@click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="[RECIPE] [--KEY VALUE]...")
+@_RECIPE
 @_DATA
-@click.option("--json", "as_json", is_flag=True, help="print the result as JSON")
+@_JSON
 @_DEVICE
 @_TRUST
 def bench_step(words: tuple[str, ...], data: str | None, as_json: bool, device: str, trust: bool) -> None:
@@ -667,7 +662,7 @@ def bench_step(words: tuple[str, ...], data: str | None, as_json: bool, device: 
 
     Any key of a recipe is a flag: --batch_size 256. Nothing is kept.
     """
-    what, flags = _words("gan", words, {"data": data})
+    what, flags = recipe_words("gan", words, {"data": data})
     _trust(trust)
     from gansmith.recipe import plan
 
@@ -683,64 +678,15 @@ def bench_step(words: tuple[str, ...], data: str | None, as_json: bool, device: 
         table(found).show()
 
 
-@bench.command("time-to-quality", context_settings=_FREE_WORDS, short_help="Train until a score is reached.")
-@click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="[RECIPE] [--KEY VALUE]...")
-@click.option("--until", multiple=True, metavar="GOAL", help="such as 'fd<=60', in quotes; several must all hold")
-@_DATA
-@click.option(
-    "--seeds", default=3, type=click.IntRange(min=1), metavar="K", help="seeds 0 to K-1: a training of each  [3]"
-)
-@click.option("--max-minutes", default=10.0, type=float, metavar="M", help="of training, for each seed  [10]")
-@click.option("--out", metavar="FOLDER", help="runs, table, curves  [runs/time-to-quality-RECIPE]")
-@click.option("--json", "as_json", is_flag=True, help="print the result as JSON")
-@_DEVICE
-@_TRUST
-@click.option("--quiet", is_flag=True, help="print nothing but the table and errors")
-def bench_time_to_quality(
-    words: tuple[str, ...],
-    until: tuple[str, ...],
-    data: str | None,
-    seeds: int,
-    out: str | None,
-    as_json: bool,
-    trust: bool,
-    **options: Any,
-) -> None:
-    """Train RECIPE with K seeds until scores on held-back images are reached; seconds, images, rounds, hardware.
-
-    A goal names a value of gansmith evaluate (fd, kd, precision, coverage, class_kl, ...). Scores are taken every
-    --evaluation.every rounds [an epoch] on --data.validation images with --evaluation.n samples, and their time does
-    not count. Stopped, the same command goes on where it was.
-    """
-    what, flags = _words("gan", words, {"data": data})
-    _trust(trust)
-    from gansmith.recipe import plan
-
-    plan(what, flags=flags)  # before torch is imported: a wrong key is answered at once
-    from gansmith import strict_json
-    from gansmith.bench.time_to_quality import table, time_to_quality
-
-    with _goes_on(), _result_alone():
-        say = (lambda text: None) if options["quiet"] else _note
-        folder = Path(out) if out else None
-        result = time_to_quality(what, until, seeds=range(seeds), overrides=flags, out=folder, say=say, **options)
-    if as_json:
-        click.echo(strict_json.dumps(result, indent=1))
-    else:
-        table(result).show()
-
-
 @main.command(context_settings=_FREE_WORDS, short_help="Check that a resumed run is the same run, bit for bit.")
-@click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="[RECIPE] [--KEY VALUE]...")
+@_RECIPE
 @_DATA
-@click.option(
-    "--steps", default=20, type=click.IntRange(min=1), metavar="N", help="rounds before and after the resume  [20]"
-)
+@_whole("--steps", "N", "rounds before and after the resume  [20]", default=20)
 @_DEVICE
 @_TRUST
 def verify(words: tuple[str, ...], data: str | None, steps: int, device: str, trust: bool) -> None:
     """Check on this machine that training 2N rounds equals N, a resume, and N more, bit for bit."""
-    what, flags = _words("gan", words, {"data": data})
+    what, flags = recipe_words("gan", words, {"data": data})
     _trust(trust)
     from gansmith.recipe import is_run, plan
 
@@ -751,11 +697,8 @@ def verify(words: tuple[str, ...], data: str | None, steps: int, device: str, tr
 
     result = run_verify(what, steps=steps, device=device, overrides=flags)
     if not result.exact:
-        shown = ", ".join(result.different[:5])
-        _fail(
-            f"{len(result.different)} of {result.tensors + result.values} differ after {result.rounds} rounds: {shown}",
-            1,
-        )
+        shown, of = ", ".join(result.different[:5]), result.tensors + result.values
+        _fail(f"{len(result.different)} of {of} differ after {result.rounds} rounds: {shown}", 1)
     click.echo(
         f"exact: {steps} rounds + resume + {steps} rounds equal {result.rounds} rounds, bit for bit"
         f" ({result.tensors} tensors and {result.values} values compared)"
@@ -814,7 +757,7 @@ def recipes_cp(name: str, path: str | None) -> None:
 # ---- what the verbs share --------------------------------------------------------------------------------------
 
 
-def _words(
+def recipe_words(
     default: str, words: tuple[str, ...], options: Mapping[str, str | bool | None]
 ) -> tuple[str, dict[str, Any]]:
     """(WHAT, flags) of a command line with one WHAT at most."""
@@ -893,6 +836,11 @@ def _seeds(text: str) -> list[int]:
             raise UserError(f"--seeds is {text!r}; at most 100000 pictures at a time")
         seeds += range(int(first), int(last or first) + 1)
     return seeds
+
+
+def _listed(text: str | None) -> list[str] | None:
+    """The words of a list; None where none is given."""
+    return None if text is None else [word.strip() for word in text.split(",") if word.strip()]
 
 
 def _round(text: str | None) -> Any:

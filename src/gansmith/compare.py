@@ -5,46 +5,32 @@ Interrupted, it goes on where it was: each row and seed is a run of its own, and
 
 from __future__ import annotations
 
-import base64
-import math
-import multiprocessing
 import os
 import re
-import signal
-import statistics
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from html import escape
+from functools import partial
 from itertools import product
-from multiprocessing import connection
 from pathlib import Path
-from statistics import NormalDist
 from typing import Any
 
-import numpy as np
-import torch
-
 from gansmith import checkpoint, strict_json
-from gansmith.allocator import keep_freed_memory
 from gansmith.build import game_of, load_split, needs_of
+from gansmith.comparison import Comparison, Job, printable, write
 from gansmith.engine import choose_device
 from gansmith.errors import UserError
 from gansmith.evaluation.evaluator import Evaluator, choose_reference, evaluate, usual
 from gansmith.evaluation.labels import LABELS
 from gansmith.evaluation.measures import METRICS, VALUE_OF, has_validation
-from gansmith.evaluation.receipts import Receipt, append, check_comparable, number, read
-from gansmith.recipe import Recipe, Resolved, flatten, is_run, plan, to_dict, with_full_paths
-from gansmith.run.curves import LINES, plot_overlaid
-from gansmith.run.folder import check_links, locked, write_text
-from gansmith.series import DIVERGED, at_length, check_same, last_line, train_missing
-from gansmith.tables import Table
-from gansmith.training import Stopped
+from gansmith.evaluation.receipts import Receipt, append, check_comparable, read
+from gansmith.recipe import Recipe, flatten, is_run, plan, to_dict, with_full_paths
+from gansmith.run.folder import check_links, locked
+from gansmith.series import DIVERGED, at_length, check_same, last_line, side_by_side, train_missing
 
 Say = Callable[[str], None]
-End = Callable[["Job", str], None]
 SCORES = "compare.jsonl"
 """In a run's folder: its receipts by this protocol: the first maker, one set of samples of seed 0."""
 SAME = ("name", "img_size", "channels", "fit", "pairs", "direction", "validation")
@@ -54,45 +40,6 @@ APART = (
     *("data.root", "data.n_cpu", "data.memory"),
 )
 """Keys, or their beginnings, in which runs of one row may differ."""
-RESAMPLES = 20_000
-EVERY = 30.0
-"""Seconds between two lines of progress."""
-
-
-@dataclass(frozen=True)
-class Job:
-    """One run of a row: to be trained as wanted, or there already."""
-
-    row: str
-    seed: int
-    run: Path
-    recipe: Recipe
-    wanted: Resolved | None = None
-
-    def trained(self) -> float:
-        """The share of its training that is behind it."""
-        last, recipe = last_line(self.run), self.recipe
-        if self.wanted is None:
-            return 1.0
-        if recipe.minutes is not None:
-            return min(1.0, last["seconds"] / 60 / recipe.minutes)
-        return min(1.0, last["round"] / recipe.steps if recipe.steps else last["epoch"] / recipe.n_epochs)
-
-    @property
-    def diverged(self) -> bool:
-        return (self.run / DIVERGED).exists()
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """The runs of each row, the receipts of each run by measure, and why the others have none."""
-
-    out: Path
-    rows: Mapping[str, Sequence[Job]]
-    scores: Mapping[Path, Mapping[str, Receipt]]
-    lost: Mapping[Path, str]
-    failed: int
-    """How many of these for another reason than that they diverged."""
 
 
 def compare(
@@ -188,10 +135,9 @@ def planned(
             rows.setdefault(name, []).append(Job(name, recipe.seed, Path(one), recipe))
             continue
         for chosen in product(*(values.items() for values in vary.values())):
-            changes = {key: value for key, (_, value) in zip(vary, chosen, strict=True)}
-            parts = [
-                text if key == "objective" else f"{key}={text}" for key, (text, _) in zip(vary, chosen, strict=True)
-            ]
+            named = dict(zip(vary, chosen, strict=True))
+            changes = {key: value for key, (_, value) in named.items()}
+            parts = [text if key == "objective" else f"{key}={text}" for key, (text, _) in named.items()]
             wanted = [with_full_paths(plan(one, flags={**flags, **changes, "seed": seed})) for seed in seeds]
             label, minutes = wanted[0].label, wanted[0].recipe.minutes
             name = " ".join([label, *parts] if len(what) > 1 or not parts else parts)
@@ -288,18 +234,13 @@ def work(job: Job, scoring: Scoring, quiet: bool = True) -> str:
                     pass
             train_missing(job.run, job.wanted, device=scoring.device, quiet=quiet, say=_silent)
         if job.diverged:
-            return _shown((job.run / DIVERGED).read_text(encoding="utf-8").strip())
+            return printable((job.run / DIVERGED).read_text(encoding="utf-8").strip())
         scoring(job)
     except UserError as error:
-        return _shown(str(error))
+        return printable(str(error))
     except Exception as error:  # whatever a part of one's own raises: the other runs go on
-        return _shown(f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}")
+        return printable(f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}")
     return ""
-
-
-def _shown(text: str) -> str:
-    """What a file holds, or is called, does not speak to the terminal."""
-    return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 def _silent(text: str) -> None:
@@ -335,7 +276,8 @@ def _all(
             with suppress(UserError):  # which the run itself will say
                 for split in ("train", choose_reference(recipe, _silent)):  # decoded once, and not by all at a time
                     load_split(recipe, split, say=say)
-        _side_by_side(waiting, scoring, at_once, max(1, cores // at_once), out, end, progress)
+        do, threads = partial(work, scoring=scoring), max(1, cores // at_once)
+        side_by_side(do, waiting, at_once=at_once, threads=threads, out=out, end=end, progress=progress)
     for job in jobs:
         if job.run not in ended:
             end(job, work(job, scoring, quiet))
@@ -349,223 +291,3 @@ def _settled(job: Job, scoring: Scoring) -> bool:
         return there and (job.diverged or not scoring.kept(job)[1])
     except (UserError, checkpoint.Broken):  # to be said in its row
         return False
-
-
-def _side_by_side(
-    waiting: list[Job], scoring: Scoring, at_once: int, threads: int, out: Path, end: End, progress: Callable[[], None]
-) -> None:
-    """Each job in a process of its own, so many at once, each with its threads; Stopped after Ctrl-C, all saved."""
-    context = multiprocessing.get_context("spawn")
-    running: dict[Any, tuple[Job, Any, connection.Connection]] = {}
-    try:
-        while waiting or running:
-            while waiting and len(running) < at_once:
-                receive, send = context.Pipe(duplex=False)
-                process = context.Process(target=_child, args=(send, waiting[0], scoring, threads))
-                # A terminal sends Ctrl-C to all; a process that starts deaf to it is told to stop by its parent alone.
-                listening = signal.signal(signal.SIGINT, signal.SIG_IGN)
-                try:
-                    process.start()
-                    running[process.sentinel] = waiting.pop(0), process, receive
-                finally:
-                    signal.signal(signal.SIGINT, listening)
-                send.close()
-            if not (ready := connection.wait(list(running), timeout=EVERY)):
-                progress()
-            for sentinel in ready:
-                job, process, receive = running.pop(sentinel)
-                process.join()
-                try:
-                    end(job, receive.recv())
-                except EOFError:
-                    end(job, f"its process ended with exit code {process.exitcode}")
-    except KeyboardInterrupt:
-        raise Stopped(out, signal.SIGINT) from None
-    finally:
-        for _, process, _ in running.values():
-            process.terminate()  # which a training takes as the wish to stop: it saves
-        for _, process, _ in running.values():
-            process.join()
-
-
-def _child(send: connection.Connection, job: Job, scoring: Scoring, threads: int) -> None:
-    """What a process does: one job, until that ends, or the process that started it."""
-    keep_freed_memory()
-    if "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(threads)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    try:
-        send.send(work(job, scoring))
-    except Stopped as stop:
-        raise SystemExit(128 + stop.signum) from None
-
-
-def _end_with_parent() -> None:
-    if (parent := multiprocessing.parent_process()) is not None:
-        parent.join()
-        os.kill(os.getpid(), signal.SIGTERM)
-
-
-# ---- statistics ------------------------------------------------------------------------------------------------
-
-Values = Sequence[tuple[int, float]]
-"""(seed, value) of each run of a row, by seed."""
-
-
-def interval(first: Values, other: Values) -> tuple[float, float] | None:
-    """A 95 % interval of the difference of means, other - first, by the bootstrap; None for fewer than 3 values.
-
-    Values are drawn again with replacement: the differences where both rows have the same seeds, because runs of one
-    seed share noise and the order of the images, and are not independent; else those of each row by itself. The
-    interval lies between two quantiles of the means of such draws. With few seeds those at 2.5 and 97.5 % are too near
-    to each other; they are moved out by what Student's t asks for normal values (the expanded percentile interval of
-    Hesterberg 2015, arXiv 1411.5279). No bootstrap leaves the range of the differences, so that n pairs hold the truth
-    in at most 1 - 2^(1 - n) of all cases. Measured for normal values (tests/test_compare.py): 75, 87, 92 and 95 % for
-    3, 4, 5 and 10 pairs.
-    """
-    a, b = (np.array([value for _, value in values]) for values in (first, other))
-    seeds = [seed for seed, _ in first]
-    paired = seeds == [seed for seed, _ in other] and len(set(seeds)) == len(seeds)
-    groups = [b - a] if paired else [b, -a]
-    if min(map(len, groups)) < 3 or not all(np.isfinite(group).all() for group in groups):
-        return None
-    rng = np.random.default_rng(0)
-    means = sum(group[rng.integers(len(group), size=(RESAMPLES, len(group)))].mean(1) for group in groups)
-    n = sum(map(len, groups))
-    free = n - len(groups)
-    tail = NormalDist().cdf(-student(free) * math.sqrt(n / free))
-    low, high = np.quantile(means, (tail, 1 - tail))
-    return float(low), float(high)
-
-
-def student(free: int) -> float:
-    """The 97.5 % quantile of Student's t: its expansion in 1 / degrees of freedom (Abramowitz & Stegun 26.7.5)."""
-    z = NormalDist().inv_cdf(0.975)
-    terms = (z**3 + z) / 4, (5 * z**5 + 16 * z**3 + 3 * z) / 96, (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
-    return z + sum(term / free**k for k, term in enumerate(terms, start=1))
-
-
-def difference(first: Values, other: Values, better: str) -> str:
-    """The difference of means with its interval, and below it what that says."""
-    by = statistics.fmean(x for _, x in other) - statistics.fmean(x for _, x in first)
-    shown = f"{'+' if by > 0 else ''}{number(by)}"
-    if not math.isfinite(by):
-        return "not all scores are finite"
-    if (found := interval(first, other)) is None:
-        return f"{shown}\nno interval: fewer than 3 seeds"
-    said = "differs" if better not in ("higher", "lower") else "better" if (by > 0) == (better == "higher") else "worse"
-    said = "no difference at this n" if found[0] <= 0 <= found[1] else said
-    return f"{shown} [{number(found[0])}, {number(found[1])}]\n{said}"
-
-
-# ---- the table and the page ------------------------------------------------------------------------------------
-
-
-def table(found: Comparison) -> Table:
-    """A row for each recipe: means over seeds, and below each its difference to the first row."""
-    named = {measure: receipt for kept in found.scores.values() for measure, receipt in kept.items()}
-    first, lines = next(iter(found.rows)), []
-    for name, row in found.rows.items():
-        ends = [last_line(job.run) for job in row if job.run in found.scores]
-        clocks = [
-            f"{statistics.fmean(end[key] for end in ends):,.0f}" for key in ("round", "images", "seconds") if ends
-        ]
-        lines.append([name, _seeds(found, row), *(_cell(found, name, first, r) for r in named.values()), *clocks])
-    if any(receipt.real is not None for receipt in named.values()):
-        lines.append(["real images", "", *("" if r.real is None else number(r.real) for r in named.values())])
-    told = [
-        f"+-: standard deviation over seeds (n - 1). Below it the difference to {first} with a 95 % interval: bootstrap"
-        " over seeds, in pairs where both rows have the same seeds.",
-        "no difference at this n: the interval holds 0. With 3, 4, 5, 10 seeds such an interval holds the truth in"
-        " about 75, 87, 92, 95 % of cases, each by itself: of many some miss it.",
-    ]
-    below = [
-        *(told if named and len(found.rows) > 1 else []),
-        *(f"{r.metric}: {'; '.join(f'{key}: {value}' for key, value in r.protocol.items())}" for r in named.values()),
-        *(
-            f"{j.row}, seed {j.seed}: {found.lost[j.run]}"
-            for row in found.rows.values()
-            for j in row
-            if j.run in found.lost
-        ),
-    ]
-    heads = [f"{r.metric} ({'; '.join(filter(None, (r.unit, f'better {r.better}')))})" for r in named.values()]
-    head = ["", "seeds", *heads, "rounds", "images", "seconds"]
-    data = found.rows[first][0].recipe.data
-    above = f"compared on {data.name}, {'x'.join(map(str, (*data.size, data.channels)))}"
-    full = [[_shown(cell) for cell in line + [""] * (len(head) - len(line))] for line in lines]
-    return Table([*map(_shown, head)], full, left=(0, 1), above=[_shown(above)], below=[*map(_shown, below)])
-
-
-def _cell(found: Comparison, name: str, first: str, receipt: Receipt) -> str:
-    def values(row: str) -> Values:
-        kept = [(job.seed, found.scores.get(job.run, {}).get(receipt.measure)) for job in found.rows[row]]
-        return sorted((seed, one.value) for seed, one in kept if one is not None)
-
-    mine, its = values(name), values(first)
-    text = replace(receipt, values=[x for _, x in mine]).text() if mine else ""
-    return f"{text}\n{difference(its, mine, receipt.better)}" if mine and its and name != first else text
-
-
-def _seeds(found: Comparison, row: Sequence[Job]) -> str:
-    lost = ["diverged" if job.diverged else "failed" for job in row if job.run in found.lost]
-    parts = [f"{lost.count(word)} {word}" for word in dict.fromkeys(lost)]
-    return f"{len(row) - len(lost)} of {len(row)}: {', '.join(parts)}" if lost else str(len(row))
-
-
-def write(found: Comparison) -> None:
-    """table.md, curves.png, and both in one page beside the last pictures of each row's first run."""
-    shown, curves = table(found), found.out / "curves.png"
-    logs = [[path for job in row if (path := job.run / "metrics.jsonl").exists()] for row in found.rows.values()]
-    plot_overlaid(logs, curves)
-    write_text(found.out / "table.md", shown.markdown())
-    grids: dict[str, bytes] = {}
-    for name, row in found.rows.items():
-        if job := next((job for job in row if job.run in found.scores), None):
-            frames = sorted((job.run / "growth").glob("*.png"))
-            grids |= {f"{name}, seed {job.seed}": path.read_bytes() for path in frames[-1:]}
-    write_text(found.out / "compare.html", page(shown, len(found.rows), curves.read_bytes(), grids))
-
-
-_HEAD = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>gansmith compare</title>
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
-<style>
-body { font: 15px/1.45 system-ui, sans-serif; color: #111; background: #fff; margin: 2em auto; max-width: 76em }
-table { border-collapse: collapse; display: block; overflow-x: auto } img { max-width: 100% }
-th, td { padding: .4em .8em; border-bottom: 1px solid #ccc; text-align: right; vertical-align: top }
-th:first-child, td:first-child { text-align: left; white-space: nowrap } .note { color: #555; font-size: 13px }
-i { display: inline-block; width: 2em; margin-right: .6em; vertical-align: middle }
-figure { display: inline-block; margin: 0 1em 1em 0 } figure img { width: 20em; image-rendering: pixelated }
-</style></head><body><h1>gansmith compare</h1>
-"""
-
-
-def page(shown: Table, rows: int, curves: bytes, grids: Mapping[str, bytes]) -> str:
-    """One HTML file that needs no other: texts are escaped, pictures are inside, and nothing in it may run or load."""
-
-    def cells(line: Sequence[str], tag: str, mark: str = "") -> str:
-        inside = [f"<{tag}>{mark * (i == 0)}{escape(cell)}</{tag}>" for i, cell in enumerate(line)]
-        return f"<tr>{''.join(inside)}</tr>".replace("\n", "<br>")
-
-    def picture(png: bytes, text: str) -> str:
-        return f'<img alt="{escape(text)}" src="data:image/png;base64,{base64.b64encode(png).decode()}">'
-
-    styles = [LINES[i % len(LINES)] for i in range(rows)]
-    marks = [f'<i style="border-top: 3px {dash} {colour}"></i>' for colour, dash in styles]
-    legend = "".join(f"{mark}{escape(row[0])} &emsp; " for mark, row in zip(marks, shown.rows, strict=False))
-    marks += [""] * (len(shown.rows) - rows)
-    body = [
-        *(f"<p>{escape(line)}</p>" for line in shown.above),
-        f"<table>{cells(shown.head, 'th')}",
-        *(cells(line, "td", mark) for line, mark in zip(shown.rows, marks, strict=True)),
-        "</table>",
-        *(f'<p class="note">{escape(line)}</p>' for line in shown.below),
-        f"<h2>Curves</h2><p>Means over seeds, and each run faintly.</p><p>{legend}</p>",
-        picture(curves, "curves of all rows"),
-        "<h2>Pictures</h2><p>The same seeds or inputs throughout, at the end of one run of each row.</p>",
-        *(
-            f"<figure>{picture(png, name)}<figcaption>{escape(name)}</figcaption></figure>"
-            for name, png in grids.items()
-        ),
-    ]
-    return _HEAD + "\n".join(body) + "\n</body></html>\n"

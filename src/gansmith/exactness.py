@@ -73,13 +73,10 @@ def _plain(tree: Any, at: str = "") -> dict[str, Any]:
     """Every value of a tree that is not a tensor, by its path; the clock left out."""
     if isinstance(tree, torch.Tensor) or at == _CLOCK:
         return {}
-    if isinstance(tree, Mapping):
-        parts = [_plain(value, f"{at}.{key}" if at else str(key)) for key, value in tree.items()]
-    elif isinstance(tree, list):
-        parts = [_plain(value, f"{at}.{i}") for i, value in enumerate(tree)]
-    else:
+    if not isinstance(tree, (Mapping, list)):
         return {at: tree}
-    return {key: value for part in parts for key, value in part.items()}
+    parts = tree.items() if isinstance(tree, Mapping) else enumerate(tree)
+    return {path: v for key, part in parts for path, v in _plain(part, f"{at}.{key}" if at else str(key)).items()}
 
 
 def _same(a: torch.Tensor | None, b: torch.Tensor | None) -> bool:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from gansmith import checkpoint
 from gansmith.build import Classes, averaged, build_network, build_prior, derive_seed, game_of, input_view
+from gansmith.data.attributes import wished
 from gansmith.data.values import VALUES
 from gansmith.engine import choose_device
 from gansmith.errors import UserError
@@ -28,6 +29,9 @@ from gansmith.schema import did_you_mean
 CHUNK = 64
 """Every forward pass over latents has this many rows, so that a sample does not depend on how many are asked for."""
 
+TILE = 256
+"""The side in pixels of the parts in which a network that allows it makes large pictures."""
+
 BLOCK = 1000
 """Latents that `draw` takes from one random stream, all of them or not."""
 
@@ -35,7 +39,9 @@ Pictures = NDArray[np.uint8]
 Round = int | Literal["best"] | None
 """The round of a checkpoint, the best kept, or None for the newest."""
 Labels = int | Sequence[int] | None
-Kind = Literal["latent", "pictures"]
+Attributes = Mapping[str, bool] | None
+Kind = Literal["latent", "pictures", "style"]
+"""What a maker is given: latents, pictures and perhaps more, or two pictures."""
 
 
 class Sampler:
@@ -53,7 +59,7 @@ class Sampler:
         values: str = "signed",
         classes: Classes | None = None,
         shape: tuple[int, int, int] | None = None,
-        view: Callable[[Tensor], Tensor] | None = None,
+        view: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None,
         round: int = 0,
         averaged: bool = False,
         digest: str = "",
@@ -67,7 +73,7 @@ class Sampler:
         self.shape = shape
         """(C, H, W) of the pictures that it was trained on."""
         self.view = view
-        """What a picture becomes before the networks translate it."""
+        """What the fields that a user gives become before the networks see them."""
         self.round = round
         """The round after which the weights were saved."""
         self.averaged = averaged
@@ -206,14 +212,41 @@ class Sampler:
             raise UserError(f"{self!r} tells classes: use logits")
         if not self.maker.pictures:
             raise UserError(f"{self!r} makes pictures from latents: use sample")
-        made = []
+        made, fields = [], {*self.maker.inputs.values()}
         cuda = [self.device] if self.device.type == "cuda" else []
         with self._evaluating(), torch.random.fork_rng(devices=cuda):
             for i, seed in enumerate(seeds):
                 torch.manual_seed(seed)
-                inputs = {n: self._input(f, pictures, i, seed) for n, f in self.maker.inputs.items()}
-                made.append(self._to_unit(self.maker.make(*self.nets, **inputs)))
+                made.append(self._to_unit(self._tiled({f: self._input(f, pictures, i, seed) for f in fields})))
         return torch.cat(made)
+
+    def _tiled(self, fields: Mapping[str, Tensor]) -> Tensor:
+        """What is made of one picture, tile by tile where it is large and the network says how far it looks.
+
+        `reach` is how many pixels away an input pixel can change what is made. With such a border around each tile
+        there are no seams: what is made is the same as at once.
+        """
+        (own, *_), reach = self.maker.pictures, getattr(self.nets[0], "reach", None)
+        if reach is None or max(fields[own].shape[2:]) <= TILE:
+            return self._make(fields)
+        rows = []
+        for top, bottom, above, below in _tiles(fields[own].shape[2], reach):
+            row = []
+            for left, right, before, after in _tiles(fields[own].shape[3], reach):
+                made = self._make(
+                    {**fields, own: fields[own][:, :, top - above : bottom + below, left - before : right + after]}
+                )
+                scale = made.shape[2] // (bottom + below - top + above)
+                row.append(
+                    made.narrow(2, scale * above, scale * (bottom - top)).narrow(
+                        3, scale * before, scale * (right - left)
+                    )
+                )
+            rows.append(torch.cat(row, 3))
+        return torch.cat(rows, 2)
+
+    def _make(self, fields: Mapping[str, Tensor]) -> Tensor:
+        return self.maker.make(*self.nets, **{name: fields[field] for name, field in self.maker.inputs.items()})
 
     def _input(self, field: str, pictures: Mapping[str, Tensor], i: int, seed: int) -> Tensor:
         if field == "latent":
@@ -228,18 +261,65 @@ class Sampler:
         with self._evaluating():
             return self.maker.make(*self.nets, **given)
 
-    def translate(self, pictures: Pictures | Sequence[Pictures], seeds: Sequence[int] | None = None) -> list[Pictures]:
-        """Pictures (C, H, W), uint8, one for each given, which may differ in size; seed 0, or one for each."""
+    def translate(
+        self,
+        pictures: Pictures | Sequence[Pictures],
+        seeds: Sequence[int] | None = None,
+        *,
+        style: Pictures | None = None,
+        mask: Pictures | None = None,
+        attributes: Attributes = None,
+    ) -> list[Pictures]:
+        """Pictures (C, H, W), uint8, one for each given, which may differ in size; seed 0, or one for each.
+
+        style: a second picture, where the maker takes two. mask: a picture (1, H, W) that is 255 where the hole is and
+        else 0, where the maker fills holes. attributes: what each named one shall be, where the maker changes some; the
+        others stay as they are, apart from those that these exclude.
+        """
         seeds = [0] * len(pictures) if seeds is None else seeds
-        (field,) = self.maker.pictures or ("x",)
-        to_network = VALUES[self.values].to_network
-        out = []
-        for picture, seed in zip(pictures, seeds, strict=True):
-            self.check_size(*picture.shape[-2:])
-            x = to_network(torch.from_numpy(np.array(picture))[None].to(self.dtype))
-            x = x if self.view is None else self.view(x)
-            out.append(to_uint8(self.translated({field: x}, [seed]))[0])
-        return out
+        both = zip(pictures, seeds, strict=True)
+        given: dict[str, Any] = {"style": style, "mask": mask, "attributes": attributes}
+        return [to_uint8(self.translated(self.seen(p, **given), [seed]))[0] for p, seed in both]
+
+    def seen(
+        self,
+        picture: Pictures,
+        *,
+        style: Pictures | None = None,
+        mask: Pictures | None = None,
+        attributes: Attributes = None,
+    ) -> Mapping[str, Tensor]:
+        """The fields of a picture as networks see them, with what else is given; UserError for what does not fit."""
+        first, *more = self.maker.pictures or ("x",)
+        inputs, names = self.maker.inputs.values(), self.classes.names
+        for name, given, taken, what in (
+            ("style", style, bool(more), "a second picture"),
+            ("mask", mask, "mask" in inputs, "a picture that is white where the hole is"),
+            ("attributes", attributes, "bits" in inputs, f"what is to change (of {', '.join(names)})"),
+        ):
+            if (given is not None) != taken:
+                raise UserError(f"{self!r} {f'needs {what}: give --{name}' if taken else f'takes no {name}'}")
+        self.check_size(*picture.shape[-2:])
+        fields = {first: self._as_seen(picture)}
+        if style is not None:
+            fields[more[0]] = self._as_seen(style)
+        if mask is not None:
+            fields["mask"] = (torch.from_numpy(np.array(mask))[None] > 127).to(self.dtype)
+            sizes = [",".join(map(str, x.shape[-2:])) for x in (picture, mask)]
+            if sizes[0] != sizes[1]:
+                raise UserError(f"its size is {sizes[0]}, and that of the mask {sizes[1]} (height,width)")
+        if attributes is not None:
+            bits = [float("nan")] * len(names)
+            for name, value in attributes.items():
+                if name not in names:
+                    near = did_you_mean(name, names)
+                    raise UserError(f"there is no attribute {name!r}; it must be one of {', '.join(names)}{near}")
+                bits = wished(names, bits, name, value)
+            fields["bits"] = torch.tensor([bits], dtype=self.dtype)
+        return fields if self.view is None else self.view(fields)
+
+    def _as_seen(self, picture: Pictures) -> Tensor:
+        return VALUES[self.values].to_network(torch.from_numpy(np.array(picture))[None].to(self.dtype))
 
     def check_size(self, height: int, width: int) -> None:
         """UserError for a picture that the networks cannot take, which names what would fit."""
@@ -268,6 +348,13 @@ class Sampler:
         return self.shape[1:]
 
 
+def _tiles(size: int, reach: int) -> Iterator[tuple[int, int, int, int]]:
+    """Where each tile along a side begins and ends, and how much of the picture is seen before and after it."""
+    for start in range(0, size, TILE):
+        stop = min(start + TILE, size)
+        yield start, stop, min(reach, start), min(reach, size - stop)
+
+
 # ---- loading ------------------------------------------------------------------------------------------------------
 
 
@@ -281,7 +368,10 @@ def choose_maker(game: type[Game], maker: str | None = None, to: str | None = No
             raise UserError(f"the maker {maker} makes no pictures: it tells classes, which gansmith evaluate scores")
         return makers[maker]
     painters = [m for m in makers.values() if not m.classifies]
-    fitting = [m for m in painters if kind is None or (kind == "pictures") == bool(m.pictures)]
+    least, most = {None: (0, 2), "latent": (0, 0), "pictures": (1, 2), "style": (2, 2)}[kind]
+    fitting = [m for m in painters if least <= len(m.pictures) <= most]
+    if kind == "style" and not fitting:
+        raise UserError("nothing here takes a second picture: leave --style out")
     if to is not None:
         fields = list(dict.fromkeys(m.imitates for m in fitting))
         fitting = [m for m in fitting if m.imitates == to]

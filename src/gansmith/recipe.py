@@ -48,8 +48,11 @@ class Data:
     direction: Literal["a2b", "b2a"] = "a2b"  # b2a: a and b change places
     values: Literal["signed", "unit", "gcn", "raw"] = "signed"  # [-1, 1], [0, 1], unit contrast; raw: toy sets
     validation: NonNegativeInt = 0  # training images that are held back, to choose by
+    attributes: str | None = None  # a table of a folder's pictures (stargan); null: its attributes.csv, or its classes
+    columns: Sequence[str] | None = None  # those of its columns that are attributes; null: all with few values
     labelled: PositiveInt | None = None  # training images whose labels are seen, beside all without (sgan); null: all
     max_broken: Fraction = 0.01  # share of unreadable files of a folder that is tolerated
+    max_megapixels: PositiveInt = 200  # a picture with more is not opened
     root: str | None = None  # where named sets lie or are downloaded to; null: $GANSMITH_DATA or ./data
     memory: Literal["auto", "device", "map"] = "auto"  # images on the device, or read from a memory map
     n_cpu: PositiveInt = 8  # threads that decode pictures, and that read batches from the memory map
@@ -482,7 +485,7 @@ def with_full_paths(resolved: Resolved) -> Resolved:
     recipe, data, networks = resolved.recipe, resolved.recipe.data, dict[str, Component]()
     if data.name not in data_names():
         if Path(name := full("data.name", data.name)).is_dir():
-            data = replace(data, name=name)
+            data = replace(data, name=name, attributes=full("data.attributes", data.attributes))
     elif data.name != "mnist":  # which ships in the package
         data = replace(data, root=full("data.root", data.root or os.environ.get("GANSMITH_DATA") or "data"))
     start = replace(recipe.start, run=full("start.run", recipe.start.run))

@@ -12,7 +12,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -99,15 +99,12 @@ def train(
     return session.run
 
 
-@contextmanager
-def _world(device: str) -> Iterator[World]:
+def _world(device: str) -> AbstractContextManager[World]:
     if launch().size == 1:
-        yield World(choose_device(device))
-    else:
-        from gansmith.distributed import joined
+        return nullcontext(World(choose_device(device)))
+    from gansmith.distributed import joined
 
-        with joined(device) as world:
-            yield world
+    return joined(device)
 
 
 _one_training = threading.Lock()
@@ -226,9 +223,9 @@ def _session(world: World, resolved: Resolved, out: Path | None, quiet: bool) ->
         )
         held.callback(experiment.stream.close)
         if saved is not None:
-            path, tree, info = world.on_first(lambda: _newest(saved, recipe, say))
+            newest = world.on_first(lambda: _newest(saved, recipe, say))
             with world.together():
-                _load(path, tree, info, recipe, experiment, say, world)
+                _load(newest, recipe, experiment, say, world)
         _check_alike(world, experiment)
         recipe = _with_steps(world, recipe, experiment, say)
         total = _total_rounds(recipe, experiment)
@@ -520,7 +517,10 @@ def _kept(session: Session) -> str:
 # ---- starting --------------------------------------------------------------------------------------------------
 
 
-def _newest(run: Path, recipe: Recipe, say: Callable[[str], None]) -> tuple[Path, dict[str, Any], dict[str, Any]]:
+Read = tuple[Path, dict[str, Any], dict[str, Any]]
+
+
+def _newest(run: Path, recipe: Recipe, say: Callable[[str], None]) -> Read:
     """The newest good checkpoint: its path, its tree, and its info."""
     path = checkpoint.newest_good(run / "checkpoints", say)
     tree, info = checkpoint.read(path)
@@ -529,17 +529,9 @@ def _newest(run: Path, recipe: Recipe, say: Callable[[str], None]) -> tuple[Path
     return path, tree, info
 
 
-def _load(
-    path: Path,
-    tree: dict[str, Any],
-    info: dict[str, Any],
-    recipe: Recipe,
-    experiment: Experiment,
-    say: Callable[[str], None],
-    world: World,
-) -> None:
+def _load(newest: Read, recipe: Recipe, experiment: Experiment, say: Callable[[str], None], world: World) -> None:
     """Take the checkpoint's state, and of several processes each its own random streams."""
-    rank, size, device = world.rank, world.size, world.device
+    (path, tree, info), rank, size, device = newest, world.rank, world.size, world.device
     others, state = tree.get("ranks", []), experiment.state
     elsewhere, regrouped = info["device"] != device.type, 1 + len(others) != size
     engine = to_dict(recipe)["engine"]

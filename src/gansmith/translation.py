@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 from PIL import Image
+from torch import Tensor
 
 from gansmith.data.folder import list_folder, printable
 from gansmith.data.pictures import EXTENSIONS, open_picture, to_array, why_broken
 from gansmith.errors import UserError
-from gansmith.inference import Round, Sampler, open_run, sampler_of
-from gansmith.run.pictures import grid, save_png
+from gansmith.inference import Kind, Round, Sampler, open_run, sampler_of
+from gansmith.run.pictures import grid, save_png, to_uint8
 
 SAY_SECONDS = 10.0
 
@@ -26,6 +27,9 @@ def translate(
     maker: str | None = None,
     to: str | None = None,
     seeds: Sequence[int] = (0,),
+    style: str | Path | None = None,
+    mask: str | Path | None = None,
+    attributes: Mapping[str, bool] | None = None,
     resize: bool = False,
     round: Round = None,
     ema: bool = True,
@@ -37,10 +41,13 @@ def translate(
 
     A file may have any size that the network takes; UserError, before anything is written, for others, unless `resize`
     takes them to the next larger one that fits and back. `seeds` draw what the network leaves to chance, as its
-    dropout: one output for each. `out` is a folder, by default in the run.
+    dropout: one output for each. `style` is a second picture, which asks for a maker that takes two; `mask`, where it
+    fills holes, a picture of the same size that is white where the hole is; `attributes` are those that it changes.
+    `out` is a folder, by default in the run.
     """
     opened = open_run(run, round, say, trust=trust)
-    sampler = sampler_of(opened, maker=maker, to=to, kind="pictures", ema=ema, device=device, say=say)
+    kind: Kind = "style" if style else "pictures"
+    sampler = sampler_of(opened, maker=maker, to=to, kind=kind, ema=ema, device=device, say=say)
     chosen = [pictures] if isinstance(pictures, (str, Path)) else pictures
     files = [found for one in chosen for found in _files(Path(one).expanduser())]
     drawn = "" if list(seeds) == [0] else f"-seeds-{seeds[0]}-{seeds[-1]}"
@@ -52,15 +59,17 @@ def translate(
     if out is not None and (there := next((path for path in targets.values() if path.exists()), None)):
         raise UserError(f"{there} exists; choose another --out")
     for _, path in files:  # all of them before the first is written
-        _read(path, sampler, resize)
+        _read(path, sampler, resize, style, mask, attributes)
     began = said = time.monotonic()
     for i, ((name, seed), target) in enumerate(targets.items()):
         path = dict(files)[name]
-        picture, size = _read(path, sampler, resize)
-        (made,) = sampler.translate([picture], [seed])
-        image = grid(made[None], 1, pad=0)
+        fields, own, size = _read(path, sampler, resize, style, mask, attributes)
+        image = grid(to_uint8(sampler.translated(fields, [seed])), 1, pad=0)
+        if own != size:  # there and back, or there and as much larger as the network makes it
+            back = (image.width * own[0] // size[0], image.height * own[1] // size[1])
+            image = image.resize(back, Image.Resampling.BICUBIC)
         target.parent.mkdir(parents=True, exist_ok=True)
-        save_png(image if image.size == size else image.resize(size, Image.Resampling.BICUBIC), target)
+        save_png(image, target)
         if (now := time.monotonic()) - said > SAY_SECONDS:
             left = (now - began) / (i + 1) * (len(targets) - i - 1)
             say(f"{i + 1} of {len(targets)} pictures, about {left:.0f} s left")
@@ -87,7 +96,7 @@ def _targets(files: Sequence[tuple[str, Path]], folder: Path, seeds: Sequence[in
     taken: dict[Path, Path] = {}
     for name, path in files:
         for seed in seeds:
-            suffix = f"-seed-{seed}" if len(seeds) > 1 else ""
+            suffix = f"-seed-{seed:0{len(str(max(seeds)))}}" if len(seeds) > 1 else ""
             target = (folder / name).with_suffix("")
             target = target.with_name(f"{target.name}{suffix}.png")
             if taken.setdefault(target, path) != path:
@@ -96,20 +105,38 @@ def _targets(files: Sequence[tuple[str, Path]], folder: Path, seeds: Sequence[in
     return targets
 
 
-def _read(path: Path, sampler: Sampler, resize: bool) -> tuple[np.ndarray, tuple[int, int]]:
-    """The picture as the sampler takes it, and its own size as (width, height)."""
+def _read(
+    path: Path,
+    sampler: Sampler,
+    resize: bool,
+    style: str | Path | None,
+    mask: str | Path | None,
+    attributes: Mapping[str, bool] | None,
+) -> tuple[Mapping[str, Tensor], tuple[int, int], tuple[int, int]]:
+    """The fields of a picture as networks see them, its own size, and that at which they see it: (width, height)."""
     assert sampler.shape is not None
     channels = sampler.shape[0]
+    image = _open(path)
+    height, width = size = sampler.fitting(image.height, image.width) if resize else (image.height, image.width)
+    given: dict[str, Any] = {"attributes": attributes}
+    if style is not None:
+        other = _open(Path(style))
+        given["style"] = to_array(other, sampler.fitting(other.height, other.width), channels, "stretch")
+    if mask is not None:
+        hole = _open(Path(mask))
+        fits = resize and hole.size == image.size
+        given["mask"] = to_array(hole, size if fits else (hole.height, hole.width), 1, "stretch")
     try:
-        image = open_picture(path)
+        fields = sampler.seen(to_array(image, size, channels, "stretch"), **given)
+    except UserError as error:
+        there = sampler.fitting(image.height, image.width)
+        wish = f"; --resize takes it to {there[0]},{there[1]} and back" * (there != size)
+        raise UserError(f"{printable(str(path))}: {error}{wish}") from None
+    return fields, image.size, (width, height)
+
+
+def _open(path: Path) -> Image.Image:
+    try:
+        return open_picture(path)
     except Exception as error:  # on a damaged file the readers of Pillow raise almost anything
         raise UserError(f"{printable(str(path))} cannot be read: {why_broken(error)}") from None
-    width, height = image.size
-    size = sampler.fitting(height, width)
-    if not resize:
-        try:
-            sampler.check_size(height, width)
-        except UserError as error:
-            wish = f"--resize takes it to {size[0]},{size[1]} and back"
-            raise UserError(f"{printable(str(path))}: {error}; {wish}") from None
-    return to_array(image, size, channels, "stretch"), (width, height)

@@ -1,6 +1,7 @@
 """Prepared pictures on disk: one folder per set, made elsewhere and renamed into place in one step.
 
-An entry holds images.npy (the two pictures of a pair stand together), labels.npy (when there are labels) and set.json.
+An entry holds images.npy (the two pictures of a pair stand together), labels.npy (when there are labels, or attributes)
+and set.json.
 Two processes that make the same entry at once both work; the first rename wins, the other takes the winner's files.
 """
 
@@ -22,7 +23,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from gansmith.data.imageset import Bytes, ImageSet, Labels, content_digest, sha256
+from gansmith.data.imageset import Bytes, ImageSet, content_digest, sha256
 from gansmith.errors import UserError
 
 Say = Callable[[str], None]
@@ -85,20 +86,21 @@ def _open(path: Path) -> Entry:
     labels = None
     if about["labels_sha256"] is not None:
         labels = np.load(path / "labels.npy", allow_pickle=False)
-        if labels.shape != shape[:1] or labels.dtype != np.int64 or sha256(labels) != about["labels_sha256"]:
+        right = labels.dtype == (np.int64 if labels.ndim == 1 else np.float32) and labels.shape[:1] == shape[:1]
+        if not right or sha256(labels) != about["labels_sha256"]:
             raise ValueError("labels.npy has another digest")
     columns = _columns(images, labels, about.get("fields", ["x"]))
     data = ImageSet(about["name"], columns, tuple(about["classes"]), about["digest"])
     return Entry(data, [Broken(*pair) for pair in about["broken"]], about["n_broken"], about.get("n_coloured", 0))
 
 
-def _columns(images: Bytes, labels: Labels | None, fields: Sequence[str]) -> dict[str, NDArray[Any]]:
-    """The columns of images (N, C, H, W), or (N, F, C, H, W) of F fields, and of labels where there are some."""
+def _columns(images: Bytes, marks: NDArray[Any] | None, fields: Sequence[str]) -> dict[str, NDArray[Any]]:
+    """The columns of images (N, C, H, W), or (N, F, C, H, W) of F fields, and of labels (N,) or attributes (N, K)."""
     split = {fields[0]: images} if len(fields) == 1 else {name: images[:, i] for i, name in enumerate(fields)}
-    if labels is None:
+    if marks is None:
         return split
-    labels.flags.writeable = False
-    return {**split, "y": labels}
+    marks.flags.writeable = False
+    return {**split, "y" if marks.ndim == 1 else "bits": marks}
 
 
 class Draft:
@@ -146,7 +148,7 @@ class Draft:
     def finish(
         self,
         name: str,
-        labels: Labels | None,
+        labels: NDArray[Any] | None,
         classes: tuple[str, ...],
         broken: Sequence[Broken] = (),
         digest: str | None = None,

@@ -1,4 +1,4 @@
-"""Two sets made from MNIST's digits, to try translations on without a download. The same on every machine.
+"""Three sets made from MNIST's digits, to try translations on without a download. The same on every machine.
 
 `mnist_edges` (pairs): b is a digit, a its outline in white on black: of the 3x3 neighbourhood of a pixel some are ink,
 the pixel itself is not. Ink is what is brighter than 127. Made at 28x28, before any resizing.
@@ -6,6 +6,9 @@ the pixel itself is not. Ink is what is brighter than 127. Made at 28x28, before
 `mnist_colours` (two unpaired domains): a are the first half of MNIST's digits as they are, b are those of the other
 half with another look: bolder (each pixel becomes the brightest of its 3x3 neighbourhood), in one strong colour, on a
 light ground. Hue and ground are drawn for each digit from SHAKE-256.
+
+`mnist_looks` (attributes): each digit `bold` or not, on a `light` ground or a dark one, in one `colour` of three, all
+drawn for each digit from SHAKE-256.
 """
 
 import hashlib
@@ -20,6 +23,7 @@ from gansmith.data.shipped import CLASSES, SPLITS, load_raw
 from gansmith.errors import UserError
 
 INK = 127
+LOOKS = ("bold", "light", "colour=red", "colour=green", "colour=blue")
 
 
 def load_mnist_edges(name: str, wanted: Wanted) -> ImageSet:
@@ -54,6 +58,31 @@ def load_mnist_colours(name: str, wanted: Wanted) -> tuple[ImageSet, ImageSet]:
     return domain("a", slice(half)), domain("b", slice(half, None))
 
 
+def load_mnist_looks(name: str, wanted: Wanted) -> ImageSet:
+    """Digits (N, 3, H, W) with the attributes (N, 5) of LOOKS; N as MNIST has them."""
+    if wanted.channels != 3:
+        raise UserError(f"{name} is in colour, and channels is {wanted.channels}; it must be 3")
+    digest = _digest("looks", wanted.split)
+
+    def find() -> Source:
+        raw = load_raw(wanted.split, wanted.say)
+        looks, bits = looking(np.asarray(raw.images[:, 0]), f"gansmith mnist_looks {wanted.split} 0")
+        return array_source(name, {"x": looks}, bits, LOOKS, digest)
+
+    return prepare(wanted.path(f"{name}-{wanted.split}", digest), wanted, find)
+
+
+def looking(digits: Bytes, seed: str) -> tuple[Bytes, NDArray[np.float32]]:
+    """Digits (N, 28, 28, 3) of many looks, and the attributes (N, 5) that say which."""
+    drawn = np.frombuffer(hashlib.shake_256(seed.encode()).digest(3 * len(digits)), np.uint8).reshape(-1, 3)
+    bold, light, colour = drawn[:, 0] % 2 == 1, drawn[:, 1] % 2 == 1, drawn[:, 2] % 3
+    ink = np.where(bold[:, None, None], brightest(digits), digits)
+    strong = np.array([[220, 40, 30], [30, 170, 50], [50, 80, 230]], np.uint8)[colour]
+    ground = np.where(light, 235, 20).astype(np.uint8)[:, None].repeat(3, 1)
+    bits = np.column_stack([bold, light, colour[:, None] == np.arange(3)]).astype(np.float32)
+    return mixed_with(ink, strong, ground), bits
+
+
 def outlines(digits: Bytes) -> Bytes:
     """The outlines (N, 28, 28), 255 or 0, of white digits on black: the grown ink without the ink."""
     ink = digits > INK
@@ -63,13 +92,17 @@ def outlines(digits: Bytes) -> Bytes:
 def coloured(digits: Bytes, seed: str) -> Bytes:
     """Bold digits (N, 28, 28, 3) in one hue each, mixed in whole numbers: (m ink + (255 - m) ground) / 255, rounded."""
     drawn = np.frombuffer(hashlib.shake_256(seed.encode()).digest(4 * len(digits)), np.uint8).reshape(-1, 4)
-    ink, ground = hues(drawn[:, 0]), 192 + drawn[:, 1:] // 4
-    bold = brightest(digits).astype(np.uint16)[..., None]
-    out = np.empty((*digits.shape, 3), np.uint8)
-    for start in range(0, len(digits), 4096):  # since whole numbers of 16 bits take as much again as the result
+    return mixed_with(brightest(digits), hues(drawn[:, 0]), 192 + drawn[:, 1:] // 4)
+
+
+def mixed_with(masks: Bytes, ink: Bytes, ground: Bytes) -> Bytes:
+    """Pictures (N, H, W, 3) of one ink (N, 3) where masks (N, H, W) are 255, of one ground (N, 3) where they are 0."""
+    m = masks.astype(np.uint16)[..., None]
+    out = np.empty((*masks.shape, 3), np.uint8)
+    for start in range(0, len(masks), 4096):  # since whole numbers of 16 bits take as much again as the result
         at = slice(start, start + 4096)
         fore, back = ink[at, None, None].astype(np.uint16), ground[at, None, None].astype(np.uint16)
-        out[at] = (bold[at] * fore + (255 - bold[at]) * back + 127) // 255
+        out[at] = (m[at] * fore + (255 - m[at]) * back + 127) // 255
     return out
 
 

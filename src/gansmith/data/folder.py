@@ -12,9 +12,10 @@ from typing import NamedTuple
 from PIL import Image
 
 from gansmith.data import pictures
+from gansmith.data.attributes import TABLE, read_table
 from gansmith.data.cache import Broken
 from gansmith.data.imageset import ImageSet
-from gansmith.data.prepare import Needs, Source, Wanted, advice, kind, prepare
+from gansmith.data.prepare import Mark, Needs, Source, Wanted, advice, kind, prepare
 from gansmith.errors import UserError
 
 # Folders that systems and programs leave behind, in lower case, beside those whose name begins with a dot.
@@ -80,26 +81,30 @@ def _load(name: str, parts: Sequence[Part], wanted: Wanted, *, halves: bool = Fa
     listings = [_list_part(part, wanted) for part in parts]
     alone = len(parts) == 1
     samples = [(file,) for file in listings[0].files] if alone else _partners(folders, listings, wanted)
-    classes, labels = _classes(" and ".join(map(str, folders)), samples, wanted)
+    if table := _table(folders[0], wanted):
+        classes, samples, marks = _attributes(table, samples, wanted)
+    else:
+        classes, marks = _classes(" and ".join(map(str, folders)), samples, wanted)
     if halves:
         left, right = "ab" if wanted.direction == "a2b" else "ba"
         wanted.say(f"{folders[0]}: the left half of each picture is {left}, the right half {right}")
 
-    def read(index: int) -> tuple[tuple[Image.Image, ...], int | None]:
+    def read(index: int) -> tuple[tuple[Image.Image, ...], Mark]:
         files = [folder / file for folder, file in zip(folders, samples[index], strict=True)]
-        images = tuple(map(pictures.open_picture, files))
+        images = tuple(pictures.open_picture(file, wanted.max_megapixels) for file in files)
         if len({image.size for image in images}) > 1:
             sizes = zip(files, images, strict=True)
             text = " and ".join(f"{printable(file)} is {im.width}x{im.height}" for file, im in sizes)
             raise UserError(f"{text} (width x height); the two pictures of a pair must have one size")
-        return _halves(images[0], files[0]) if halves else images, labels[index]
+        return _halves(images[0], files[0]) if halves else images, marks[index]
 
     def title(index: int) -> str:
         return printable(" with its partner ".join(samples[index]))
 
     broken = tuple(item for listing in listings for item in listing.broken)
     fields = ("a", "b") if halves or not alone else ("x",)
-    path = wanted.path(name, *folders, *map(fingerprint, listings), *["halves"] * halves)
+    told = [_table_digest(table, wanted)] if table else []
+    path = wanted.path(name, *folders, *map(fingerprint, listings), *["halves"] * halves, *told)
     return prepare(path, wanted, lambda: Source(name, len(samples), read, title, classes, broken, fields=fields))
 
 
@@ -136,16 +141,47 @@ def _stems(folder: Path, listing: Listing) -> dict[str, str]:
     return found
 
 
+def _table(folder: Path, wanted: Wanted) -> Path | None:
+    """The table of attributes, where they are needed: the one named, or one beside the pictures or a folder above."""
+    if not any("bits" in fields for fields in wanted.needs):
+        return None
+    beside = (folder / TABLE, folder.parent / TABLE)
+    return wanted.attributes or next((path for path in beside if path.is_file()), None)
+
+
+def _attributes(table: Path, samples: Samples, wanted: Wanted) -> tuple[tuple[str, ...], Samples, Sequence[Mark]]:
+    """The names of the attributes, and those of the samples that the table has, each with its bits."""
+    names, rows = read_table(table, wanted.columns)
+    found = [(sample, rows.get(sample[0], rows.get(Path(sample[0]).name))) for sample in samples]
+    there = [(sample, row) for sample, row in found if row is not None]
+    if not there:
+        first = printable(samples[0][0])
+        raise UserError(f"data.attributes: {table} names none of the pictures, such as {first}")
+    wanted.say(f"{len(names)} attributes from {table}: {', '.join(names)}")
+    if len(there) < len(found):
+        left = [printable(sample[0]) for sample, row in found if row is None]
+        wanted.say(f"left out: {len(left)} pictures that {table} does not name: {', '.join(left[:5])}")
+    return names, [sample for sample, _ in there], [row for _, row in there]
+
+
+def _table_digest(table: Path, wanted: Wanted) -> str:
+    return hashlib.sha256(table.read_bytes() + repr(wanted.columns).encode()).hexdigest()
+
+
 def _classes(where: str, samples: Samples, wanted: Wanted) -> tuple[tuple[str, ...], list[int | None]]:
     """Class names, the first folders in the names, and a label for each sample, or none at all; pairs have none."""
     tops = [name.partition("/")[0] if "/" in name and not partner else "" for name, *partner in samples]
     classes = sorted({*tops} - {""})
     if "" not in tops and len(classes) > 1:
         number = {name: index for index, name in enumerate(classes)}
+        names = ", ".join(map(printable, classes[:10])) + ", ..." * (len(classes) > 10)
+        used = any({"y", "bits"} & {*fields} for fields in wanted.needs)
+        wanted.say(f"{len(classes)} subfolders are classes{' that this recipe does not use' * (not used)}: {names}")
         return tuple(classes), [number[top] for top in tops]
-    if any("y" in fields for fields in wanted.needs):
+    if any({"y", "bits"} & {*fields} for fields in wanted.needs):
         one = f": {classes[0]} is the only class" if "" not in tops and classes else ""
-        raise UserError(f"there are no labels in {where}{one}; give {advice(wanted.needs)}")
+        what = "labels" if any("y" in fields for fields in wanted.needs) else "attributes"
+        raise UserError(f"there are no {what} in {where}{one}; give {advice(wanted.needs)}")
     if "" in tops and classes:
         wanted.say(f"{where} has pictures beside its subfolders, so all of them are taken without labels")
     return (), [None] * len(samples)
@@ -217,7 +253,8 @@ def _list_part(part: Part, wanted: Wanted) -> Listing:
         wanted.say(f"left out of training: {', '.join(sorted(listing.apart))}")
     if listing.others:
         counts = ", ".join(f"{count} {printable(ending)}" for ending, count in listing.others.most_common(5))
-        wanted.say(f"passed over in {part.folder}: {listing.others.total()} files with other endings ({counts})")
+        heic = "; pip install pillow-heif, to read .heic" * any(e in (".heic", ".heif") for e in listing.others)
+        wanted.say(f"passed over in {part.folder}: {listing.others.total()} files with other endings ({counts}){heic}")
     if not listing.files:
         endings = " ".join(pictures.EXTENSIONS)
         reason = f" ({listing.broken[0].why}: {listing.broken[0].file})" if listing.broken else ""

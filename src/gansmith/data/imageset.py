@@ -21,8 +21,9 @@ class ImageSet:
     """Columns that share an index: pictures (N, C, H, W) uint8, read-only memory maps when they lie on disk.
 
     Pictures are `x`, or `a` and `b` of a pair; `y` are labels (N,) int64, `bits` attributes (N, K) float32. classes
-    are the class names, () when there are no labels. digest is a hex sha256 of content and preprocessing, independent
-    of where the files lie. A toy set holds numbers: x (N, 1, 1, D) float32, and density is the p_data behind them.
+    are the names of the classes or of the attributes, () where there are neither. digest is a hex sha256 of content and
+    preprocessing, independent of where the files lie. A toy set holds numbers: x (N, 1, 1, D) float32, and density is
+    the p_data behind them.
     """
 
     name: str
@@ -48,6 +49,11 @@ class ImageSet:
     def labels(self) -> Labels | None:
         return self.columns.get("y")
 
+    @property
+    def marks(self) -> NDArray[Any] | None:
+        """The column that is no picture: labels, or attributes."""
+        return self.columns.get("y", self.columns.get("bits"))
+
 
 def sha256(array: NDArray[Any]) -> str:
     """The hex sha256 of the bytes of a C-contiguous array."""
@@ -55,5 +61,5 @@ def sha256(array: NDArray[Any]) -> str:
 
 
 def content_digest(shape: tuple[int, ...], images: str, labels: str | None) -> str:
-    """The digest of a set from its shape and the sha256 of its images and of its int64 labels."""
+    """The digest of a set from its shape and the sha256 of its images and of its labels or attributes."""
     return hashlib.sha256(f"gansmith data 1: {shape} {images} {labels}".encode()).hexdigest()

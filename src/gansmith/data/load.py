@@ -2,7 +2,7 @@
 
 import difflib
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
@@ -11,10 +11,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gansmith.batch import NOT_PICTURES
+from gansmith.data.attributes import one_hot
 from gansmith.data.cache import Draft, Say, entry_path, load_entry
 from gansmith.data.imageset import ImageSet, Labels
 from gansmith.data.named import NAMED
-from gansmith.data.prepare import NOT_PICTURES, UNLABELLED, Needs, Wanted, advice, described, kind
+from gansmith.data.pictures import MEGAPIXELS
+from gansmith.data.prepare import UNLABELLED, Needs, Wanted, advice, described, kind
 from gansmith.data.toy import TOYS
 from gansmith.errors import UserError
 
@@ -39,6 +42,7 @@ KNOWN: dict[str, Known] = {
     "mnist": Known("gansmith.data.shipped:load_mnist", mixed=True),
     "mnist_edges": Known("gansmith.data.derived:load_mnist_edges", (("a", "b", "y"),), mixed=True),
     "mnist_colours": Known("gansmith.data.derived:load_mnist_colours", (("a", "y"), ("b", "y")), mixed=True),
+    "mnist_looks": Known("gansmith.data.derived:load_mnist_looks", (("x", "bits"),), mixed=True),
     "stacked_mnist": Known("gansmith.papers.stacked:load_stacked_mnist", mixed=True),
     **{name: Known("gansmith.data.named:load_named", row.gives, row.mixed) for name, row in NAMED.items()},
     "tfd": Known("gansmith.papers.tfd:load_tfd", (("x",),), validation=True),
@@ -65,7 +69,10 @@ def load_sets(
     fit: str = "crop",
     pairs: str = "auto",
     direction: str = "a2b",
+    attributes: Path | None = None,
+    columns: Sequence[str] | None = None,
     max_broken: float = 0.01,
+    max_megapixels: int = MEGAPIXELS,
     n_cpu: int = 8,
     root: Path | None = None,
     fold: int = 1,
@@ -78,11 +85,15 @@ def load_sets(
     mapped from the cache folder. `validation` images of each training set are held back for the split "validation", the
     last ones of the SHUFFLED sets, of all others a fixed choice at random, spread over the whole set. A game that also
     trains without labels sees those of `labelled` training images alone, of all if it is None. How a folder is read
-    follows from `needs`; `pairs` says where its pairs stand, and direction "b2a" has a and b change places. Ten
-    pictures, or a share of max_broken if that is more, may be unreadable. root is where known sets lie or are
+    follows from `needs`; `pairs` says where its pairs stand, and "b2a" has a and b change places. `attributes` is
+    a table of its pictures, and `columns` chooses among what it says. Ten pictures, or a share of max_broken if that
+    is more, may be unreadable; those of more than max_megapixels count as such. root is where known sets lie or are
     downloaded to; fold is one of the five of tfd. Messages go to `say`, a progress bar to stderr if it is a terminal.
     """
-    wanted = Wanted(size, channels, split, fit, max_broken, n_cpu, say, progress, needs, pairs, direction, root, fold)
+    wanted = Wanted(
+        *(size, channels, split, fit, max_broken, n_cpu, say, progress, needs, pairs, direction),
+        *(attributes, columns, max_megapixels, root, fold),
+    )
     folder = Path(what).expanduser()
     row = KNOWN.get(what) or (_FOLDER if what and folder.is_dir() else None)
     if row is None:
@@ -101,13 +112,23 @@ def load_sets(
         sets = tuple(_held_back(data, split, validation, row.mixed, say) for data in sets)
     if UNLABELLED in needs:
         return _labelled(sets[0], labelled if split == "train" else None), _unlabelled(sets[0])
-    return _as_needed(sets, needs, direction)
+    return _as_needed(tuple(_with_bits(data, needs) for data in sets), needs, direction)
+
+
+def _with_bits(data: ImageSet, needs: Needs) -> ImageSet:
+    """The set with attributes where they are needed: its classes, where it has nothing else."""
+    if data.labels is None or not any("bits" in fields for fields in needs):
+        return data
+    names, bits = one_hot(data.labels, data.classes)
+    return replace(data, columns={**data.pictures, "bits": bits}, classes=names, digest=_digest(data, "bits"))
 
 
 def _check_fields(what: str, gives: Needs, needs: Needs) -> None:
     """UserError where a named set cannot give what is needed; pairs serve as two domains, too."""
     given = {name for fields in gives for name in fields}
     lacking = {name for fields in needs for name in fields if name in NOT_PICTURES} - given
+    if "y" in given:  # classes are attributes, too
+        lacking -= {"bits"}
     if lacking or kind(needs) not in {"pairs": ("pairs", "domains")}.get(kind(gives), (kind(gives),)):
         raise UserError(f"{what} holds {described(gives)}, not {described(needs)}; give {advice(needs)}")
 
@@ -177,8 +198,8 @@ def _spread(found: ImageSet, split: str, validation: int, say: Say) -> ImageSet:
             rows = here[start : start + CHUNK]
             stack = np.stack([column[rows] for column in pictures.values()], axis=1)
             draft.write(stack if len(pictures) > 1 else stack[:, 0])
-        labels = None if found.labels is None else found.labels[here]
-        return draft.finish(found.name, labels, found.classes, digest=digest, fields=tuple(pictures))
+        marks = None if found.marks is None else found.marks[here]
+        return draft.finish(found.name, marks, found.classes, digest=digest, fields=tuple(pictures))
 
 
 def spread(n: int, k: int) -> Labels:

@@ -2,6 +2,7 @@
 
 import contextlib
 import struct
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -11,16 +12,18 @@ from gansmith.data.imageset import Bytes
 
 VERSION = 2  # part of every cache key: raise it when the pixels that come out of this file change
 
+HEIC = (".heic", ".heif") if find_spec("pillow_heif") else ()  # photos of iPhones, where the library is there
 # Extensions and formats are named, since Pillow would also start Ghostscript on an EPS file, whatever its name is.
 EXTENSIONS = (
     *(".apng", ".avif", ".bmp", ".dib", ".gif", ".ico", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg"),
-    *(".pbm", ".pcx", ".pgm", ".png", ".pnm", ".ppm", ".sgi", ".tga", ".tif", ".tiff", ".webp"),
+    *(".pbm", ".pcx", ".pgm", ".png", ".pnm", ".ppm", ".sgi", ".tga", ".tif", ".tiff", ".webp", *HEIC),
 )
 FORMATS = [
-    *("AVIF", "BMP", "DIB", "GIF", "ICO", "JPEG", "JPEG2000", "MPO"),
+    *("AVIF", "BMP", "DIB", "GIF", "HEIF", "ICO", "JPEG", "JPEG2000", "MPO"),
     *("PCX", "PNG", "PPM", "SGI", "TGA", "TIFF", "WEBP"),
 ]
 
+MEGAPIXELS = 200
 ORIENTATION = 0x0112
 UPRIGHT = {  # EXIF orientation -> how to turn the picture upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -34,12 +37,23 @@ UPRIGHT = {  # EXIF orientation -> how to turn the picture upright
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # channels -> Pillow mode
 
 
-def open_picture(path: Path) -> Image.Image:
-    """The first frame of a file, decoded and turned upright; raises whatever Pillow does on a broken file."""
+def open_picture(path: Path, megapixels: int = MEGAPIXELS) -> Image.Image:
+    """The first frame of a file, decoded and turned upright; raises whatever Pillow does on a broken file.
+
+    ValueError for a picture of more than so many megapixels, before it is decoded: a small file can claim to be large.
+    """
     if path.stat().st_size == 0:
         raise ValueError("an empty file")
     Image.init()
+    if HEIC and "HEIF" not in Image.OPEN:
+        import pillow_heif
+
+        pillow_heif.register_heif_opener()
+    Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit, of which half is a warning and all of it an error
     with Image.open(path, formats=[name for name in FORMATS if name in Image.OPEN]) as image:
+        if image.width * image.height > megapixels * 10**6:
+            size = f"{image.width}x{image.height} pixels are more than {megapixels} megapixels"
+            raise ValueError(f"{size}; data.max_megapixels allows more")
         image.load()
         orientation = None
         # A picture with damaged EXIF is still a picture.

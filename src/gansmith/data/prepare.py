@@ -11,14 +11,16 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
+from gansmith.batch import NOT_PICTURES
 from gansmith.data import pictures
 from gansmith.data.cache import Broken, Draft, Say, entry_path, load_entry
-from gansmith.data.imageset import Bytes, ImageSet, Labels
+from gansmith.data.imageset import Bytes, ImageSet
 from gansmith.errors import UserError
 
 CHOICES: dict[str, tuple[object, ...]] = {
@@ -30,7 +32,6 @@ CHOICES: dict[str, tuple[object, ...]] = {
 }
 KINDS = {(1,): "plain", (2,): "pairs", (1, 1): "domains"}  # by how many pictures each stream has
 TOLERATED = 10  # broken pictures, even where max_broken allows fewer: one bad link must not refuse a small folder
-NOT_PICTURES = {"y": "labels", "bits": "attributes"}
 UNLABELLED = ("u",)  # a stream of all pictures of the first one, without labels
 Needs = tuple[tuple[str, ...], ...]
 """The fields that are needed, one tuple per stream of batches; those in one tuple share an index."""
@@ -58,6 +59,8 @@ def advice(needs: Needs) -> str:
         return f"{text}, or mnist_edges"
     if kind(needs) == "domains":
         return "a folder with subfolders a and b, or mnist_colours"
+    if any("bits" in fields for fields in needs):
+        return "a folder with a table attributes.csv, or with one subfolder per class, or mnist_looks"
     labelled = any("y" in fields for fields in needs)
     return f"a folder {'with one subfolder per class' if labelled else 'of pictures'}, or a named set such as mnist"
 
@@ -77,6 +80,9 @@ class Wanted:
     needs: Needs = (("x",),)
     pairs: str = "auto"
     direction: str = "a2b"
+    attributes: Path | None = None
+    columns: Sequence[str] | None = None
+    max_megapixels: int = pictures.MEGAPIXELS
     root: Path | None = None
     fold: int = 1
 
@@ -98,7 +104,8 @@ class Wanted:
 
     def path(self, name: str, *content: object) -> Path:
         """Where the cache entry of `name` lies whose content `content` identifies."""
-        return entry_path(name, *content, self.split, self.side, self.channels, self.fit, pictures.VERSION)
+        limit = [self.max_megapixels] if self.max_megapixels != pictures.MEGAPIXELS else []
+        return entry_path(name, *content, self.split, self.side, self.channels, self.fit, pictures.VERSION, *limit)
 
     def folder_of(self, name: str) -> Path:
         """The root of a named set, or $GANSMITH_DATA, or ./data; a root elsewhere, as a recipe may name it, is said."""
@@ -107,16 +114,20 @@ class Wanted:
         return self.root or Path(os.environ.get("GANSMITH_DATA") or "data")
 
 
+Mark = int | tuple[float, ...] | None
+"""What is known of a sample besides its pictures: its label, its attributes, or nothing."""
+
+
 @dataclass(frozen=True)
 class Source:
-    """`count` samples to be read by index: one picture for each field, and a label or None; titles name them.
+    """`count` samples to be read by index: one picture for each field, and its mark; titles name them.
 
     broken are those that could not even be listed. digest identifies the content where it is known beforehand.
     """
 
     name: str
     count: int
-    read: Callable[[int], tuple[tuple[Image.Image, ...], int | None]]
+    read: Callable[[int], tuple[tuple[Image.Image, ...], Mark]]
     title: Callable[[int], str] = "picture {}".format
     classes: tuple[str, ...] = ()
     broken: tuple[Broken, ...] = ()
@@ -125,13 +136,17 @@ class Source:
 
 
 def array_source(
-    name: str, columns: Mapping[str, Bytes], labels: Labels | None, classes: tuple[str, ...], digest: str | None = None
+    name: str,
+    columns: Mapping[str, Bytes],
+    marks: NDArray[Any] | None,
+    classes: tuple[str, ...],
+    digest: str | None = None,
 ) -> Source:
-    """A source of grey (N, H, W) or coloured (N, H, W, 3) pictures that are in memory."""
+    """A source of grey (N, H, W) or coloured (N, H, W, 3) pictures in memory, with labels (N,) or attributes (N, K)."""
 
-    def read(index: int) -> tuple[tuple[Image.Image, ...], int | None]:
-        label = None if labels is None else int(labels[index])
-        return tuple(Image.fromarray(images[index]) for images in columns.values()), label
+    def read(index: int) -> tuple[tuple[Image.Image, ...], Mark]:
+        mark = None if marks is None else int(marks[index]) if marks.ndim == 1 else tuple(map(float, marks[index]))
+        return tuple(Image.fromarray(images[index]) for images in columns.values()), mark
 
     count = len(next(iter(columns.values())))
     return Source(name, count, read, classes=classes, digest=digest, fields=tuple(columns))
@@ -148,8 +163,9 @@ def prepare(path: Path, wanted: Wanted, find: Callable[[], Source]) -> ImageSet:
     several = len(source.fields) > 1
     what = f"{'pairs' if several else 'pictures'} of {source.name} at {wanted.described}"
     broken = list(source.broken)
-    labels: list[int | None] = []
-    coloured = 0
+    marks: list[Mark] = []
+    coloured = smaller = 0
+    cropped = 0.0
     with Draft(path, wanted.say) as draft:
         text = f"preparing {source.count} {what}"
         with _progress(text, source.count, wanted) as step, contextlib.closing(_in_order(source, wanted)) as groups:
@@ -157,36 +173,47 @@ def prepare(path: Path, wanted: Wanted, find: Callable[[], Source]) -> ImageSet:
                 if whole := [item for item in group if not isinstance(item, Broken)]:
                     stack = np.array([item.images for item in whole])
                     draft.write(stack if several else stack[:, 0])
-                labels += [item.label for item in whole]
+                marks += [item.mark for item in whole]
                 coloured += sum(item.coloured for item in whole)
+                smaller += sum(item.smaller for item in whole)
+                cropped += sum(item.cropped for item in whole)
                 broken += [item for item in group if isinstance(item, Broken)]
                 step(len(group))
         for item in broken[:10]:
             wanted.say(f"left out {item.file}: {item.why}")
-        if not labels:
+        if not marks:
             file, why = broken[0]
             raise UserError(
                 f"none of the {len(broken)} pictures of {source.name} can be read; the first: {file}: {why}"
             )
-        _tell(source.name, len(labels) + len(broken), broken, len(broken), coloured, wanted)
-        known = [label for label in labels if label is not None]
-        classes = source.classes or tuple(map(str, range(max(known, default=-1) + 1)))
+        _tell(source.name, len(marks) + len(broken), broken, len(broken), coloured, wanted)
+        known = [mark for mark in marks if mark is not None]
+        array = (
+            np.array(known, np.int64 if isinstance(marks[0], int) else np.float32) if len(known) == len(marks) else None
+        )
+        classes = source.classes or (() if array is None else tuple(map(str, range(int(array.max()) + 1))))
         digest = None
         if source.digest is not None:
             how = (wanted.side, wanted.channels, wanted.fit, 1)  # 1: all versions give these pixels
             digest = hashlib.sha256(f"{source.digest} {how}".encode()).hexdigest()
-        array, classes = (np.array(known, np.int64), classes) if len(known) == len(labels) else (None, ())
-        data = draft.finish(source.name, array, classes, broken, digest, coloured, source.fields)
+        data = draft.finish(source.name, array, classes if known else (), broken, digest, coloured, source.fields)
     wanted.say(f"prepared {len(data)} {what} in {time.monotonic() - started:.1f} s")
+    if cropped > 0.05 * len(data) and source.digest is None:
+        share = f"{cropped / len(data):.0%} of a picture on average"
+        wanted.say(f"cropping takes away {share}; --data.fit pad keeps all of it, with black borders")
+    if smaller and source.digest is None:  # the user's own pictures, and not a set that everybody knows
+        wanted.say(f"{smaller} of {len(data)} are smaller than {wanted.described.partition(',')[0]}, and were enlarged")
     return data
 
 
 class Converted(NamedTuple):
-    """The pictures of a sample as arrays, its label, and whether colours were lost."""
+    """The pictures of a sample as arrays, its mark, whether colours were lost, and what becomes of its size."""
 
     images: list[Bytes]
-    label: int | None
+    mark: Mark
     coloured: bool
+    smaller: bool
+    cropped: float
 
 
 def _in_order(source: Source, wanted: Wanted) -> Generator[list[Converted | Broken], None, None]:
@@ -198,9 +225,12 @@ def _in_order(source: Source, wanted: Wanted) -> Generator[list[Converted | Brok
 
     def convert(index: int) -> Converted | Broken:
         try:
-            images, label = source.read(index)
+            images, mark = source.read(index)
             arrays = [pictures.to_array(image, wanted.size, wanted.channels, wanted.fit) for image in images]
-            return Converted(arrays, label, wanted.channels == 1 and any(map(pictures.in_colour, images)))
+            coloured = wanted.channels == 1 and any(map(pictures.in_colour, images))
+            width, height = images[0].size
+            cut = 1 - min(width * h, height * w) / max(width * h, height * w) if wanted.fit == "crop" else 0.0
+            return Converted(arrays, mark, coloured, width < w or height < h, cut)
         except UserError:
             raise
         except Exception as error:  # on a damaged file the readers of Pillow raise almost anything

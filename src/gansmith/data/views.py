@@ -10,17 +10,19 @@ from __future__ import annotations
 import hashlib
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from gansmith.batch import NOT_PICTURES
 from gansmith.data.prepare import Needs
 from gansmith.errors import UserError
-from gansmith.schema import PositiveFloat
+from gansmith.schema import Fraction, PositiveFloat, Range
 
 Fields = dict[str, Tensor]
+Scale = Annotated[int, Range(2, 8)]
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow's grey
 
 
@@ -82,18 +84,65 @@ def grey(fields: Fields, draws: Draws, *, of: str = "b", to: str = "a") -> Field
     return {**fields, to: torch.cat([luminance.expand(-1, 3, -1, -1), x[:, 3:]], 1)}
 
 
+def low(fields: Fields, draws: Draws, *, of: str = "x", to: str = "low", scale: Scale = 4) -> Fields:
+    """The field `to` is `of` at 1 / scale of its size, by an antialiasing bicubic filter, within the picture's range.
+
+    What a super-resolver starts from: Ledig et al. 2017 (arXiv 1609.04802), section 3.2.
+    """
+    x = fields[of]
+    h, w = x.shape[2:]
+    if h % scale or w % scale:
+        raise UserError(f"views: the pictures are {h},{w}, and low has scale {scale}: it must divide both")
+    small = interpolate(x, size=(h // scale, w // scale), mode="bicubic", align_corners=False, antialias=True)
+    return {**fields, to: small.clamp(x.amin((1, 2, 3), keepdim=True), x.amax((1, 2, 3), keepdim=True))}
+
+
+def hole(
+    fields: Fields,
+    draws: Draws,
+    *,
+    of: str = "x",
+    to: str = "holed",
+    mask: str = "mask",
+    share: Fraction = 0.5,
+    place: Literal["centre", "random"] = "random",
+    fill: float = 0.0,
+) -> Fields:
+    """`mask` (N, 1, H, W) is 1 in a rectangle of `share` of height and width, else 0; `to` is `of` with `fill` there.
+
+    A mask that is there already stays, as where a user gives one.
+    """
+    x = fields[of]
+    h, w = x.shape[2:]
+    if mask not in fields:
+        high, wide = max(1, round(h * share)), max(1, round(w * share))
+        free = h - high + 1, w - wide + 1
+        top, left = (draws.integers(n) for n in free) if place == "random" else (x.new_full((), n // 2) for n in free)
+        rows = torch.arange(h, device=x.device).view(1, 1, h, 1) - top.view(-1, 1, 1, 1)
+        columns = torch.arange(w, device=x.device).view(1, 1, 1, w) - left.view(-1, 1, 1, 1)
+        inside = (rows >= 0) & (rows < high) & (columns >= 0) & (columns < wide)
+        fields = {**fields, mask: inside.to(x.dtype).expand(len(x), 1, h, w)}
+    return {**fields, to: torch.where(fields[mask] > 0, fill, x)}
+
+
 class View(NamedTuple):
-    """A row: the function, whether it only varies what is trained on, and the keys that name the fields it makes."""
+    """A row of the table."""
 
     function: Callable[..., Fields]
     augments: bool
+    """Whether it only varies what is trained on."""
     makes: tuple[str, ...] = ()
+    """The keys that name the fields it makes, the picture first."""
+    given: bool = True
+    """Whether a picture that a user gives for that field goes through it, too."""
 
 
 VIEWS: dict[str, View] = {
     "flip": View(flip, augments=True),
     "jitter": View(jitter, augments=True),
     "grey": View(grey, augments=False, makes=("to",)),
+    "low": View(low, augments=False, makes=("to",), given=False),
+    "hole": View(hole, augments=False, makes=("to", "mask")),
 }
 
 
@@ -102,21 +151,21 @@ def to_load(needs: Needs, views: Iterable[tuple[View, Mapping[str, Any]]]) -> Ne
 
     UserError where a view looks at a field that is not there.
     """
-    rows = [(view, _keys(view, keys)) for view, keys in views]
+    rows = [(view, keys_of(view, keys)) for view, keys in views]
     made = {keys[key] for view, keys in rows for key in view.makes}
     left = tuple(tuple(name for name in fields if name not in made) for fields in needs)
     there = {name for fields in left for name in fields}
     for i, (view, keys) in enumerate(rows):
         own = keys.get("of", ())
         of = [own] if isinstance(own, str) else [*own]
-        pictures = sorted(there - {"y", "bits"})
+        pictures = sorted(there - {*NOT_PICTURES})
         if wrong := [name for name in of if name not in pictures] or ["nothing"] * ("of" in keys and not of):
             raise UserError(f"views[{i}].of names {wrong[0]}; it may name {' and '.join(pictures)}")
         there |= {keys[key] for key in view.makes}
     return left
 
 
-def _keys(view: View, keys: Mapping[str, Any]) -> dict[str, Any]:
+def keys_of(view: View, keys: Mapping[str, Any]) -> dict[str, Any]:
     """The keys with their defaults."""
     parameters = inspect.signature(view.function).parameters.values()
     return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY} | dict(keys)

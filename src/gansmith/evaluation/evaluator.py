@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -23,17 +23,7 @@ from gansmith.data.prepare import UNLABELLED
 from gansmith.engine import choose_device
 from gansmith.errors import UserError
 from gansmith.evaluation.labels import LABELS, score_labels
-from gansmith.evaluation.measures import (
-    INCEPTION_NAMES,
-    METRICS,
-    Case,
-    Images,
-    Measured,
-    Reference,
-    SplitName,
-    shown_by,
-    to_pixels,
-)
+from gansmith.evaluation.measures import METRICS, Case, Images, Measured, Reference, SplitName, shown_by, to_pixels
 from gansmith.evaluation.receipts import Receipt, append
 from gansmith.games.game import Maker
 from gansmith.inference import Sampler, choose_maker, load
@@ -50,6 +40,8 @@ DIGITS = {"mnist": 1, "stacked_mnist": 3, "mnist_edges": 1}
 """Data that the digit classifier can judge, with so many channels."""
 AT_ONCE = 64
 """Pictures that are read together to be translated."""
+INCEPTION_NAMES = {"fd": "fid", "kd": "kid", "score": "is"}
+"""What the literature calls measures with Inception's features; with others they are called otherwise."""
 
 
 class Evaluator:
@@ -111,7 +103,8 @@ class Evaluator:
         self.pictures: dict[str, NDArray[np.uint8]] = {}
         """Of the latest call's first set: the pairs of the memorisation measures."""
         if maker is not None and maker.pictures:
-            self.limit(len(self.to.stored(reference, maker.pictures[0])), f"{reference} pictures to make samples from")
+            there = min(len(self.to.stored(reference, field)) for field in maker.pictures)
+            self.limit(there, f"{reference} pictures to make samples from")
 
     def share(self, other: Evaluator) -> None:
         """Take over what another has computed of the same real images."""
@@ -150,12 +143,16 @@ class Evaluator:
         """n samples (n, C, H, W) in [0, 1]: fair draws, or what is made of the first pictures of the reference."""
         if not sampler.maker.pictures:
             return sampler.draw(n, seed)
-        source = self.to.stored(self.to.split, sampler.maker.pictures[0])
+        sources = [self.to.stored(self.to.split, field) for field in sampler.maker.pictures]
         made = []
-        for start in range(0, min(n, len(source)), AT_ONCE):
-            part = source[start : min(n, start + AT_ONCE)]
-            seeds = [(seed * n + i) % 2**63 for i in range(start, start + len(part))]
-            made.append(sampler.translated(part.fields(sampler.device), seeds).cpu())
+        for start in range(0, min(n, *map(len, sources)), AT_ONCE):
+            fields: dict[str, Tensor] = {}
+            for source in sources:  # of two unpaired domains each gives its own
+                if source.field not in fields:
+                    fields |= source[start : min(n, start + AT_ONCE)].fields(sampler.device)
+            count = len(next(iter(fields.values())))
+            seeds = [(seed * n + i) % 2**63 for i in range(start, start + count)]
+            made.append(sampler.translated(fields, seeds).cpu())
         return torch.cat(made)
 
     def __call__(self, sets: Sequence[Callable[[], Tensor]], subject: Mapping[str, Any]) -> list[Receipt]:
@@ -294,32 +291,20 @@ def evaluate(
     see `choose_reference`. seeds: one set of samples each. out: a folder for receipts.jsonl and for the pictures of the
     samples that lie nearest to training images. The other options are those of `Evaluator`.
     """
-    if isinstance(seeds, int):
-        raise UserError(f"seeds is {seeds}; it must be a sequence of seeds, such as range({seeds})")
-    if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0:
-        raise UserError(f"seeds are {list(seeds)}; they must be different whole numbers from 0 on, one at least")
+    check_seeds(seeds)
     what = Path(what) if isinstance(what, str) else what
     out = Path(out) if out is not None else None
     weights = Path(inception_weights) if inception_weights is not None else None
     options: dict[str, Any] = {"n": n, "features": features, "inception_weights": weights, "device": device, "say": say}
-    opened = {"round": round, "ema": ema, "device": device, "trust": trust, "say": say}
-    subjects = _subjects(what, data, maker, to, opened)
+    subjects = _subjects(what, data, maker, to, dict(round=round, ema=ema, device=device, trust=trust, say=say))
     reference = choose_reference(subjects[0].real, say) if reference is None else reference
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
         append([], out / "receipts.jsonl")  # an error now, and not after all the work, where nothing can be written
     names = [metrics] if isinstance(metrics, str) else metrics
-    pairs = {name for name, row in METRICS.items() if row.paired} if any(one.paired for one in subjects) else set()
-    labels = {*LABELS} if any(one.classifies for one in subjects) else set()
     receipts: list[Receipt] = []
     last: Evaluator | None = None
-    for one in subjects:
-        left = labels if one.paired else pairs | labels
-        mine = None if names is None else [m for m in names if (m in labels if one.classifies else m not in left)]
-        if names and not mine:
-            if not (one.classifies or labels.issuperset(names)):  # what is for the other kind, no one misses here
-                say(f"{one.about['maker']}: {', '.join(names)} is left out: what it makes has no truth")
-            continue
+    for one, mine in _shares(subjects, names, say):
         pictures: dict[str, NDArray[np.uint8]] = {}
         if one.classifies:
             assert one.sampler is not None and isinstance(one.real, Recipe)
@@ -333,18 +318,18 @@ def evaluate(
             found, pictures = evaluator(sets, {**one.about, **about}), evaluator.pictures
         receipts += found
         if out is not None:
-            label = _label(what, out, one, ema)
-            try:
-                append(found, out / "receipts.jsonl")
-                for name, images in pictures.items():
-                    path = out / f"{'-'.join(['nearest', *label, name])}.png"
-                    save_images(images.reshape(-1, *images.shape[2:]), path, columns=10)
-                    say(f"samples, each followed by the training image nearest to it, the nearest pair first: {path}")
-            except OSError as error:  # a full disk must not take the scores along
-                say(f"not all is kept: {error.filename or out}: {error.strerror}; the scores themselves are complete")
+            _keep(found, pictures, out, _label(what, out, one, ema), say)
     if not receipts:
         raise UserError(f"{', '.join(names or ())}: nothing here can be scored by that")
     return receipts
+
+
+def check_seeds(seeds: Sequence[int]) -> None:
+    """UserError unless these are different whole numbers from 0 on."""
+    if isinstance(seeds, int):
+        raise UserError(f"seeds is {seeds}; it must be a sequence of seeds, such as range({seeds})")
+    if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0:
+        raise UserError(f"seeds are {list(seeds)}; they must be different whole numbers from 0 on, one at least")
 
 
 class Subject(NamedTuple):
@@ -402,6 +387,34 @@ def _subjects(
     # Which real image other pictures were made from is not known.
     imitating = choose_maker(game_of(data), None, to)._replace(inputs={}) if isinstance(data, Recipe) else None
     return [Subject(data, imitating, None, {"what": name})]
+
+
+def _shares(
+    subjects: Sequence[Subject], names: Sequence[str] | None, say: Say
+) -> Iterator[tuple[Subject, list[str] | None]]:
+    """What each subject is scored by of the measures that were named; those for other kinds alone are left out."""
+    pairs = {name for name, row in METRICS.items() if row.paired} if any(one.paired for one in subjects) else set()
+    labels = {*LABELS} if any(one.classifies for one in subjects) else set()
+    for one in subjects:
+        left = labels if one.paired else pairs | labels
+        mine = None if names is None else [m for m in names if (m in labels if one.classifies else m not in left)]
+        if mine or not names:
+            yield one, mine
+        elif not (one.classifies or labels.issuperset(names)):  # what is for the other kind, no one misses here
+            say(f"{one.about['maker']}: {', '.join(names)} is left out: what it makes has no truth")
+
+
+def _keep(
+    found: Sequence[Receipt], pictures: Mapping[str, NDArray[np.uint8]], out: Path, label: Sequence[str], say: Say
+) -> None:
+    try:
+        append(found, out / "receipts.jsonl")
+        for name, images in pictures.items():
+            path = out / f"{'-'.join(['nearest', *label, name])}.png"
+            save_images(images.reshape(-1, *images.shape[2:]), path, columns=10)
+            say(f"samples, each followed by the training image nearest to it, the nearest pair first: {path}")
+    except OSError as error:  # a full disk must not take the scores along
+        say(f"not all is kept: {error.filename or out}: {error.strerror}; the scores themselves are complete")
 
 
 def _about(name: str, sampler: Sampler, data: Data) -> dict[str, Any]:

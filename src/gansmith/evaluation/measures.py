@@ -6,7 +6,7 @@ The mathematics is in `metrics`; here is the protocol: which images, how many, r
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any, Literal, NamedTuple
 
@@ -29,7 +29,9 @@ from gansmith.metrics.features import Extractor
 from gansmith.metrics.frechet import frechet_distance
 from gansmith.metrics.kernel import kernel_distance
 from gansmith.metrics.neighbours import Memorisation, Threshold, memorisation, threshold
-from gansmith.metrics.parzen import SIGMAS, ParzenFit, SigmaChoice, choose_sigma, parzen
+from gansmith.papers.parzen import SIGMAS, ParzenFit, SigmaChoice, choose_sigma, parzen
+from gansmith.papers.stacked import stacked_modes
+from gansmith.papers.tfd import FOLDS, mean_over_folds
 from gansmith.recipe import Data, Recipe, resolve
 from gansmith.run.pictures import to_uint8
 
@@ -40,22 +42,24 @@ NUMBERS = 2**24
 """The most numbers of the images that are looked at together: 64 MB as float32."""
 
 
+@dataclass(eq=False)
 class Stored:
     """One field of a set as its bytes, or its map on disk, hold it, in an order of its own.
 
     With a recipe, as its views show it, but for those that only vary what is trained on.
     """
 
-    def __init__(
-        self, data: ImageSet, values: str, places: Labels, field: str = "", recipe: Recipe | None = None
-    ) -> None:
-        self.data, self.values, self.places, self.field, self.recipe = data, values, places, field, recipe
+    data: ImageSet
+    values: str
+    places: Labels
+    field: str = ""
+    recipe: Recipe | None = None
 
     def __len__(self) -> int:
         return len(self.places)
 
     def __getitem__(self, at: slice) -> Stored:
-        return Stored(self.data, self.values, self.places[at], self.field, self.recipe)
+        return replace(self, places=self.places[at])
 
     def fields(self, device: torch.device) -> dict[str, Tensor]:
         """All fields of the set as networks see them."""
@@ -130,22 +134,20 @@ class Images:
         return self._first[n]
 
 
+@dataclass(eq=False)
 class Reference:
     """The real images of one field, split by split, as the networks see them."""
 
-    def __init__(
-        self,
-        what: Recipe | Data,
-        field: str,
-        split: SplitName,
-        extractor: Extractor | None,
-        device: torch.device,
-        say: Callable[[str], None],
-        fold: int = 1,
-    ) -> None:
-        self.what, self.field, self.split, self.fold = what, field, split, fold
-        self.data = what.data if isinstance(what, Recipe) else what
-        self.extractor, self.device, self.say = extractor, device, say
+    what: Recipe | Data
+    field: str
+    split: SplitName
+    extractor: Extractor | None
+    device: torch.device
+    say: Callable[[str], None]
+    fold: int = 1
+
+    def __post_init__(self) -> None:
+        self.data = self.what.data if isinstance(self.what, Recipe) else self.what
         self._sets: dict[str, tuple[ImageSet, ...]] = {}
         self._splits: dict[str, Images] = {}
 
@@ -178,9 +180,7 @@ class Reference:
         """All folds of data that comes in folds; else this alone."""
         if self.data.name != "tfd":
             return [self]
-        from gansmith.papers.tfd import folds_of
-
-        return folds_of(self)
+        return [replace(self, fold=fold) for fold in range(1, FOLDS + 1)]
 
     @property
     def real(self) -> Images:
@@ -273,7 +273,7 @@ def _classes(samples: Images, to: Reference) -> Measured:
 
 def _stacked(samples: Images, to: Reference) -> Measured:
     channels = [Images(c, samples.extractor, samples.device) for c in torch.split(samples.pixels, 1, dim=1)]
-    found = modes.stacked_modes(torch.stack([c.outputs.logits.argmax(1) for c in channels], 1))
+    found = stacked_modes(torch.stack([c.outputs.logits.argmax(1) for c in channels], 1))
     return Measured({"modes": found.modes, "modes_kl": found.kl}, {"hit_at_least": found.at_least})
 
 
@@ -388,9 +388,9 @@ class Metric:
         found = [self.measure(samples, fold) for fold in self.taken(to)]
         if len(found) == 1:
             return found[0]
-        from gansmith.papers.tfd import mean_over_folds
-
-        return mean_over_folds(found)
+        (name,) = self.values
+        mean, details = mean_over_folds([one.values[name] for one in found], [one.details for one in found])
+        return Measured({name: mean}, details)
 
     def why_not(self, case: Case) -> str | None:
         """Why it cannot be taken, or None."""
@@ -500,5 +500,3 @@ METRICS: dict[str, Metric] = {
 }
 VALUE_OF = {value: name for name, row in METRICS.items() for value in row.values}
 """Each value, and the metric that gives it."""
-# The names that the literature keeps for Inception's features; with others the same measure is called otherwise.
-INCEPTION_NAMES = {"fd": "fid", "kd": "kid", "score": "is"}

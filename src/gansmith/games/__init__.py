@@ -12,5 +12,12 @@ GAMES: dict[str, str] = {
     "cluster_gan": "gansmith.games.cluster_gan:ClusterGAN",
     "aae": "gansmith.games.aae:AdversarialAutoencoder",
     "pix2pix": "gansmith.games.pix2pix:Pix2Pix",
+    "bicyclegan": "gansmith.games.bicyclegan:BicycleGAN",
     "cyclegan": "gansmith.games.cyclegan:CycleGAN",
+    "dualgan": "gansmith.games.dualgan:DualGAN",
+    "cogan": "gansmith.games.cogan:CoupledGAN",
+    "unit": "gansmith.games.unit:UNIT",
+    "munit": "gansmith.games.munit:MUNIT",
+    "pixelda": "gansmith.games.pixelda:PixelDA",
+    "stargan": "gansmith.games.stargan:StarGAN",
 }

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.nn.functional import l1_loss
+from torch.nn.functional import l1_loss, mse_loss
 
 from gansmith.games.critique import Critique, full, loss_g, mean, per_sample, scores
 from gansmith.games.game import Batch, Game, Maker, Metrics
@@ -41,6 +42,8 @@ class CycleGAN(Game):
     lambda_cycle: NonNegativeFloat = 5.0
     lambda_identity: NonNegativeFloat = 0.5
     pool: NonNegativeInt = 50
+    distance: Literal["l1", "l2"] = "l1"
+    """Of a picture from its cycle: the mean of absolute, or of squared differences."""
 
     needs = (("a",), ("b",))
     generators = ("AB", "BA")
@@ -63,7 +66,8 @@ class CycleGAN(Game):
     def losses(self, part: Batch) -> tuple[Moved, Metrics]:
         a, b = part["a"], part["b"]
         fake_b, fake_a = self.AB.net(a), self.BA.net(b)
-        cycle = l1_loss(full(self.BA.net(fake_b)), a) + l1_loss(full(self.AB.net(fake_a)), b)
+        apart = l1_loss if self.distance == "l1" else mse_loss
+        cycle = apart(full(self.BA.net(fake_b)), a) + apart(full(self.AB.net(fake_a)), b)
         adversarial = loss_g(self.objective, self.DB.lend, fake_b, b) + loss_g(self.objective, self.DA.lend, fake_a, a)
         loss = adversarial + self.lambda_cycle * cycle
         said = {"game/adversarial": adversarial, "game/cycle": cycle}

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor
 
-from gansmith.batch import Batch
+from gansmith.batch import NOT_PICTURES, Batch
 from gansmith.players import Metrics, Player
 
 __all__ = ["Batch", "Game", "Maker", "Metrics"]
@@ -31,7 +31,7 @@ class Maker(NamedTuple):
     @property
     def pictures(self) -> tuple[str, ...]:
         """The fields of pictures that it takes; none where it makes pictures out of latents (and labels) alone."""
-        return tuple(field for field in self.inputs.values() if field not in ("latent", "y", "bits"))
+        return tuple(field for field in self.inputs.values() if field not in ("latent", *NOT_PICTURES))
 
     @property
     def labelled(self) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -18,15 +17,6 @@ class Confidence(NamedTuple):
     """Of the largest probability of each sample."""
     share: float
     """Of samples whose largest probability is at least the threshold."""
-
-
-class StackedModes(NamedTuple):
-    modes: int
-    """How many of the classes^channels modes are hit."""
-    kl: float
-    """KL(samples || uniform over all modes), in nats."""
-    at_least: dict[int, int]
-    """n: how many modes are hit n times or more."""
 
 
 class InceptionScore(NamedTuple):
@@ -65,22 +55,6 @@ def confidence(probabilities: Tensor, *, threshold: float = 0.9) -> Confidence:
     """
     largest = _probabilities(probabilities).amax(1)
     return Confidence(largest.double().mean().item(), (largest >= threshold).double().mean().item())
-
-
-def stacked_modes(labels: Tensor, classes: int = 10, *, at_least: Sequence[int] = (2, 5, 10)) -> StackedModes:
-    """Modes hit and KL(p || uniform) = sum p log(p classes^C), in nats, from one label per channel, integers (N, C).
-
-    Stacked MNIST has C = 3 digits and 1000 modes. N samples alone cost about (1000 - 1) / (2N) nats: 0.02 for 26,000.
-    UserError for a label out of range. Source: Metz et al. 2017 (arXiv 1611.02163); protocol of Lin et al. 2018
-    (arXiv 1712.04086): 26,000 samples.
-    """
-    if labels.ndim != 2 or 0 in labels.shape:
-        raise UserError(f"labels: shape {tuple(labels.shape)}; it must be (N, channels), both at least 1")
-    class_histogram(labels.flatten(), classes)  # every label in range
-    powers = classes ** torch.arange(labels.shape[1] - 1, -1, -1, device=labels.device)
-    counts = class_histogram((labels * powers).sum(1), classes ** labels.shape[1])
-    hits = {n: int((counts >= n).sum()) for n in at_least}
-    return StackedModes(int((counts > 0).sum()), kl_to_uniform(counts), hits)
 
 
 def inception_score(probabilities: Tensor, splits: int = 10) -> InceptionScore:

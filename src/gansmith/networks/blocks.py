@@ -177,11 +177,11 @@ def iterate_spectra(net: nn.Module) -> None:
 
 
 class Residual(nn.Module):
-    """x + f(x) on maps (N, width, H, W): f is two reflected 3x3 convolutions with a ReLU between them."""
+    """x + f(x) on maps (N, width, H, W): f is two 3x3 convolutions, reflected by default, with a ReLU between them."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, *, reflect: bool = True) -> None:
         super().__init__()
-        first, second = (conv(width, width, 3, reflect=True) for _ in range(2))
+        first, second = (conv(width, width, 3, reflect=reflect) for _ in range(2))
         self.model = nn.Sequential(*first, nn.ReLU(inplace=True), *second)
 
     def forward(self, x: Tensor) -> Tensor:

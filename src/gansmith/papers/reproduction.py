@@ -5,6 +5,7 @@ Interrupted, it goes on where it was: each training is a run of its own, and wha
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,10 +15,11 @@ from typing import Any
 from gansmith import checkpoint, strict_json
 from gansmith.build import load_split
 from gansmith.errors import UserError
-from gansmith.evaluation.evaluator import evaluate
+from gansmith.evaluation.evaluator import check_seeds, evaluate
 from gansmith.evaluation.receipts import Receipt, append, check_comparable, read
 from gansmith.recipe import Recipe, difference, is_run, plan, to_dict
-from gansmith.run.curves import plot_scores
+from gansmith.run.atomic import replacing
+from gansmith.run.curves import panels
 from gansmith.run.folder import write_text
 from gansmith.run.log import read_metrics
 from gansmith.schema import did_you_mean
@@ -45,6 +47,7 @@ class Reproduction:
     """The value, and its standard error over test images."""
     where: str
     metric: str
+    takes: str
     variants: Mapping[str, Variant]
 
 
@@ -53,6 +56,7 @@ REPRODUCTIONS: dict[str, Reproduction] = {
         paper=("225", "2"),
         where="adversarial nets on MNIST, Table 1 of Goodfellow et al. 2014 (arXiv 1406.2661)",
         metric="parzen_ll",
+        takes="days on two CPU cores; two hours with --only averaged --n_epochs 50",
         variants={
             "paper": Variant(
                 "as the authors' code: both players at once, non-saturating; G's weights themselves",
@@ -120,8 +124,7 @@ def reproduce(
     if name not in REPRODUCTIONS:
         known = ", ".join(REPRODUCTIONS)
         raise UserError(f"there is no reproduction {name!r}{did_you_mean(name, REPRODUCTIONS)} (there is: {known})")
-    if isinstance(seeds, int):
-        raise UserError(f"seeds is {seeds}; it must be a sequence of seeds, such as range({seeds})")
+    check_seeds(seeds)
     what = REPRODUCTIONS[name]
     variants = list(only or what.variants)
     for variant in variants:
@@ -288,3 +291,39 @@ def _plain(row: Row) -> dict[str, Any]:
         "seconds": row.seconds,
         "receipt": row.receipt.as_dict(),
     }
+
+
+# ---- the curves ------------------------------------------------------------------------------------------------
+
+
+def plot_scores(
+    runs: Mapping[str, Path], out: Path, *, over: str, targets: Mapping[str, Sequence[float]] | None = None
+) -> None:
+    """Draw the scores on held-back images of several runs, by their names, over "epoch" or "seconds", as a PNG.
+
+    runs: name -> metrics.jsonl. targets: the scores to draw, each with values to be reached; None: all scores. The
+    scale is logarithmic where all values are positive and lie far apart. Raises UserError where there is no score.
+    """
+    rows = {name: read_metrics(path) for name, path in runs.items()}
+    found = dict.fromkeys(key[5:] for log in rows.values() for row in log for key in row if key.startswith("eval/"))
+    if not found:
+        raise UserError(f"none of {', '.join(map(str, runs.values()))} has a score to draw")
+    targets = dict.fromkeys(found, ()) if targets is None else targets
+    figure, axes = panels(len(targets), 0.9 + 3.4 * len(targets))
+    for ax, (score, bounds) in zip(axes, targets.items(), strict=True):
+        shown = [*bounds]
+        for name, log in rows.items():
+            points = [(float(row[over]), float(row[f"eval/{score}"])) for row in log if f"eval/{score}" in row]
+            points = [(x, y) for x, y in points if math.isfinite(y)]
+            shown += [y for _, y in points]
+            ax.plot(*zip(*points, strict=True) if points else ([], []), linewidth=1.4, marker=".", label=name)
+        if bounds:
+            across = ax.get_yaxis_transform()
+            ax.hlines(bounds, 0, 1, transform=across, color="0.35", linewidth=1.0, linestyle="--", label="target")
+        if shown and min(shown) > 0 and max(shown) > 20 * min(shown):
+            ax.set_yscale("log")
+        ax.set_ylabel(score)
+    axes[0].legend(frameon=False)
+    axes[-1].set_xlabel({"epoch": "epochs", "seconds": "seconds of training, evaluation apart"}[over])
+    with replacing(out) as part:
+        figure.savefig(part, format="png")

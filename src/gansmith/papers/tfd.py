@@ -7,10 +7,10 @@ unlabeled, 1 for training, 2 for validation, 3 for testing.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,9 +18,6 @@ from numpy.typing import NDArray
 from gansmith.data.imageset import Bytes, ImageSet, Labels
 from gansmith.data.prepare import Source, Wanted, array_source, prepare
 from gansmith.errors import UserError
-
-if TYPE_CHECKING:
-    from gansmith.evaluation.measures import Measured, Reference
 
 FILE = "TFD_48x48.mat"
 KEYS = ("images", "labs_ex", "folds")
@@ -106,18 +103,9 @@ def _read(file: Path) -> tuple[Bytes, NDArray[Any], NDArray[Any]]:
 # ---- scores over all folds -------------------------------------------------------------------------------------
 
 
-def folds_of(to: Reference) -> list[Reference]:
-    """The real images of every fold."""
-    return [
-        type(to)(to.what, to.field, to.split, to.extractor, to.device, to.say, fold) for fold in range(1, FOLDS + 1)
-    ]
-
-
-def mean_over_folds(found: Sequence[Measured]) -> Measured:
-    """The means of the folds' values; the standard error, where each has one, is that over folds."""
-    details: dict[str, Any] = {key: [one.details[key] for one in found] for key in found[0].details}
-    (name,) = found[0].values
-    means = [one.values[name] for one in found]
-    if "standard_error" in details:
-        details |= {"standard_error": stdev(means) / len(means) ** 0.5, "folds": means}
-    return found[0]._replace(values={name: fmean(means)}, details=details)
+def mean_over_folds(values: Sequence[float], details: Sequence[Mapping[str, Any]]) -> tuple[float, dict[str, Any]]:
+    """The mean of the folds' values, and their details; the standard error, where each has one, is that over folds."""
+    together: dict[str, Any] = {key: [one[key] for one in details] for key in details[0]}
+    if "standard_error" in together:
+        together |= {"standard_error": stdev(values) / len(values) ** 0.5, "folds": list(values)}
+    return fmean(values), together

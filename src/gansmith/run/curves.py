@@ -46,55 +46,18 @@ def plot_curves(metrics: Path, out: Path, title: str) -> None:
     if not rows:
         raise UserError(f"{metrics} holds no complete row yet")
     keys = list(dict.fromkeys(key for row in rows for key in row))
-    panels = [
-        (label, shown, log)
-        for label, starts, log in _PANELS
-        if (shown := [key for key in keys if key.startswith(starts)])
-    ]
-    if not panels:
+    found = [(label, [key for key in keys if key.startswith(starts)], log) for label, starts, log in _PANELS]
+    if not (drawn := [panel for panel in found if panel[1]]):
         raise UserError(f"{metrics} holds nothing to draw: no loss/, D/, grad/ or game/ values")
 
-    figure, axes = _panels(len(panels), 0.9 + 2.2 * len(panels))
+    figure, axes = panels(len(drawn), 0.9 + 2.2 * len(drawn))
     figure.suptitle(title, fontsize=12)
-    for ax, (label, shown, log) in zip(axes, panels, strict=True):
+    for ax, (label, shown, log) in zip(axes, drawn, strict=True):
         _draw(ax, rows, shown, log)
         ax.set_ylabel(label)
     figure.align_ylabels(axes)
-    axes[-1].set_xlabel("images seen by D (thousands)" if _has_images(rows) else "rounds")
+    axes[-1].set_xlabel("images seen by D (thousands)" if "images" in rows[0] else "rounds")
     _epochs_on_top(axes[0], rows)
-    with replacing(out) as part:
-        figure.savefig(part, format="png")
-
-
-def plot_scores(
-    runs: Mapping[str, Path], out: Path, *, over: str, targets: Mapping[str, Sequence[float]] | None = None
-) -> None:
-    """Draw the scores on held-back images of several runs, by their names, over "epoch" or "seconds", as a PNG.
-
-    runs: name -> metrics.jsonl. targets: the scores to draw, each with values to be reached; None: all scores. The
-    scale is logarithmic where all values are positive and lie far apart. Raises UserError where there is no score.
-    """
-    rows = {name: read_metrics(path) for name, path in runs.items()}
-    found = dict.fromkeys(key[5:] for log in rows.values() for row in log for key in row if key.startswith("eval/"))
-    if not found:
-        raise UserError(f"none of {', '.join(map(str, runs.values()))} has a score to draw")
-    targets = dict.fromkeys(found, ()) if targets is None else targets
-    figure, axes = _panels(len(targets), 0.9 + 3.4 * len(targets))
-    for ax, (score, bounds) in zip(axes, targets.items(), strict=True):
-        shown = [*bounds]
-        for name, log in rows.items():
-            points = [(float(row[over]), float(row[f"eval/{score}"])) for row in log if f"eval/{score}" in row]
-            points = [(x, y) for x, y in points if math.isfinite(y)]
-            shown += [y for _, y in points]
-            ax.plot(*zip(*points, strict=True) if points else ([], []), linewidth=1.4, marker=".", label=name)
-        if bounds:
-            across = ax.get_yaxis_transform()
-            ax.hlines(bounds, 0, 1, transform=across, color="0.35", linewidth=1.0, linestyle="--", label="target")
-        if shown and min(shown) > 0 and max(shown) > 20 * min(shown):
-            ax.set_yscale("log")
-        ax.set_ylabel(score)
-    axes[0].legend(frameon=False)
-    axes[-1].set_xlabel({"epoch": "epochs", "seconds": "seconds of training, evaluation apart"}[over])
     with replacing(out) as part:
         figure.savefig(part, format="png")
 
@@ -110,7 +73,7 @@ def plot_overlaid(rows: Sequence[Sequence[Path]], out: Path) -> None:
     shown = [(key, log) for _, starts, log in _PANELS for key in keys if key.startswith(starts)]
     if not shown:
         raise UserError("none of the runs has logged a value to draw")
-    figure, axes = _panels(len(shown), 0.6 + 2.1 * -(-len(shown) // 2), columns=2)
+    figure, axes = panels(len(shown), 0.6 + 2.1 * -(-len(shown) // 2), columns=2)
     for ax, (key, log) in zip(axes, shown, strict=True):
         for i, row in enumerate(logs):
             colour, dash = LINES[i % len(LINES)]
@@ -130,7 +93,7 @@ def plot_overlaid(rows: Sequence[Sequence[Path]], out: Path) -> None:
         figure.savefig(part, format="png")
 
 
-def _panels(n: int, height: float, columns: int = 1) -> tuple[Any, Any]:
+def panels(n: int, height: float, columns: int = 1) -> tuple[Any, Any]:
     """A figure of n panels, which in one column share the axis below."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -187,10 +150,6 @@ def _curve(rows: Sequence[Mapping[str, Any]], key: str, log: bool) -> tuple[_Cur
 
 def _clock(row: Mapping[str, Any]) -> float:
     return row["images"] / 1000 if "images" in row else float(row["round"])
-
-
-def _has_images(rows: Sequence[Mapping[str, Any]]) -> bool:
-    return "images" in rows[0]
 
 
 def _running_median(x: NDArray[np.float64], y: NDArray[np.float64]) -> _Curve:

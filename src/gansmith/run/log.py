@@ -4,17 +4,16 @@ import json
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from gansmith import strict_json
 from gansmith.errors import UserError
 from gansmith.run.atomic import replacing
-
-if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
 
 
 class Meters:
@@ -61,34 +60,23 @@ class Meters:
 
 
 class RunLog:
-    """The rows of one run, in `metrics.jsonl` and, if wanted, as TensorBoard events in `tensorboard/`.
+    """The rows of one run, in `metrics.jsonl` and, if wanted and installed, as TensorBoard events in `tensorboard/`."""
 
-    `tensorboard`: None writes events if the package is installed; True raises UserError if it is not.
-    """
-
-    tensorboard: bool
-    _events: "SummaryWriter | None"
-
-    def __init__(
-        self, run: Path, *, at_round: int = -1, scores_until: int = -1, tensorboard: bool | None = None
-    ) -> None:
+    def __init__(self, run: Path, *, at_round: int = -1, scores_until: int = -1, tensorboard: bool = True) -> None:
         """Open the log of the folder `run` after round `at_round`.
 
         Rows of later rounds, which an ended session left, are removed, as they will come again, but for scores
         ("eval/...") up to `scores_until`; and so is a last line that a crash left incomplete. Raises UserError if any
         other line is damaged.
         """
-        installed = find_spec("tensorboard") is not None
-        if tensorboard and not installed:
-            raise UserError('tensorboard is not installed: pip install "gansmith[tensorboard]"')
-        self.tensorboard = installed if tensorboard is None else tensorboard
+        self.tensorboard = tensorboard and find_spec("tensorboard") is not None
         run.mkdir(parents=True, exist_ok=True)
         path = run / "metrics.jsonl"
         again = path.exists()
         if again:
             _forget_after(path, at_round, scores_until)
         self._file = path.open("a", encoding="utf-8")
-        self._events = None
+        self._events: Any = None
         if self.tensorboard:
             from torch.utils.tensorboard import SummaryWriter
 
@@ -106,6 +94,12 @@ class RunLog:
             for key, value in row.items():
                 if key != "round" and not isinstance(value, str):
                     self._events.add_scalar(key, value, step)
+
+    def picture(self, name: str, picture: Image.Image, step: int) -> None:
+        """A grid among TensorBoard's images."""
+        if self._events is not None:
+            form = "HW" if picture.mode == "L" else "HWC"
+            self._events.add_image(name, np.asarray(picture), step, dataformats=form)
 
     def close(self) -> None:
         """Write out what is left and close; closing twice is no error."""

@@ -51,6 +51,12 @@ def grid(images: NDArray[np.uint8], columns: int, pad: int = 2, background: int 
     return Image.fromarray(canvas[..., 0] if channels == 1 else canvas)
 
 
+def enlarged(rows: Sequence[NDArray[np.uint8]]) -> list[NDArray[np.uint8]]:
+    """Bytes (N, C, H, W) of several sizes at the largest of them, each pixel as a block of equal ones."""
+    most = max(row.shape[2] for row in rows)
+    return [row.repeat(most // row.shape[2], 2).repeat(most // row.shape[2], 3) for row in rows]
+
+
 def stacked(pictures: Sequence[Image.Image], background: int = _BACKGROUND) -> Image.Image:
     """Pictures one below the other, flush left on a grey."""
     if len(pictures) == 1:

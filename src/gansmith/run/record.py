@@ -17,6 +17,7 @@ from torch import Tensor
 
 from gansmith import checkpoint
 from gansmith.build import Experiment, derive_seed, fields_of, load_split
+from gansmith.data.attributes import wished
 from gansmith.data.values import VALUES
 from gansmith.errors import UserError
 from gansmith.evaluation.points import POINTS, over_density
@@ -27,7 +28,7 @@ from gansmith.run import folder as runs
 from gansmith.run import health
 from gansmith.run.curves import plot_curves
 from gansmith.run.log import RunLog, read_metrics
-from gansmith.run.pictures import grid, growth_gif, save_png, stacked, to_uint8, usable_frames
+from gansmith.run.pictures import enlarged, grid, growth_gif, save_png, stacked, to_uint8, usable_frames
 
 if TYPE_CHECKING:
     from gansmith.evaluation.receipts import Receipt
@@ -187,6 +188,7 @@ class Record:
     def _save(self, picture: Image.Image, folder: str) -> None:
         (self.run / folder).mkdir(exist_ok=True)
         save_png(picture, self.run / folder / f"{self.experiment.state.round:06d}.png")
+        self.log.picture(folder, picture, self.experiment.state.round)
 
     def _shown(self, sampler: Sampler) -> Image.Image:
         if sampler.maker.pictures:
@@ -201,13 +203,26 @@ class Record:
         """A column for each held-back picture: what goes in, what comes out, and the truth of a pair."""
         maker, to_unit = sampler.maker, VALUES[self.recipe.data.values].to_unit
         held = self._held_back()
+        if "bits" in maker.inputs.values():
+            return self._edits(sampler, held)
         n = min(len(held[field]) for field in maker.pictures)
         rows = [to_uint8(to_unit(held[field][:n].clone())) for field in maker.pictures]
         rows.append(to_uint8(sampler.translated(held, range(n))))
         paired = any({*maker.pictures, maker.imitates} <= {*stream} for stream in self.experiment.game.needs)
         if paired and maker.imitates not in maker.pictures:
             rows.append(to_uint8(to_unit(held[maker.imitates][:n].clone())))
-        return grid(np.concatenate(rows), columns=n)
+        return grid(np.concatenate(enlarged(rows)), columns=n)
+
+    def _edits(self, sampler: Sampler, held: Mapping[str, Tensor]) -> Image.Image:
+        """A row for each held-back picture: itself, then what it becomes as each attribute in turn changes."""
+        (field,), names = sampler.maker.pictures, sampler.classes.names
+        rows = []
+        for x, own in zip(held[field], held["bits"], strict=True):
+            bits = [wished(names, own.tolist(), name, not own[i] or "=" in name) for i, name in enumerate(names)]
+            several = {field: x.expand(len(names), *x.shape), "bits": torch.tensor(bits)}
+            made = sampler.translated(several, range(len(names)))
+            rows += [VALUES[self.recipe.data.values].to_unit(x[None].clone()), made]
+        return grid(to_uint8(torch.cat(rows)), columns=1 + len(names))
 
     def _held_back(self) -> Mapping[str, Tensor]:
         """The first pictures that were held back, as networks see them; training pictures where none were."""

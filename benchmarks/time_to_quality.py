@@ -1,35 +1,50 @@
-"""How long a recipe trains until a score on held-back images is reached: `gansmith bench time-to-quality`.
+"""How long a recipe trains until a score on held-back images is reached: seconds, images, rounds, hardware.
+
+    python benchmarks/time_to_quality.py gan --until 'fd<=60' --data.validation 10000
+
+A goal names a value of gansmith evaluate (fd, kd, precision, coverage, class_kl, ...), in quotes. Scores are taken
+every --evaluation.every rounds [an epoch] on --data.validation images with --evaluation.n samples, and their time does
+not count. Any key of the recipe is a flag.
 
 Interrupted, it goes on where it was: each seed is a run of its own, and what has reached the goal is not trained again.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
+import os
 import re
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+if "OMP_WAIT_POLICY" not in os.environ:  # as `gansmith train` does, before torch is loaded
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+
 from gansmith import strict_json
+from gansmith.allocator import keep_freed_memory
 from gansmith.build import load_split
+from gansmith.cli import recipe_words
 from gansmith.errors import Diverged, UserError
 from gansmith.evaluation.evaluator import Evaluator
 from gansmith.evaluation.measures import METRICS, VALUE_OF
 from gansmith.evaluation.receipts import number
+from gansmith.papers.reproduction import plot_scores
 from gansmith.recipe import Recipe, Resolved, is_run, plan, with_full_paths
-from gansmith.run.curves import plot_scores
 from gansmith.run.folder import write_text
 from gansmith.run.log import read_metrics
 from gansmith.run.record import Record
 from gansmith.schema import did_you_mean
 from gansmith.series import check_same
 from gansmith.tables import Table
-from gansmith.training import train
+from gansmith.training import Stopped, train
 
 Say = Callable[[str], None]
 SESSIONS = "sessions.jsonl"  # beside the runs: how every session ended and its wall time, which no run keeps
@@ -88,14 +103,7 @@ def time_to_quality(
     measured, and for runs in `out` that are of another recipe or were scored otherwise.
     """
     goals, changes = [parse_goal(text) for text in until], dict(overrides or {})
-    if not goals:
-        raise UserError("there is no goal; give one: --until 'fd<=60'")
-    if not max_minutes > 0:
-        raise UserError(f"--max-minutes is {max_minutes:g}; it must be more than 0")
-    if is_run(what):
-        raise UserError(f"{what} is a run; this trains runs of its own from a recipe: {Path(what) / 'recipe.yaml'}")
-    if taken := [key for key in ("seed", "minutes", "evaluation.metrics", "evaluation.best") if key in changes]:
-        raise UserError(f"{taken[0]} cannot be set here; it follows from --seeds K, --max-minutes M and --until GOAL")
+    _check(what, goals, max_minutes, changes)
     metrics = [VALUE_OF[goal.value] for goal in goals]
     flags = {**changes, "evaluation.metrics": [*dict.fromkeys(metrics)], "evaluation.best": None, "minutes": None}
     resolved = plan(what, flags=flags)
@@ -139,6 +147,18 @@ def time_to_quality(
     plot_scores(logs, folder / "curves.png", over="seconds", targets=targets)
     say(f"written: {folder / 'result.json'}, {folder / 'table.md'}, {folder / 'curves.png'}")
     return result
+
+
+def _check(what: str | Path, goals: Sequence[Goal], max_minutes: float, changes: Mapping[str, Any]) -> None:
+    """UserError for what this cannot measure."""
+    if not goals:
+        raise UserError("there is no goal; give one: --until 'fd<=60'")
+    if not max_minutes > 0:
+        raise UserError(f"--max-minutes is {max_minutes:g}; it must be more than 0")
+    if is_run(what):
+        raise UserError(f"{what} is a run; this trains runs of its own from a recipe: {Path(what) / 'recipe.yaml'}")
+    if taken := [key for key in ("seed", "minutes", "evaluation.metrics", "evaluation.best") if key in changes]:
+        raise UserError(f"{taken[0]} cannot be set here; it follows from --seeds K, --max-minutes M and --until GOAL")
 
 
 def _epoch(recipe: Recipe, say: Say) -> int:
@@ -280,3 +300,52 @@ def _summary(result: Mapping[str, Any]) -> str:
         said += f"; mean of those that did {mean:.1f}{spread} s; {middle}"
     missed = [f"seed {row['seed']}: {row['why_not'] or 'not finished'}" for row in result["rows"] if not row["reached"]]
     return f"{said}. Not reached: {'; '.join(missed)}." if missed else f"{said}."
+
+
+def main() -> None:
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=raw, usage=argparse.SUPPRESS, allow_abbrev=False
+    )
+    parser.add_argument("--until", action="append", default=[], metavar="GOAL", help="'fd<=60'; several must all hold")
+    parser.add_argument("--data", metavar="NAME|FOLDER", help="a data set, or a folder of pictures  [the recipe's]")
+    parser.add_argument("--seeds", type=int, default=3, metavar="K", help="seeds 0 to K-1: a training of each  [3]")
+    parser.add_argument("--max-minutes", type=float, default=10.0, metavar="M", help="of training, for each seed  [10]")
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="[runs/time-to-quality-RECIPE]")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps  [auto]")
+    parser.add_argument("--trust", action="store_true", help="import the modules that a recipe's file names")
+    parser.add_argument("--quiet", action="store_true", help="print nothing but the table and errors")
+    options, words = parser.parse_known_args()
+    if options.seeds < 1:
+        parser.error(f"--seeds is {options.seeds}; it must be at least 1")
+    if options.trust:
+        os.environ["GANSMITH_TRUST"] = "1"
+    keep_freed_memory()
+    try:
+        what, flags = recipe_words("gan", tuple(words), {"data": options.data})
+        with redirect_stdout(sys.stderr):  # so that stdout holds the result and nothing else
+            result = time_to_quality(
+                what,
+                options.until,
+                seeds=range(options.seeds),
+                max_minutes=options.max_minutes,
+                overrides=flags,
+                out=options.out,
+                device=options.device,
+                quiet=options.quiet,
+                say=(lambda text: None) if options.quiet else print,
+            )
+    except UserError as error:
+        parser.error(str(error))
+    except Stopped as stop:
+        print("stopped; what was begun is saved, and the same command goes on where it was", file=sys.stderr)
+        sys.exit(128 + stop.signum)
+    if options.json:
+        print(strict_json.dumps(result, indent=1))
+    else:
+        table(result).show()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,64 @@
+"""CoGAN: pictures of two domains that belong together, learnt without a single pair (Liu & Tuzel 2016, 1606.07536).
+
+Legend: z latents (N, Z); G(z) = (a, b), a picture of each domain; D(a, b) = the scores of each. To `scores` and
+`per_sample` these are two scales, of which the losses are added.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gansmith.games.critique import Critique, mean, per_sample, scores
+from gansmith.games.game import Batch, Game, Maker, Metrics
+from gansmith.objectives import Objective
+from gansmith.players import Moved, Player, move
+from gansmith.priors import Prior
+
+
+@dataclass
+class CoupledGAN(Game):
+    """max_G min_D of the sum of two games on one z, eq. 4: a move of D, then one of G on the same G(z), Algorithm 1.
+
+    What the two generators share, and the two critics, is one module, in which the gradients of both domains meet: so G
+    and D are one player each. The algorithm of appendix B takes the mean of both gradients of a shared weight and not
+    their sum, which Adam does not see.
+    """
+
+    G: Player
+    D: Player
+    prior: Prior
+    objective: Objective
+    noise: torch.Generator
+    accumulate: int = 1
+
+    needs = (("a",), ("b",))
+    makers = {
+        "a": Maker(("G",), {"z": "latent"}, "a", lambda G, z: G(z)[0]),
+        "b": Maker(("G",), {"z": "latent"}, "b", lambda G, z: G(z)[1]),
+    }
+
+    def round(self, *batches: Batch) -> Metrics:
+        (batch,) = batches
+        made: list[tuple[Tensor, Tensor]] = []  # G(z) of each part, with its graph
+
+        def losses_d(part: Batch) -> tuple[Moved, Metrics]:
+            n = len(part)
+            made.append(self.G.net(self.prior.sample(n, self.noise, self.G.dtype)))
+            fake = (x.detach() for x in made[-1])
+            c = Critique(scores(self.D.net(part["a"], part["b"]), n), scores(self.D.net(*fake), n))
+            said = {}
+            for i, of in enumerate("AB"):
+                said[f"D/real_{of}"] = mean(c.real[i : i + 1], self.objective.output)
+                said[f"D/fake_{of}"] = mean(c.fake[i : i + 1], self.objective.output)
+            return {"D": (self.D, per_sample(self.objective.d, c).mean())}, said
+
+        def losses_g(part: Batch) -> tuple[Moved, Metrics]:
+            n = len(part)
+            fake = scores(self.D.lend(*made.pop(0)), n)
+            real = scores(self.D.lend(part["a"], part["b"]), n) if self.objective.g_uses_real else fake
+            return {"G": (self.G, per_sample(self.objective.g, Critique(real, fake)).mean())}, {}
+
+        return move(batch, self.accumulate, losses_d) | move(batch, self.accumulate, losses_g)
