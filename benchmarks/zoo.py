@@ -102,6 +102,9 @@ ITEMS: dict[str, Item] = {
     "dualgan": Item(4000, metrics=("kept",)),
     "unit": Item(6000, metrics=("kept",)),
     "munit": Item(3000, metrics=("kept",)),
+    "srresnet": Item(3000, metrics=("psnr", "ssim", "bicubic")),
+    "srgan": Item(3000, metrics=("psnr", "ssim", "bicubic")),
+    "esrgan": Item(3000, metrics=("psnr", "ssim", "bicubic")),
     "cogan": Item(2000, metrics=("agree",)),
     "ring": Item(6000, metrics=("modes",)),
     "grid": Item(6000, metrics=("modes",)),
@@ -270,8 +273,27 @@ def agree(run: Path) -> dict[str, float]:
     return {"agree": round(float((a == b).double().mean()), 4), "rarest": round(float(rarest), 4)}
 
 
-OWN: dict[str, Callable[[Path], dict[str, float]]] = {"kept": kept, "agree": agree}
-"""What is measured here and nowhere else, by the digits that the shipped classifier reads."""
+def bicubic(run: Path) -> dict[str, float]:
+    """What bicubic enlargement reaches on the same pictures as the recipe's `psnr`."""
+    import torch
+    from torchmetrics.functional.image import peak_signal_noise_ratio as psnr
+
+    from gansmith.build import fields_of, load_split
+    from gansmith.data.values import VALUES
+    from gansmith.inference import open_run
+
+    recipe = open_run(run).recipe
+    (found,) = load_split(recipe, "test", say=lambda text: None, progress=False)
+    n = len(found) if SAMPLES is None else SAMPLES
+    fields = fields_of(recipe, [found], slice(n), torch.device("cpu"))
+    low, x = (VALUES[recipe.data.values].to_unit(fields[name].clone()) for name in ("low", "x"))
+    made = torch.nn.functional.interpolate(low, x.shape[2:], mode="bicubic").clamp(0, 1)
+    one_by_one = psnr(made, x, data_range=1.0, reduction="none", dim=(1, 2, 3))
+    return {"psnr_bicubic": round(float(one_by_one.mean()), 4)}
+
+
+OWN: dict[str, Callable[[Path], dict[str, float]]] = {"kept": kept, "agree": agree, "bicubic": bicubic}
+"""What is measured here and nowhere else."""
 
 
 def face(run: Path, path: Path) -> None:

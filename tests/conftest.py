@@ -35,6 +35,9 @@ CPU = torch.device("cpu")
 SMALL_MLP = {"networks.G.widths": [16, 16], "networks.D.widths": [16]}
 SMALL_CONV = {"networks.G.width": 2, "networks.D.width": 2}
 SMALL_2014 = {"networks.G.widths": [16, 16], "networks.D.units": [8, 8]}
+SMALL_SUPER = {"networks.G.width": 4, "networks.G.blocks": 1}
+DIGITS_IN_UNIT = {"name": "digit_features", "values": "unit"}
+SMALL_CRITIC = {"networks.D.width": 2, "networks.D.units": 4, "networks.F": "digit_features"}
 SMALL: dict[str, dict[str, Any]] = {
     "gan": SMALL_MLP,
     "wgan_gp": SMALL_MLP,
@@ -70,6 +73,9 @@ SMALL: dict[str, dict[str, Any]] = {
         **{f"networks.{player}.width": 2 for player in ("AB", "BA", "DA", "DB")},
         **{"networks.AB.blocks": 1, "networks.BA.blocks": 1, "batch_size": 3},
     },
+    "srresnet": SMALL_SUPER,
+    **dict.fromkeys(("srgan", "srgan_x4"), {**SMALL_SUPER, **SMALL_CRITIC}),
+    **dict.fromkeys(("esrgan", "esrgan_x4"), {**SMALL_SUPER, **SMALL_CRITIC, "networks.F": DIGITS_IN_UNIT}),
     "discogan": {
         **{f"networks.{player}.{key}": 2 for player in ("AB", "BA", "DA", "DB") for key in ("width", "depth")},
         "batch_size": 3,
@@ -160,6 +166,7 @@ def data_of(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Callabl
         (("a", "b"),): made / "pairs",
         (("a",), ("b",)): made / "domains",
         (("a", "y"), ("b",)): made / "classes",
+        (("b",),): pictures,
     }
 
     def name(recipe: str) -> str:

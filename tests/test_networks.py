@@ -53,6 +53,8 @@ SMALL: dict[str, dict[str, Any]] = {
 # Those that give or take codes, or have a forward pass in each direction: tested in test_oracle_codes.py.
 CODES = {"unit_encoder", "unit_shared", "unit_decoder", "unit_critic", "munit_autoencoder", "munit_critic"}
 CODES |= {"bicyclegan_encoder", "bicyclegan_critic"}  # in test_oracle_more.py
+# Those that enlarge pictures or look at them for a loss, and their critic: in test_oracle_super.py.
+CODES |= {"srgan_generator", "srgan_critic", "esrgan_generator", "digit_features", "vgg19_features"}
 ROWS = [row for row in NETWORKS if row not in CODES]
 ONLY_32 = {"gan2014_conv_generator", "gan2014_conv_discriminator"}
 # What comes out, where it is not the picture of a generator, a translator or an auto-encoder.
@@ -152,7 +154,7 @@ BICYCLE_E += sum(
 )
 BICYCLE_D = conv(3, 64, 4) + PATCH_70 + conv(3, 32, 4) + normed(32, 64, 4) + normed(64, 128, 4) + normed(128, 256, 4)
 BICYCLE_D += conv(256, 1, 4)
-PIXELDA_G = linear(10, 1024) + conv(4, 64, 3) + 12 * (conv(64, 64, 3) + 2 * 64) + conv(64, 3, 1)
+PIXELDA_G = linear(10, 1024) + 2 + conv(4, 64, 3) + 12 * (conv(64, 64, 3) + 2 * 64) + conv(64, 3, 1)
 PIXELDA_D = conv(3, 64, 3) + sum(conv(n, 2 * n, 3) + 4 * n for n in (64, 128, 256)) + linear(512 * 16, 1)
 PIXELDA_T = conv(3, 32, 5) + conv(32, 48, 5) + linear(48 * 64, 100) + linear(100, 100) + linear(100, 10)
 DCGAN_G = linear(100, 1024 * 16) + 2 * 1024  # the maps of the paper's figure 1

@@ -64,6 +64,24 @@ SIZES: dict[str, tuple[str, dict[str, Any], float]] = {  # layout of the data, f
         },
         46.6e6,
     ),
+    "bicyclegan": (
+        "pairs",
+        {
+            "networks.G": {"name": "bicyclegan_unet", "width": 64, "depth": 8},
+            "networks.E": {"name": "bicyclegan_encoder", "width": 64, "blocks": 4},
+            **{f"networks.D_{x}": {"name": "bicyclegan_critic", "width": 64, "patch": 70} for x in ("VAE", "LR")},
+        },
+        65.5e6,
+    ),
+    "pixelda": (
+        "classes",
+        {
+            "img_size": 32,
+            "networks.G": {"name": "pixelda_translator", "width": 64, "blocks": 6},
+            "networks.D": {"name": "pixelda_critic", "width": 64},
+        },
+        2.4e6,
+    ),
     "stargan": (
         "attributes",
         {
@@ -74,7 +92,7 @@ SIZES: dict[str, tuple[str, dict[str, Any], float]] = {  # layout of the data, f
         53.2e6,
     ),
 }
-PARTS = {"pairs": ("",), "attributes": ("",), "domains": ("A", "B")}
+PARTS = {"pairs": ("",), "attributes": ("",), "domains": ("A", "B"), "classes": ("A/0", "A/1", "B/0", "B/1")}
 
 
 @pytest.mark.slow

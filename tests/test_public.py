@@ -115,7 +115,7 @@ FLOORS: list[set[str]] = [
 LEAVES = {
     "networks": {"schema"},
     "data": {"errors", "schema", "batch"},
-    "metrics": {"cuda_math", "errors"},
+    "metrics": {"cuda_math", "errors", "schema"},
     "run": {"errors", "strict_json"},
     "objectives": {"schema"},
     "penalties": {"errors", "schema"},

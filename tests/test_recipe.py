@@ -170,12 +170,16 @@ def test_every_row_of_every_table_has_a_schema(kind: str) -> None:
 
 @pytest.mark.parametrize("name", table("game"))
 def test_a_game_has_under_it_what_it_has_players_and_parts_for(name: str) -> None:
-    wanted = handed(recipes.resolve("game", name, trusted=False))
-    players = [part for part in wanted if part not in recipes.PARTS]
+    game = recipes.resolve("game", name, trusted=False)
+    wanted = handed(game)
+    players = [part for part in wanted if part not in (*recipes.PARTS, *game.frozen)]
     flags = {f"networks.{p}": "mlp_generator" if p != "D" else "mlp_discriminator" for p in reversed(players)}
     flags |= {f"optimizers.{p}": "adam" for p in reversed(players)} | {"game": name}
+    flags |= dict.fromkeys((f"networks.{part}" for part in game.frozen), "digit_features")
     recipe = combine(Layer("own", flags)).recipe
-    assert [*recipe.networks] == [*recipe.optimizers] == players  # weights are drawn in the game's order
+    assert [*recipe.networks] == [*players, *game.frozen] and [
+        *recipe.optimizers
+    ] == players  # weights are drawn in the game's order
     assert (recipe.prior is not None, recipe.objective is not None) == ("prior" in wanted, "objective" in wanted)
 
 

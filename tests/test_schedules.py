@@ -13,7 +13,7 @@ from conftest import experiment_of, rounds
 
 from gansmith.errors import UserError
 from gansmith.recipe import plan
-from gansmith.schedules import SCHEDULES, Clock, cosine, exponential, linear
+from gansmith.schedules import SCHEDULES, Clock, cosine, exponential, linear, step
 
 OVER = {"linear": linear, "cosine": cosine}
 PER_EPOCH = 8  # 60 images in batches of 8
@@ -44,6 +44,13 @@ def test_exponential_is_one_division_a_minibatch_down_to_its_floor() -> None:
     floored = [exponential(0.1, at(n), factor=1.000004, floor=1e-6) for n in (reached - 1, reached + 1, 10**9)]
     assert floored[0] > 1e-6 == floored[1] == floored[2]
     assert exponential(0.1, at(10**9), factor=1.5) == 0.0  # where the power overflows
+
+
+def test_a_step_is_taken_once_its_moment_is_over() -> None:
+    for unit in ("epochs", "rounds"):
+        found = [step(8.0, at(**{unit: n}), factor=0.25, at=[2, 4], unit=unit) for n in range(6)]  # type: ignore[arg-type]
+        assert found == [8.0, 8.0, 2.0, 2.0, 0.5, 0.5]
+    assert step(8.0, at(epochs=9), at=[2], unit="rounds") == 8.0 == step(8.0, at(epochs=9))
 
 
 def test_the_momentum_of_the_2014_code() -> None:

@@ -311,6 +311,8 @@ class Sampler:
         if attributes is not None:
             bits = [float("nan")] * len(names)
             for name, value in attributes.items():
+                if name not in names and f"{name}={value:d}" in names:  # such as skin_tone=1, a value and no yes
+                    name, value = f"{name}={value:d}", True
                 if name not in names:
                     near = did_you_mean(name, names)
                     raise UserError(f"there is no attribute {name!r}; it must be one of {', '.join(names)}{near}")

@@ -153,6 +153,7 @@ EXTRA = {  # keys that every row of a table has: every how many moves a penalty 
     "networks": {"weights": Parameter(str | None, None)},
     "schedules": {"of": Parameter(str, "lr")},
 }
+FILES = ("weights", "file")  # keys of networks that name a file or a run
 PLAYERS = ("networks", "optimizers")  # kinds of which each player has one
 LISTS = {  # kinds of which a recipe has a list, with an example
     "penalties": "{name: wgan_gp, weight: 10}",
@@ -490,8 +491,8 @@ def with_full_paths(resolved: Resolved) -> Resolved:
         data = replace(data, root=full("data.root", data.root or os.environ.get("GANSMITH_DATA") or "data"))
     start = replace(recipe.start, run=full("start.run", recipe.start.run))
     for player, network in recipe.networks.items():
-        weights = full(f"networks.{player}.weights", network.args["weights"])
-        networks[player] = replace(network, args={**network.args, "weights": weights})
+        given = {key: full(f"networks.{player}.{key}", network.args[key]) for key in FILES if key in network.args}
+        networks[player] = replace(network, args={**network.args, **given})
     return replace(resolved, recipe=replace(recipe, data=data, networks=networks, start=start))
 
 

@@ -58,13 +58,28 @@ def cosine(
     return to + (start - to) * (1 + math.cos(math.pi * _part(clock, over, after, unit))) / 2
 
 
+def step(
+    start: float, clock: Clock, *, factor: PositiveFloat = 0.5, at: Sequence[int] = (), unit: Unit = "epochs"
+) -> float:
+    """start factor^k, k of `at` being over: in whole epochs, or in rounds."""
+    return start * factor ** sum(_now(clock, unit) >= moment for moment in at)
+
+
 def _part(clock: Clock, over: int, after: int, unit: Unit) -> float:
     """From 0 to 1."""
-    now = clock.epochs if unit == "epochs" else clock.rounds
-    return min(1.0, max(0, now - after) / over)
+    return min(1.0, max(0, _now(clock, unit) - after) / over)
 
 
-SCHEDULES: dict[str, Callable[..., float]] = {"exponential": exponential, "linear": linear, "cosine": cosine}
+def _now(clock: Clock, unit: Unit) -> int:
+    return clock.epochs if unit == "epochs" else clock.rounds
+
+
+SCHEDULES: dict[str, Callable[..., float]] = {
+    "exponential": exponential,
+    "linear": linear,
+    "cosine": cosine,
+    "step": step,
+}
 
 Schedule = Callable[[float, Clock], float]
 

@@ -225,7 +225,7 @@ def list_folder(folder: Path, endings: tuple[str, ...] = pictures.EXTENSIONS, *,
             return
         for entry in entries:
             name = prefix + entry.name
-            if ignored(entry.name):
+            if ignored(entry.name) or entry.name == TABLE:
                 continue
             try:
                 if entry.is_dir() and ((spare and _apart(entry.name)) or _a_run(where / entry.name)):

@@ -73,6 +73,8 @@ def score_labels(
         return []
     found = next(one for one, fields in zip(sets, needs, strict=True) if own in fields)
     assert found.labels is not None
+    if taught and found.classes != sampler.classes.names:
+        raise UserError(f"{found.name} has the classes {', '.join(found.classes)}, and not those of the training")
     # As in `measures.Reference`: the first pictures are those that others took, where the published order is mixed.
     places = (np.arange(len(found)) if recipe.data.name in SHUFFLED else mixed(len(found)))[:n]
     parts = [places[i : i + AT_ONCE] for i in range(0, len(places), AT_ONCE)]
@@ -95,7 +97,8 @@ def score_labels(
             if names is not None:
                 raise
             say(f"{name} is left out: {error}")
-    labels = "none" if not taught else "all" if recipe.data.labelled is None else recipe.data.labelled
+    seen = any({own, "y"} <= {*fields} for fields in game_of(recipe).needs)
+    labels = "none" if not seen else "all" if recipe.data.labelled is None else recipe.data.labelled
     return [
         Receipt(
             metric=f"{name}_{called}",

@@ -293,6 +293,17 @@ def _paired(samples: Images, to: Reference, *, value: str, of: Callable[[Tensor,
     return Measured({value: torch.cat(found).mean().item()}, {})
 
 
+BORDER = 4
+LUMINANCE = {"range": 1, "of": "Y, 16 to 235 of 255 (BT.601)", "without": f"a border of {BORDER} pixels"}
+
+
+def luminance(x: Tensor) -> Tensor:
+    """Y = (16 + 65.5 R + 128.6 G + 25.0 B) / 255 of pictures (N, C, H, W) in [0, 1], without a border: (N, 1, h, w)."""
+    rgb = x[:, :3].expand(-1, 3, -1, -1)
+    y = (16 + (rgb * x.new_tensor([65.481, 128.553, 24.966]).view(3, 1, 1)).sum(1, keepdim=True)) / 255
+    return y[:, :, BORDER:-BORDER, BORDER:-BORDER]
+
+
 def _torchmetrics(x: Tensor, y: Tensor, *, name: str, **options: Any) -> Tensor:
     from torchmetrics.functional import image  # a second to import
 
@@ -492,6 +503,22 @@ METRICS: dict[str, Metric] = {
         {"range": 1, "window": "Gaussian, 11x11, sigma 1.5"},
         features=False,
         least=11,
+        paired=True,
+    ),
+    "psnr_y": Metric(  # as papers on super-resolution report it
+        partial(_paired, value="psnr_y", of=lambda x, y: PSNR(luminance(x), luminance(y))),
+        {"psnr_y": ("dB", "higher")},
+        LUMINANCE,
+        features=False,
+        least=2 * BORDER + 1,
+        paired=True,
+    ),
+    "ssim_y": Metric(
+        partial(_paired, value="ssim_y", of=lambda x, y: SSIM(luminance(x), luminance(y))),
+        {"ssim_y": ("", "higher")},
+        {**LUMINANCE, "window": "Gaussian, 11x11, sigma 1.5"},
+        features=False,
+        least=2 * BORDER + 11,
         paired=True,
     ),
     "l1": Metric(  # arXiv 1611.07004

@@ -21,7 +21,7 @@ from gansmith.schema import NonNegativeFloat
 
 
 def kl(mu: Tensor, logvar: Tensor) -> Tensor:
-    """KL(N(mu, sigma^2) || N(0, I)) = sum_k (mu_k^2 + sigma_k^2 - 1 - log sigma_k^2) / 2, the mean over a batch: 0-dim."""
+    """KL(N(mu, sigma^2) || N(0, I)) = sum_k (mu_k^2 + sigma_k^2 - 1 - log sigma_k^2) / 2, the mean over pictures."""
     return (full(mu).square() + full(logvar).exp() - 1 - full(logvar)).sum(1).mean() / 2
 
 
@@ -29,10 +29,10 @@ def kl(mu: Tensor, logvar: Tensor) -> Tensor:
 class BicycleGAN(Game):
     """G*, E* = arg min_{G, E} max_{D_VAE, D_LR} L_cVAE-GAN + L_cLR-GAN, eq. 9, with |.|_1 the mean of absolute values.
 
-    b -> z -> b: z ~ E(b), and G and E move along L_GAN(G(a, z), D_VAE) + lambda_l1 |G(a, z) - b|_1 + lambda_kl KL(E(b)).
-    z -> b -> z: z ~ N(0, I), and G alone moves along L_GAN(G(a, z), D_LR) + lambda_latent |mu(G(a, z)) - z|_1: if E moved
-    along the last term, both could hide the code in the picture (section 3.4). All gradients are taken at one point, as
-    in the authors' code. Their least squares loss has no 1/2, and ours has: lambda_gan 2 is their 1.
+    b -> z -> b: z ~ E(b); G and E move along L_GAN(G(a, z), D_VAE) + lambda_l1 |G(a, z) - b|_1 + lambda_kl KL(E(b)).
+    z -> b -> z: z ~ N(0, I); G alone moves along L_GAN(G(a, z), D_LR) + lambda_latent |mu(G(a, z)) - z|_1. E must not
+    move along that last term, or both could hide the code in the picture (section 4). All gradients are taken at one
+    point, as in the authors' code. Their least squares loss has no 1/2, and ours has: lambda_gan 2 is their 1.
     """
 
     G: Player

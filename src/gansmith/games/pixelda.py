@@ -21,7 +21,7 @@ from gansmith.schema import NonNegativeFloat
 
 @dataclass
 class PixelDA(Game):
-    """min_{G, T} max_D alpha L_d(D, G) + beta L_t(T, G), eq. 2, L_t = H(y, T(G(a, z))) + H(y, T(a)), eq. 4.
+    """min_{G, T} max_D alpha L_d(D, G) + beta L_t(T, G), L_t = H(y, T(G(a, z))) + H(y, T(a)): section 3.1.
 
     A round is the two steps of section 3.1: D and T move with G fixed, then G moves with D and T fixed, on the same
     pictures and noise drawn anew. H is the cross-entropy of logits. With `source_only` T learns from a alone, and G and
@@ -37,7 +37,7 @@ class PixelDA(Game):
     accumulate: int = 1
     _: KW_ONLY
     alpha: NonNegativeFloat = 1.0
-    beta: NonNegativeFloat = 1.0
+    beta: NonNegativeFloat = 0.89
     source_only: bool = False
 
     needs = (("a", "y"), ("b",))

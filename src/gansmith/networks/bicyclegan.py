@@ -126,7 +126,7 @@ class Critic(nn.Module):
         self, shape: Shape, *, width: PositiveInt = 64, patch: Patch = 70, scales: Annotated[int, Range(1, 4)] = 2
     ) -> None:
         super().__init__()
-        least = 3 * (patch + 2) // 9 // 2 << (scales - 1)
+        least = (patch + 2) // 3 << (scales - 1)
         nearest = max(shape[1], least), max(shape[2], least)
         check_size(*shape[1:], nearest, f"at least {least} with a patch of {patch} and {scales} scales")
         c, h, w = shape

@@ -17,6 +17,7 @@ from gansmith.schema import PositiveInt
 
 Shape = tuple[int, int, int]
 """(C, H, W)"""
+Scale = Literal[2, 4, 8]
 Patch = Literal[16, 34, 70, 142, 286]
 """The side in pixels of what one score of a patch critic sees: 9 * 2^n - 2 after n strided layers."""
 
@@ -130,6 +131,21 @@ class UpConv(nn.Conv2d):
         w = pad(w, (0, 1)) + pad(w, (1, 0))
         w = pad(w, (0, 0, 0, 1)) + pad(w, (0, 0, 1, 0))
         return conv_transpose2d(x, w, self.bias, stride=2, padding=1)
+
+
+class Upscaler(nn.Module):
+    """What makes pictures `scale` times as large as it is given; `shape` is that of the large ones."""
+
+    reach: int
+    """How many pixels away what it is given can change what it makes."""
+
+    def __init__(self, shape: Shape, scale: int) -> None:
+        super().__init__()
+        check_multiple(*shape[1:], scale, least=scale)
+        self.doublings = scale.bit_length() - 1
+
+    def check_size(self, height: int, width: int) -> None:
+        """Pictures of all sizes can be enlarged."""
 
 
 class Spectral(nn.Module):

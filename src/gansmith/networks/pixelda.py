@@ -34,18 +34,18 @@ class Residual(nn.Module):
 class Translator(nn.Module):
     """a (N, C, H, W) and z (N, Z) -> pictures (N, C, H, W) in (-1, 1), of the size of the training pictures.
 
-    A linear layer and a ReLU make one more map of z; then a 3x3 convolution, `blocks` residual blocks, and a 1x1
-    convolution. Nothing is halved: what stands where stays.
+    A linear layer, a norm and a ReLU make one more map of z; then a 3x3 convolution, `blocks` residual blocks, and a
+    1x1 convolution. Nothing is halved: what stands where stays.
     """
 
     values = "signed"
 
-    def __init__(
-        self, latent_dim: int, shape: Shape, *, width: PositiveInt = 64, blocks: PositiveInt = 6
-    ) -> None:
+    def __init__(self, latent_dim: int, shape: Shape, *, width: PositiveInt = 64, blocks: PositiveInt = 6) -> None:
         super().__init__()
         c, h, w = shape
-        self.noise = nn.Sequential(nn.Linear(latent_dim, h * w), nn.ReLU(inplace=True), nn.Unflatten(1, (1, h, w)))
+        self.noise = nn.Sequential(
+            *(nn.Linear(latent_dim, h * w), nn.Unflatten(1, (1, h, w)), nn.GroupNorm(1, 1), nn.ReLU(inplace=True))
+        )
         self.model = nn.Sequential(
             *(*conv(c + 1, width, 3, norm=False), nn.ReLU(inplace=True)),
             *(Residual(width) for _ in range(blocks)),

@@ -1,0 +1,107 @@
+"""Features of frozen networks that losses compare pictures by, in place of pixels."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from gansmith.errors import UserError
+from gansmith.metrics import digits
+from gansmith.schema import Range
+
+Values = Literal["signed", "unit"]
+VGG_URL = "https://download.pytorch.org/models/vgg19-dcbb9e9d.pth"
+VGG_SHA256 = "dcbb9e9d"
+"""How it begins: torchvision names its files by that."""
+VGG_MB = 575
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def to_unit(x: Tensor, values: str) -> Tensor:
+    return (x + 1) / 2 if values == "signed" else x
+
+
+class DigitFeatures(nn.Module):
+    """(N, C, H, W) -> maps of the digit classifier that ships, after `layer` of its layers, of the mean of the colours.
+
+    Good for digits and other strokes; it knows nothing of photos.
+    """
+
+    def __init__(self, *, layer: Annotated[int, Range(1, 10)] = 8, values: Values = "signed") -> None:
+        super().__init__()
+        self.model, self.values = digits.load().trunk[:layer].to(torch.get_default_dtype()), values
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.model(to_unit(x, self.values).mean(1, keepdim=True))
+
+
+class VGG19Features(nn.Module):
+    """(N, 1 or 3, H, W) -> maps of VGG19 (Simonyan & Zisserman, 1409.1556), trained on ImageNet, after `layer` layers.
+
+    36 is conv5_4 with its ReLU, 35 without. `file`: torchvision's weights, or their tensors as .safetensors; null:
+    where torch keeps them, else a download, which is said. UserError for any other file.
+    """
+
+    def __init__(
+        self, *, layer: Annotated[int, Range(1, 37)] = 36, file: str | None = None, values: Values = "signed"
+    ) -> None:
+        super().__init__()
+        from torchvision.models import vgg19
+
+        with torch.device("meta"):
+            self.model = vgg19().features[:layer]
+        self.values = values
+        path = Path(file).expanduser() if file else _download()
+        prefix = "features."
+        weights = {k.removeprefix(prefix): w for k, w in _read(path).items() if k.startswith(prefix)}
+        here = self.model.state_dict()
+        if lacking := [k for k, w in here.items() if k not in weights or weights[k].shape != w.shape]:
+            raise UserError(f"{path} is not VGG19: it has no {prefix}{lacking[0]} of {tuple(here[lacking[0]].shape)}")
+        self.model.load_state_dict({k: weights[k].to(torch.get_default_dtype()) for k in here}, assign=True)
+        for layer_ in self.model:
+            if isinstance(layer_, nn.ReLU):
+                layer_.inplace = False
+        self.mean: Tensor
+        self.std: Tensor
+        self.register_buffer("mean", torch.tensor(MEAN).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(STD).view(3, 1, 1), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.model((to_unit(x, self.values) - self.mean) / self.std)
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    try:
+        data = path.read_bytes()
+        if path.suffix == ".safetensors":
+            return safetensors.torch.load(data)
+    except OSError as error:
+        raise UserError(f"the VGG19 weights {path} cannot be read: {error.strerror}") from None
+    except safetensors.SafetensorError as error:
+        raise UserError(f"the VGG19 weights {path} are damaged: {error}") from None
+    digest = hashlib.sha256(data).hexdigest()
+    if not digest.startswith(VGG_SHA256):  # a pickle: so nothing but the known bytes
+        raise UserError(f"{path} is not {Path(VGG_URL).name}: its sha256 begins with {digest[:8]}")
+    folder, name = str(path.parent), path.name
+    return torch.hub.load_state_dict_from_url(VGG_URL, folder, "cpu", file_name=name, weights_only=True)
+
+
+def _download() -> Path:
+    path = Path(torch.hub.get_dir()) / "checkpoints" / Path(VGG_URL).name
+    if not path.is_file():
+        print(f"downloading VGG19, {VGG_MB} MB, from {VGG_URL} to {path}", file=sys.stderr)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            torch.hub.download_url_to_file(VGG_URL, str(path), VGG_SHA256, progress=sys.stderr.isatty())
+        except (OSError, RuntimeError) as error:  # no network, no room; the wrong bytes
+            raise UserError(
+                f"VGG19 could not be downloaded ({error}): put {path.name} into {path.parent}, or give"
+                " --networks.F.file PATH"
+            ) from None
+    return path

@@ -1,0 +1,94 @@
+"""ESRGAN's generator (Wang et al. 2018, arXiv 1809.00219, section 3.1); its critic is SRGAN's.
+
+Legend: N samples, C H W image, h = H / scale, w = W / scale.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import leaky_relu
+
+from gansmith.networks.blocks import Scale, Shape, UpConv, Upscaler
+from gansmith.schema import PositiveInt
+
+SCALE = 0.2
+"""Of what residual blocks add (beta)."""
+SEEN = 64
+"""The most pixels away that counts when large pictures are made in tiles: in 23 blocks each sees 345, but what lies
+beyond 64 changes a picture of random weights by less than half a level of 256 (tests/test_oracle_super.py)."""
+
+
+class DenseBlock(nn.Module):
+    """x + 0.2 f(x): five 3x3 convolutions, each on x and all before it, of `growth` maps but the last; LeakyReLU 0.2.
+
+    Weights start at a tenth of He's deviation, biases at 0.
+    """
+
+    def __init__(self, width: int, growth: int) -> None:
+        super().__init__()
+        sizes = [growth] * 4 + [width]
+        self.convs = nn.ModuleList(nn.Conv2d(width + i * growth, n, 3, padding=1) for i, n in enumerate(sizes))
+        for name, parameter in self.convs.named_parameters():
+            if name.endswith("bias"):
+                nn.init.zeros_(parameter)
+            else:
+                nn.init.kaiming_normal_(parameter)
+                parameter.data.mul_(0.1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        *convs, last = self.convs
+        seen = x
+        for layer in convs:
+            seen = torch.cat((seen, leaky_relu(layer(seen), 0.2)), 1)
+        return x + SCALE * last(seen)
+
+
+class ResidualInResidual(nn.Module):
+    """x + 0.2 f(x): f is three dense blocks."""
+
+    def __init__(self, width: int, growth: int) -> None:
+        super().__init__()
+        self.model = nn.Sequential(*[DenseBlock(width, growth) for _ in range(3)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + SCALE * self.model(x)
+
+
+class Generator(Upscaler):
+    """(N, C, h, w) of any size -> (N, C, H, W), in [0, 1] after training, by a linear layer.
+
+    A convolution, `blocks` residual-in-residual dense blocks and a convolution, added to what went in; each doubling is
+    nearest-neighbour and a convolution; two convolutions at last. All are 3x3, without BatchNorm.
+    """
+
+    values = "unit"
+
+    def __init__(
+        self,
+        shape: Shape,
+        *,
+        scale: Scale = 4,
+        width: PositiveInt = 64,
+        blocks: PositiveInt = 23,
+        growth: PositiveInt = 32,
+    ) -> None:
+        super().__init__(shape, scale)
+        c = shape[0]
+        self.first = nn.Conv2d(c, width, 3, padding=1)
+        trunk = [ResidualInResidual(width, growth) for _ in range(blocks)]
+        self.blocks = nn.Sequential(*trunk, nn.Conv2d(width, width, 3, padding=1))
+        up: list[nn.Module] = []
+        for _ in range(self.doublings):
+            up += [UpConv(width, width), nn.LeakyReLU(0.2, inplace=True)]
+        last = (
+            nn.Conv2d(width, width, 3, padding=1),
+            nn.LeakyReLU(0.2, inplace=True),
+            nn.Conv2d(width, c, 3, padding=1),
+        )
+        self.up = nn.Sequential(*up, *last)
+        self.reach = min(SEEN, 1 + 15 * blocks + 1 + 3)
+
+    def forward(self, low: Tensor) -> Tensor:
+        h = self.first(low)
+        return self.up(h + self.blocks(h))
