@@ -73,6 +73,11 @@ SMALL: dict[str, dict[str, Any]] = {
         **{f"networks.{player}.width": 2 for player in ("AB", "BA", "DA", "DB")},
         **{"networks.AB.blocks": 1, "networks.BA.blocks": 1, "batch_size": 3},
     },
+    "context_encoder": {
+        **{**SMALL_CONV, "networks.G.bottleneck": 6},
+        **{"optimizers.G.eps": 1e-6, "optimizers.D.eps": 1e-6},  # of gradients near 0 Adam makes what rounding says
+    },
+    "ccgan": {"networks.G.width": 2, "networks.D.width": 2, "networks.D.dropout": 0.0, "data.labelled": 6},
     "srresnet": SMALL_SUPER,
     **dict.fromkeys(("srgan", "srgan_x4"), {**SMALL_SUPER, **SMALL_CRITIC}),
     **dict.fromkeys(("esrgan", "esrgan_x4"), {**SMALL_SUPER, **SMALL_CRITIC, "networks.F": DIGITS_IN_UNIT}),

@@ -29,6 +29,8 @@ ORDERS = {
     "cgan": "D+G",
     "aae": "Dec+E D E",
     "pix2pix": "D G",
+    "context_encoder": "D G",
+    "ccgan": "D+G",
     "srresnet": "G",
     "srgan": "D+G",
     "cyclegan": "AB+BA+DA+DB",

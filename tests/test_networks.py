@@ -43,6 +43,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "bicyclegan_unet": {"width": 4, "dropout": 0.0},
     **{"pixelda_translator": {"width": 4, "blocks": 2}, "pixelda_critic": {"width": 4}},
     "pixelda_classifier": {"maps": (4, 6), "units": 8},
+    "context_encoder": {"width": 4, "bottleneck": 6},
     **dict.fromkeys(("cogan_generator", "cogan_discriminator"), {"width": 4}),
     **{"stargan_translator": {"width": 4, "blocks": 2}, "stargan_critic": {"width": 4}},
     **dict.fromkeys(("line_generator", "gan2014_generator"), {"widths": (8, 12)}),
@@ -73,7 +74,7 @@ GIVES = {
 }
 BOUNDED = ("mlp_generator", "infogan_generator", "cgan_generator", "cgan_conv_generator", "aae_decoder", "unet")
 BOUNDED += ("dcgan_generator", "upsampling_generator")
-BOUNDED += ("discogan_translator", "stargan_translator", "bicyclegan_unet", "pixelda_translator")
+BOUNDED += ("context_encoder", "discogan_translator", "stargan_translator", "bicyclegan_unet", "pixelda_translator")
 
 
 @pytest.fixture(autouse=True)

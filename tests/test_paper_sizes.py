@@ -12,6 +12,7 @@ from conftest import save_noise
 import gansmith
 from gansmith.run.log import read_metrics
 
+HOLES: dict[str, Any] = {"views": [{"name": "hole", "place": "centre"}], "img_size": 128, "channels": 3}
 SIZES: dict[str, tuple[str, dict[str, Any], float]] = {  # layout of the data, flags, parameters of all players
     "pix2pix": (
         "pairs",
@@ -28,6 +29,15 @@ SIZES: dict[str, tuple[str, dict[str, Any], float]] = {  # layout of the data, f
             **{f"networks.{name}": {"name": "patch_critic", "width": 64, "patch": 70} for name in ("DA", "DB")},
         },
         28.3e6,
+    ),
+    "context_encoder": (
+        "pictures",
+        {
+            **HOLES,
+            "networks.G": {"name": "context_encoder", "width": 64, "bottleneck": 4000},
+            "networks.D": {"name": "patch_critic", "width": 64, "patch": 70},
+        },
+        74.4e6,
     ),
     "discogan": (
         "domains",
@@ -92,7 +102,13 @@ SIZES: dict[str, tuple[str, dict[str, Any], float]] = {  # layout of the data, f
         53.2e6,
     ),
 }
-PARTS = {"pairs": ("",), "attributes": ("",), "domains": ("A", "B"), "classes": ("A/0", "A/1", "B/0", "B/1")}
+PARTS = {
+    "pictures": ("",),
+    "pairs": ("",),
+    "attributes": ("",),
+    "domains": ("A", "B"),
+    "classes": ("A/0", "A/1", "B/0", "B/1"),
+}
 
 
 @pytest.mark.slow
@@ -120,7 +136,8 @@ def test_a_translator_of_the_papers_size_trains_and_translates(name: str, tmp_pa
     sampler = gansmith.load(run, device="cpu")
     assert sampler.shape is not None
     wished = {"a": True} if layout == "attributes" else None
-    (made,) = sampler.translate([np.zeros(sampler.shape, np.uint8)], attributes=wished)
+    mask = np.full((1, *sampler.shape[1:]), 255, np.uint8) if "mask" in sampler.maker.inputs else None
+    (made,) = sampler.translate([np.zeros(sampler.shape, np.uint8)], attributes=wished, mask=mask)
     assert made.shape == sampler.shape and made.std() > 0
     players = gansmith.inference.open_run(run).tree["players"].values()
     assert sum(t.numel() for p in players for t in p["net"].values()) == pytest.approx(parameters, rel=0.02)

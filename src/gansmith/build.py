@@ -208,7 +208,7 @@ def fields_of(
             fields[name] = to_network(there.float()) if there.dim() == 4 else there
     n = len(next(iter(fields.values())))
     for view, args in _views(recipe):
-        if not view.augments:
+        if not view.augments and keys_of(view, args)["of"] in fields:  # which may be those of one stream of several
             fields = view.function(fields, Draws(recipe.seed, 0, n, slice(0, n), device), **args)
     return fields
 

@@ -19,7 +19,7 @@ from torch.nn.functional import interpolate
 from gansmith.batch import NOT_PICTURES
 from gansmith.data.prepare import Needs
 from gansmith.errors import UserError
-from gansmith.schema import Fraction, PositiveFloat, Range
+from gansmith.schema import Fraction, PositiveFloat, PositiveInt, Range
 
 Fields = dict[str, Tensor]
 Scale = Annotated[int, Range(2, 8)]
@@ -107,10 +107,12 @@ def hole(
     share: Fraction = 0.5,
     place: Literal["centre", "random"] = "random",
     fill: float = 0.0,
+    coarse: PositiveInt = 1,
 ) -> Fields:
     """`mask` (N, 1, H, W) is 1 in a rectangle of `share` of height and width, else 0; `to` is `of` with `fill` there.
 
-    A mask that is there already stays, as where a user gives one.
+    Or, with `coarse` above 1, what is left there is the picture at 1 / coarse of its resolution. A mask that is there
+    already stays, as where a user gives one.
     """
     x = fields[of]
     h, w = x.shape[2:]
@@ -122,7 +124,11 @@ def hole(
         columns = torch.arange(w, device=x.device).view(1, 1, 1, w) - left.view(-1, 1, 1, 1)
         inside = (rows >= 0) & (rows < high) & (columns >= 0) & (columns < wide)
         fields = {**fields, mask: inside.to(x.dtype).expand(len(x), 1, h, w)}
-    return {**fields, to: torch.where(fields[mask] > 0, fill, x)}
+    left = torch.full_like(x, fill)
+    if coarse > 1:
+        small = interpolate(x, size=(max(1, h // coarse), max(1, w // coarse)), mode="area")
+        left = interpolate(small, size=(h, w), mode="bilinear", align_corners=False)
+    return {**fields, to: torch.where(fields[mask] > 0, left, x)}
 
 
 class View(NamedTuple):

@@ -13,6 +13,8 @@ GAMES: dict[str, str] = {
     "aae": "gansmith.games.aae:AdversarialAutoencoder",
     "pix2pix": "gansmith.games.pix2pix:Pix2Pix",
     "bicyclegan": "gansmith.games.bicyclegan:BicycleGAN",
+    "context_encoder": "gansmith.games.context_encoder:ContextEncoder",
+    "ccgan": "gansmith.games.ccgan:ContextConditionalGAN",
     "regression": "gansmith.games.srgan:Regression",
     "super_resolution": "gansmith.games.srgan:SuperResolution",
     "cyclegan": "gansmith.games.cyclegan:CycleGAN",

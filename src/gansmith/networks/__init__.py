@@ -24,6 +24,7 @@ NETWORKS: dict[str, str] = {
     "unet": "gansmith.networks.pix2pix:UNet",
     "pair_critic": "gansmith.networks.pix2pix:Discriminator",
     "patch_critic": "gansmith.networks.blocks:PatchCritic",
+    "context_encoder": "gansmith.networks.context_encoder:Generator",
     "srgan_generator": "gansmith.networks.srgan:Generator",
     "srgan_critic": "gansmith.networks.srgan:Discriminator",
     "esrgan_generator": "gansmith.networks.esrgan:Generator",

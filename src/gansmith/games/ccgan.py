@@ -1,0 +1,61 @@
+"""Context-conditional GAN: a classifier that learns from filled holes (Denton et al. 2016, arXiv 1611.06430).
+
+Legend: x pictures (N, C, H, W) with labels y (N,), u pictures without; mask (N, 1, H, W) is 1 in a hole of u and else
+0, holed = u without what is in the hole, or with a coarse copy of it there. D says a score and logits of K classes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import KW_ONLY, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from gansmith.games.critique import Critique, full, loss_g, per_sample, scores
+from gansmith.games.game import Batch, Game, Maker, Metrics
+from gansmith.games.two_player import judged, with_jsd
+from gansmith.objectives import Objective
+from gansmith.players import Moved, Player, move
+from gansmith.schema import NonNegativeFloat
+
+
+def fill(G: Any, holed: Tensor, mask: Tensor) -> Tensor:
+    """G(holed) in the hole; what can be seen stays as it is."""
+    return torch.where(mask > 0, full(G(holed)), holed)
+
+
+@dataclass
+class ContextConditionalGAN(Game):
+    """D moves along lambda_gan L_D(u, filled) - E log p(y | x), and G along L_G(filled), of the objective's losses.
+
+    filled = mask G(holed) + (1 - mask) u: D looks at the whole picture, most of which is real. Both gradients are taken
+    at one point. With lambda_gan 0, D is a classifier that learns from the labels alone.
+    """
+
+    G: Player
+    D: Player
+    objective: Objective
+    accumulate: int = 1
+    _: KW_ONLY
+    lambda_gan: NonNegativeFloat = 1.0
+
+    needs = (("x", "y"), ("u", "holed", "mask"))
+    makers = {
+        "fill": Maker(("G",), {"holed": "holed", "mask": "mask"}, "u", fill),
+        "classify": Maker(("D",), {"x": "x"}, "y", lambda D, x: D(x).category),
+    }
+
+    def round(self, *batches: Batch) -> Metrics:
+        (batch,) = batches
+        return with_jsd(move(batch, self.accumulate, self.losses))
+
+    def losses(self, part: Batch) -> tuple[Moved, Metrics]:
+        u, n = part["u"], len(part)
+        filled = fill(self.G.net, part["holed"], part["mask"])
+        c = Critique(scores(self.D.net(u), n), scores(self.D.net(filled.detach()), n))
+        supervised = cross_entropy(full(self.D.net(part["x"]).category), part["y"])
+        loss_d = supervised + self.lambda_gan * per_sample(self.objective.d, c).mean()
+        moved: Moved = {"D": (self.D, loss_d), "G": (self.G, loss_g(self.objective, self.D.lend, filled, u))}
+        return moved, {**judged(c, self.objective), "game/supervised": supervised}

@@ -1,0 +1,74 @@
+"""Context encoder: what belongs into a hole (Pathak et al. 2016, arXiv 1604.07379).
+
+Legend: x pictures (N, C, H, W), mask (N, 1, H, W) 1 in the hole and else 0, holed = x without what is in the hole.
+"""
+
+from __future__ import annotations
+
+from dataclasses import KW_ONLY, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import max_pool2d
+
+from gansmith.games.critique import Critique, full, loss_g, mean, per_sample, scores
+from gansmith.games.game import Batch, Game, Maker, Metrics
+from gansmith.objectives import Objective
+from gansmith.players import Moved, Player, move
+from gansmith.schema import NonNegativeFloat, NonNegativeInt
+
+
+def fill(G: Any, holed: Tensor, mask: Tensor) -> Tensor:
+    """G(holed) in the hole; what can be seen stays as it is."""
+    return torch.where(mask > 0, full(G(holed)), holed)
+
+
+@dataclass
+class ContextEncoder(Game):
+    """lambda_rec L_rec + lambda_adv L_adv, eq. 3: L_rec is the mean of w (G(holed) - x)^2 over the pixels that count.
+
+    These are the hole, w = 1, and a border of `overlap` pixels around it, which G sees and makes again, w =
+    border_weight. D tells x from the picture whose hole G has filled. A move of D, then one of G on the same G(holed),
+    as in the authors' code.
+    """
+
+    G: Player
+    D: Player
+    objective: Objective
+    accumulate: int = 1
+    _: KW_ONLY
+    lambda_rec: NonNegativeFloat = 0.999
+    lambda_adv: NonNegativeFloat = 0.001
+    overlap: NonNegativeInt = 4
+    border_weight: NonNegativeFloat = 10.0
+
+    needs = (("holed", "mask", "x"),)
+    makers = {"fill": Maker(("G",), {"holed": "holed", "mask": "mask"}, "x", fill)}
+
+    def round(self, *batches: Batch) -> Metrics:
+        (batch,) = batches
+        made: list[Tensor] = []  # G(holed) of each part, with its graph
+
+        def losses_d(part: Batch) -> tuple[Moved, Metrics]:
+            x, n = part["x"], len(part)
+            made.append(full(self.G.net(part["holed"])))
+            filled = torch.where(part["mask"] > 0, made[-1].detach(), x)
+            c = Critique(scores(self.D.net(x), n), scores(self.D.net(filled), n))
+            said = {"D/real": mean(c.real, self.objective.output), "D/fake": mean(c.fake, self.objective.output)}
+            return {"D": (self.D, per_sample(self.objective.d, c).mean())}, said
+
+        def losses_g(part: Batch) -> tuple[Moved, Metrics]:
+            x, mask, own = part["x"], part["mask"], made.pop(0)
+            adversarial = loss_g(self.objective, self.D.lend, torch.where(mask > 0, own, x), x)
+            reconstruction = self.reconstruction(own, x, mask)
+            loss = self.lambda_rec * reconstruction + self.lambda_adv * adversarial
+            return {"G": (self.G, loss)}, {"game/adversarial": adversarial, "game/reconstruction": reconstruction}
+
+        return move(batch, self.accumulate, losses_d) | move(batch, self.accumulate, losses_g)
+
+    def reconstruction(self, made: Tensor, x: Tensor, mask: Tensor) -> Tensor:
+        """The mean over a picture's pixels that count, then over pictures: 0-dim."""
+        wide = max_pool2d(mask, 2 * self.overlap + 1, 1, self.overlap)
+        weight = mask + self.border_weight * (wide - mask)
+        return ((weight * (made - x).square()).mean(1).sum((1, 2)) / wide.sum((1, 2, 3))).mean()

@@ -1,0 +1,42 @@
+"""The context encoder's network (Pathak et al. 2016, arXiv 1604.07379, and its authors' code).
+
+Legend: N samples, C H W image.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from gansmith.networks.blocks import Shape, conv, halvings, start_normal, up
+from gansmith.schema import PositiveInt
+
+
+class Generator(nn.Module):
+    """Pictures with a hole (N, C, H, W) -> whole pictures (N, C, H, W) in (-1, 1).
+
+    4x4 convolutions halve the maps until the shorter side is under 8; of what is left a convolution as large as that
+    makes `bottleneck` numbers, from which as many transposed ones go back: all of a picture is seen everywhere. `width`
+    maps double up to 8 `width`; LeakyReLU 0.2 on the way down, ReLU on the way up; normalised per picture but for the
+    first layer, the numbers and the last layer. Weights start as N(0, 0.02^2). H and W are multiples of 4, at least 8.
+    """
+
+    values = "signed"
+
+    def __init__(self, shape: Shape, *, width: PositiveInt = 64, bottleneck: PositiveInt = 4000) -> None:
+        super().__init__()
+        c, h, w = shape
+        depth = halvings(h, w)
+        maps = [c, *(width * min(1 << i, 8) for i in range(depth))]
+        layers: list[nn.Module] = []
+        for i in range(depth):
+            layers += [*conv(maps[i], maps[i + 1], 4, 2, norm=i > 0), nn.LeakyReLU(0.2, inplace=True)]
+        rest = (h >> depth, w >> depth)
+        layers += [nn.Conv2d(maps[-1], bottleneck, rest), nn.LeakyReLU(0.2, inplace=True)]
+        layers += [nn.ConvTranspose2d(bottleneck, maps[-1], rest), nn.InstanceNorm2d(maps[-1], affine=True)]
+        for i in reversed(range(depth)):
+            layers += [nn.ReLU(inplace=True), *up(maps[i + 1], maps[i], 4, norm=i > 0)]
+        self.model = nn.Sequential(*layers, nn.Tanh())
+        start_normal(self, 0.02)
+
+    def forward(self, holed: Tensor) -> Tensor:
+        return self.model(holed)
