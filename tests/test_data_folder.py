@@ -578,3 +578,12 @@ def test_photos_of_telephones_are_read_where_the_library_is_there(
     (data,) = load(folder, said=(said := []))
     assert len(data) == 1
     assert any("1 .heic" in text and "pip install pillow-heif, to read .heic" in text for text in said)
+
+
+def test_of_two_domains_only_those_need_labels_whose_labels_are_needed(folder: Path) -> None:
+    put(folder, {"a/cat/1": 0, "a/dog/2": 1, "b/3": 2, "b/4": 3})
+    needs = (("a", "y"), ("b",))
+    a, b = load(folder, needs=needs)
+    assert a.columns["y"].tolist() == [0, 1] and a.classes == ("cat", "dog") and len(b) == 2
+    with pytest.raises(UserError, match=r"there are no labels in .*b; give .*"):
+        load(folder, needs=needs, direction="b2a")

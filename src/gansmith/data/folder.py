@@ -5,7 +5,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -66,7 +66,10 @@ def load_folder(what: str, wanted: Wanted) -> ImageSet | tuple[ImageSet, ...]:
         a, b = parts if wanted.direction == "a2b" else parts[::-1]
         wanted.say(f"a is {a.folder}, b is {b.folder}")
         if sort == "domains":
-            return tuple(_load(f"{folder.name}/{p.folder.relative_to(folder)}", [p], wanted) for p in parts)
+            needs = wanted.needs if wanted.direction == "a2b" else wanted.needs[::-1]  # each its own: b may lack labels
+            own = [replace(wanted, needs=(fields,)) for fields in needs]
+            named = [f"{folder.name}/{p.folder.relative_to(folder)}" for p in parts]
+            return tuple(_load(name, [p], w) for name, p, w in zip(named, parts, own, strict=True))
     elif (used := parts[0].folder) != folder:
         wanted.say(f"using {used} for the {split} split")
         out = [str(path) for path in _subfolders(folder).values() if path != used and not _apart(path.name)]

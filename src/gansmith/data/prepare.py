@@ -58,7 +58,8 @@ def advice(needs: Needs) -> str:
         text = "a folder with subfolders a and b of equal file names, or of files with both side by side"
         return f"{text}, or mnist_edges"
     if kind(needs) == "domains":
-        return "a folder with subfolders a and b, or mnist_colours"
+        told = [f"{fields[0]} with one subfolder per class" for fields in needs if "y" in fields]
+        return f"a folder with subfolders a and b{', ' * bool(told)}{' and '.join(told)}, or mnist_colours"
     if any("bits" in fields for fields in needs):
         return "a folder with a table attributes.csv, or with one subfolder per class, or mnist_looks"
     labelled = any("y" in fields for fields in needs)
