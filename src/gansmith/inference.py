@@ -298,7 +298,7 @@ class Sampler:
             ("attributes", attributes, "bits" in inputs, f"what is to change (of {', '.join(names)})"),
         ):
             if (given is not None) != taken:
-                raise UserError(f"{self!r} {f'needs {what}: give --{name}' if taken else f'takes no {name}'}")
+                raise UserError(f"this run {f'needs {what}: give --{name}' if taken else f'takes no {name}'}")
         self.check_size(*picture.shape[-2:])
         fields = {first: self._as_seen(picture)}
         if style is not None:
