@@ -27,6 +27,7 @@ from gansmith.priors import Prior
 from gansmith.run.log import read_metrics
 
 SHAPE = (1, 16, 16)
+COLOURS = (3, 16, 16)
 
 
 # ---- the papers' losses ------------------------------------------------------------------------------------------
@@ -183,8 +184,12 @@ def test_digit_features_are_the_classifier_s_whatever_the_values_and_the_colours
     x = torch.rand(3, 1, 28, 28)
     expected = digits.load().trunk[:8](x)
     torch.testing.assert_close(perceptual.DigitFeatures(values="unit")(x), expected)
-    signed = perceptual.DigitFeatures(values="signed")((2 * x - 1).expand(-1, 3, -1, -1))
-    torch.testing.assert_close(signed, expected)
+    torch.testing.assert_close(perceptual.DigitFeatures(values="signed")(2 * x - 1), expected)
+    y = torch.rand(3, 1, 28, 28)
+    coloured = perceptual.DigitFeatures(values="unit")(torch.cat((x, y), 1))
+    torch.testing.assert_close(coloured, torch.cat((expected, digits.load().trunk[:8](y)), 1))
+    mirrored = perceptual.DigitFeatures(values="unit")(torch.cat((y, x), 1))  # of the same mean
+    assert (coloured - mirrored).abs().max() > 0.1
     assert perceptual.DigitFeatures(layer=2)(x).shape == (3, 16, 28, 28)
 
 
@@ -205,9 +210,9 @@ def test_vgg19_is_cut_after_a_layer_and_normalises_by_itself(vgg: Path) -> None:
     mean, std = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1), torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
     h = nn.functional.conv2d((x - mean) / std, weights["features.0.weight"], weights["features.0.bias"], padding=1)
     expected = nn.functional.conv2d(h.relu(), weights["features.2.weight"], weights["features.2.bias"], padding=1)
-    net = perceptual.VGG19Features(layer=3, file=str(vgg), values="unit")
+    net = perceptual.VGG19Features(COLOURS, layer=3, file=str(vgg), values="unit")
     torch.testing.assert_close(net(x), expected)
-    torch.testing.assert_close(perceptual.VGG19Features(layer=4, file=str(vgg))(2 * x - 1), expected.relu())
+    torch.testing.assert_close(perceptual.VGG19Features(COLOURS, layer=4, file=str(vgg))(2 * x - 1), expected.relu())
     grey = x[:, :1]
     torch.testing.assert_close(net(grey), net(grey.expand(-1, 3, -1, -1)))
 
@@ -218,16 +223,18 @@ def test_other_files_than_vgg19_are_refused_and_nothing_is_unpickled(
     with pytest.raises(
         UserError, match=r"vgg.safetensors is not VGG19: it has no features\.5\.weight of \(128, 64, 3, 3\)"
     ):
-        perceptual.VGG19Features(layer=8, file=str(vgg))
+        perceptual.VGG19Features(COLOURS, layer=8, file=str(vgg))
     for name, content, said in (
         ("a.pth", b"\x80\x04cos\nsystem\n", "is not vgg19-dcbb9e9d.pth: its sha256 begins with"),
         ("a.safetensors", b"nothing", "are damaged"),
     ):
         (vgg.parent / name).write_bytes(content)
         with pytest.raises(UserError, match=said):
-            perceptual.VGG19Features(file=str(vgg.parent / name))
+            perceptual.VGG19Features(COLOURS, file=str(vgg.parent / name))
+    with pytest.raises(ValueError, match="data.channels is 4; VGG19 looks at 1 or 3"):
+        perceptual.VGG19Features((4, 16, 16), file=str(vgg))
     with pytest.raises(UserError, match="none.pth cannot be read: No such file"):
-        perceptual.VGG19Features(file=str(vgg.parent / "none.pth"))
+        perceptual.VGG19Features(COLOURS, file=str(vgg.parent / "none.pth"))
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(vgg.parent / "hub"))
 
     def offline(*args: Any, **options: Any) -> None:
@@ -235,7 +242,7 @@ def test_other_files_than_vgg19_are_refused_and_nothing_is_unpickled(
 
     monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
     with pytest.raises(UserError, match=r"could not be downloaded \(no network\): put vgg19-dcbb9e9d.pth into .*hub"):
-        perceptual.VGG19Features()
+        perceptual.VGG19Features(COLOURS)
 
 
 def test_a_recipe_s_features_are_found_from_any_folder(

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import mse_loss
 
-from gansmith.games.critique import Critique, full, mean, per_sample, scores
+from gansmith.games.critique import Critique, criticised, full, per_sample, shown
 from gansmith.games.game import Batch, Game, Maker, Metrics
 from gansmith.objectives import Objective
 from gansmith.players import Moved, Player, move
@@ -56,7 +56,7 @@ class AdversarialAutoencoder(Game):
         with torch.no_grad():
             codes = self.E.lend(part["x"])
         c = self.critique(part, codes, self.D.net)
-        said = {"D/real": mean(c.real, self.objective.output), "D/fake": mean(c.fake, self.objective.output)}
+        said = shown(c, self.objective)
         return {"D": (self.D, per_sample(self.objective.d, c).mean())}, said
 
     def losses_e(self, part: Batch) -> tuple[Moved, Metrics]:
@@ -64,5 +64,4 @@ class AdversarialAutoencoder(Game):
         return {"E": (self.E, per_sample(self.objective.g, c).mean())}, {}
 
     def critique(self, part: Batch, codes: Tensor, critic: Callable[[Tensor], Any]) -> Critique:
-        n = len(part)
-        return Critique(scores(critic(self.prior.sample(n, self.noise, codes.dtype)), n), scores(critic(codes), n))
+        return criticised(critic, self.prior.sample(len(part), self.noise, codes.dtype), codes)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import l1_loss
 
-from gansmith.games.critique import Critique, full, loss_g, mean, per_sample, scores
+from gansmith.games.critique import criticised, full, loss_g, per_sample, shown
 from gansmith.games.game import Batch, Game, Maker, Metrics
 from gansmith.objectives import Objective
 from gansmith.players import Moved, Player, move
@@ -80,8 +80,7 @@ class BicycleGAN(Game):
             "G": (self.G, of_lr + self.lambda_latent * said["game/latent"]),
         }
         for of, critic, fake in (("VAE", self.D_VAE, fake_vae), ("LR", self.D_LR, fake_lr)):
-            c = Critique(scores(critic.net(b), n), scores(critic.net(fake.detach()), n))
+            c = criticised(critic.net, b, fake.detach())
             moved[critic.name] = critic, per_sample(self.objective.d, c).mean()
-            said[f"D/real_{of}"] = mean(c.real, self.objective.output)
-            said[f"D/fake_{of}"] = mean(c.fake, self.objective.output)
+            said |= shown(c, self.objective, f"_{of}")
         return moved, said

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from gansmith.games.critique import Critique, full, loss_g, per_sample, scores
+from gansmith.games.critique import criticised, full, loss_g, per_sample
 from gansmith.games.game import Batch, Game, Maker, Metrics
 from gansmith.games.two_player import judged, with_jsd
 from gansmith.objectives import Objective
@@ -52,9 +52,9 @@ class ContextConditionalGAN(Game):
         return with_jsd(move(batch, self.accumulate, self.losses))
 
     def losses(self, part: Batch) -> tuple[Moved, Metrics]:
-        u, n = part["u"], len(part)
+        u = part["u"]
         filled = fill(self.G.net, part["holed"], part["mask"])
-        c = Critique(scores(self.D.net(u), n), scores(self.D.net(filled.detach()), n))
+        c = criticised(self.D.net, u, filled.detach())
         supervised = cross_entropy(full(self.D.net(part["x"]).category), part["y"])
         loss_d = supervised + self.lambda_gan * per_sample(self.objective.d, c).mean()
         moved: Moved = {"D": (self.D, loss_d), "G": (self.G, loss_g(self.objective, self.D.lend, filled, u))}

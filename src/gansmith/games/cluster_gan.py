@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, one_hot
 
 from gansmith.errors import UserError
-from gansmith.games.critique import Critique, full, loss_g, per_sample, score, scores
+from gansmith.games.critique import criticised, full, loss_g, per_sample, score
 from gansmith.games.game import SAMPLE, Batch, Game, Maker, Metrics
 from gansmith.games.two_player import judged, with_jsd
 from gansmith.objectives import Objective
@@ -72,7 +72,7 @@ class ClusterGAN(Game):
         x, n = part["x"], len(part)
         with torch.no_grad():
             fake = self.G.lend(self.prior.sample(n, self.noise, self.G.dtype))
-        c = Critique(scores(self.D.net(x), n), scores(self.D.net(fake), n))
+        c = criticised(self.D.net, x, fake)
         loss = per_sample(self.objective.d, c).mean()
         loss = loss + self.penalty(score(self.D.probe), x, fake, self.noise, self.D.moves)
         return {"D": (self.D, loss)}, judged(c, self.objective)

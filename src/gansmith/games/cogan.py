@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gansmith.games.critique import Critique, mean, per_sample, scores
+from gansmith.games.critique import Critique, per_sample, scores, shown
 from gansmith.games.game import Batch, Game, Maker, Metrics
 from gansmith.objectives import Objective
 from gansmith.players import Moved, Player, move
@@ -49,10 +49,9 @@ class CoupledGAN(Game):
             made.append(self.G.net(self.prior.sample(n, self.noise, self.G.dtype)))
             fake = (x.detach() for x in made[-1])
             c = Critique(scores(self.D.net(part["a"], part["b"]), n), scores(self.D.net(*fake), n))
-            said = {}
+            said: Metrics = {}
             for i, of in enumerate("AB"):
-                said[f"D/real_{of}"] = mean(c.real[i : i + 1], self.objective.output)
-                said[f"D/fake_{of}"] = mean(c.fake[i : i + 1], self.objective.output)
+                said |= shown(Critique(c.real[i : i + 1], c.fake[i : i + 1]), self.objective, f"_{of}")
             return {"D": (self.D, per_sample(self.objective.d, c).mean())}, said
 
         def losses_g(part: Batch) -> tuple[Moved, Metrics]:

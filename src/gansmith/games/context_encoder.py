@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import max_pool2d
 
-from gansmith.games.critique import Critique, full, loss_g, mean, per_sample, scores
+from gansmith.games.critique import criticised, full, loss_g, per_sample, shown
 from gansmith.games.game import Batch, Game, Maker, Metrics
 from gansmith.objectives import Objective
 from gansmith.players import Moved, Player, move
@@ -51,11 +51,11 @@ class ContextEncoder(Game):
         made: list[Tensor] = []  # G(holed) of each part, with its graph
 
         def losses_d(part: Batch) -> tuple[Moved, Metrics]:
-            x, n = part["x"], len(part)
+            x = part["x"]
             made.append(full(self.G.net(part["holed"])))
             filled = torch.where(part["mask"] > 0, made[-1].detach(), x)
-            c = Critique(scores(self.D.net(x), n), scores(self.D.net(filled), n))
-            said = {"D/real": mean(c.real, self.objective.output), "D/fake": mean(c.fake, self.objective.output)}
+            c = criticised(self.D.net, x, filled)
+            said = shown(c, self.objective)
             return {"D": (self.D, per_sample(self.objective.d, c).mean())}, said
 
         def losses_g(part: Batch) -> tuple[Moved, Metrics]:

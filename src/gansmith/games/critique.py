@@ -39,6 +39,11 @@ def scores(output: Any, n: int) -> tuple[Tensor, ...]:
     return tuple(full(scale) for scale in scales)
 
 
+def criticised(critic: Callable[[Tensor], Any], x_real: Tensor, x_fake: Tensor) -> Critique:
+    """What a critic, such as `D.net`, says of real and of generated pictures (N, C, H, W)."""
+    return Critique(scores(critic(x_real), len(x_real)), scores(critic(x_fake), len(x_fake)))
+
+
 def full(x: Tensor) -> Tensor:
     """x in the precision of losses: float32 where autocast has made it bfloat16."""
     return x.float() if x.dtype == torch.bfloat16 else x
@@ -99,6 +104,11 @@ def theory(c: Critique) -> dict[str, Tensor]:
 def jsd(v: Tensor) -> Tensor:
     """What V says of the Jensen-Shannon divergence, in nats."""
     return ((v + log(4)) / 2).clamp(0, log(2))
+
+
+def shown(c: Critique, objective: Objective, of: str = "") -> dict[str, Tensor]:
+    """D's mean output on real and on generated pictures, for the log; `of` tells critics apart."""
+    return {f"D/real{of}": mean(c.real, objective.output), f"D/fake{of}": mean(c.fake, objective.output)}
 
 
 def mean(scales: tuple[Tensor, ...], output: Callable[[Tensor], Tensor]) -> Tensor:

@@ -10,10 +10,9 @@ from dataclasses import KW_ONLY, dataclass
 from typing import Literal
 
 import torch
-from torch import Tensor
 from torch.nn.functional import l1_loss, mse_loss
 
-from gansmith.games.critique import Critique, full, loss_g, mean, per_sample, scores
+from gansmith.games.critique import criticised, full, loss_g, per_sample, shown
 from gansmith.games.game import Batch, Game, Maker, Metrics
 from gansmith.games.pool import Pool
 from gansmith.objectives import Objective
@@ -74,18 +73,13 @@ class CycleGAN(Game):
         if self.lambda_identity:
             said["game/identity"] = l1_loss(full(self.BA.net(a)), a) + l1_loss(full(self.AB.net(b)), b)
             loss = loss + self.lambda_identity * self.lambda_cycle * said["game/identity"]
-        c_a = self.critique(self.DA, a, self.past["a"].swap(fake_a.detach(), self.noise))
-        c_b = self.critique(self.DB, b, self.past["b"].swap(fake_b.detach(), self.noise))
+        c_a = criticised(self.DA.net, a, self.past["a"].swap(fake_a.detach(), self.noise))
+        c_b = criticised(self.DB.net, b, self.past["b"].swap(fake_b.detach(), self.noise))
         for c, of in ((c_a, "A"), (c_b, "B")):
-            said[f"D/real_{of}"] = mean(c.real, self.objective.output)
-            said[f"D/fake_{of}"] = mean(c.fake, self.objective.output)
+            said |= shown(c, self.objective, f"_{of}")
         moved: Moved = {
             "G": ((self.AB, self.BA), loss),
             "DA": (self.DA, per_sample(self.objective.d, c_a).mean()),
             "DB": (self.DB, per_sample(self.objective.d, c_b).mean()),
         }
         return moved, said
-
-    def critique(self, critic: Player, real: Tensor, fake: Tensor) -> Critique:
-        n = len(real)
-        return Critique(scores(critic.net(real), n), scores(critic.net(fake), n))

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import l1_loss
 
-from gansmith.games.critique import Critique, full, loss_g, mean, per_sample, score, scores
+from gansmith.games.critique import criticised, full, loss_g, per_sample, score, shown
 from gansmith.games.game import Batch, Game, Maker, Metrics
 from gansmith.objectives import Objective
 from gansmith.penalties import PenaltySum
@@ -64,11 +64,10 @@ class DualGAN(Game):
         moved: dict[str, tuple[Player, Tensor]] = {}
         said: Metrics = {}
         for of, critic, real, fake in (("A", self.DA, a, fake_a), ("B", self.DB, b, fake_b)):
-            c = Critique(scores(critic.net(real), len(real)), scores(critic.net(fake), len(real)))
+            c = criticised(critic.net, real, fake)
             penalty = self.penalty(score(critic.probe), real, fake, self.noise, critic.moves)
             moved[f"D{of}"] = critic, per_sample(self.objective.d, c).mean() + penalty
-            said[f"D/real_{of}"] = mean(c.real, self.objective.output)
-            said[f"D/fake_{of}"] = mean(c.fake, self.objective.output)
+            said |= shown(c, self.objective, f"_{of}")
         return moved, said
 
     def losses_g(self, part: Batch) -> tuple[Moved, Metrics]:

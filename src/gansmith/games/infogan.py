@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from gansmith.errors import UserError
-from gansmith.games.critique import Critique, loss_g, mean, per_sample, scores
+from gansmith.games.critique import criticised, loss_g, per_sample, shown
 from gansmith.games.game import SAMPLE, Batch, Game, Metrics
 from gansmith.networks.infogan import Heads
 from gansmith.objectives import Objective
@@ -59,8 +59,8 @@ class InfoGAN(Game):
         n = len(part)
         with torch.no_grad():
             x_fake = self.G.lend(self.latent(n))
-        c = Critique(scores(self.D.net(part["x"]), n), scores(self.D.net(x_fake), n))
-        said = {"D/real": mean(c.real, self.objective.output), "D/fake": mean(c.fake, self.objective.output)}
+        c = criticised(self.D.net, part["x"], x_fake)
+        said = shown(c, self.objective)
         return {"D": (self.D, per_sample(self.objective.d, c).mean())}, said
 
     def losses_g(self, part: Batch) -> tuple[Moved, Metrics]:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import l1_loss
 
-from gansmith.games.critique import Critique, full, loss_g, mean, per_sample, scores
+from gansmith.games.critique import criticised, full, loss_g, per_sample, shown
 from gansmith.games.game import Batch, Game, Maker, Metrics
 from gansmith.objectives import Objective
 from gansmith.players import Moved, Player, move
@@ -75,10 +75,9 @@ class MUNIT(Game):
         moved: dict[str, tuple[Player, Tensor]] = {}
         said: Metrics = {}
         for of, critic, real, fake in (("A", self.DA, part["a"], x_ba), ("B", self.DB, part["b"], x_ab)):
-            c = Critique(scores(critic.net(real), len(part)), scores(critic.net(fake), len(part)))
+            c = criticised(critic.net, real, fake)
             moved[critic.name] = critic, self.lambda_gan * per_sample(self.objective.d, c).mean()
-            said[f"D/real_{of}"] = mean(c.real, self.objective.output)
-            said[f"D/fake_{of}"] = mean(c.fake, self.objective.output)
+            said |= shown(c, self.objective, f"_{of}")
         return moved, said
 
     def losses_g(self, part: Batch) -> tuple[Moved, Metrics]:

@@ -11,7 +11,7 @@ from functools import partial
 from torch import Tensor
 from torch.nn.functional import l1_loss
 
-from gansmith.games.critique import Critique, full, loss_g, mean, per_sample, scores
+from gansmith.games.critique import criticised, full, loss_g, per_sample, shown
 from gansmith.games.game import Batch, Game, Maker, Metrics
 from gansmith.objectives import Objective
 from gansmith.players import Moved, Player, move
@@ -41,10 +41,10 @@ class Pix2Pix(Game):
         made: list[Tensor] = []  # G(a) of each part, with its graph
 
         def losses_d(part: Batch) -> tuple[Moved, Metrics]:
-            a, b, n = part["a"], part["b"], len(part)
+            a, b = part["a"], part["b"]
             made.append(self.G.net(a))
-            c = Critique(scores(self.D.net(a, b), n), scores(self.D.net(a, made[-1].detach()), n))
-            said = {"D/real": mean(c.real, self.objective.output), "D/fake": mean(c.fake, self.objective.output)}
+            c = criticised(partial(self.D.net, a), b, made[-1].detach())
+            said = shown(c, self.objective)
             return {"D": (self.D, per_sample(self.objective.d, c).mean())}, said
 
         def losses_g(part: Batch) -> tuple[Moved, Metrics]:

@@ -11,7 +11,7 @@ from dataclasses import KW_ONLY, dataclass
 import torch
 from torch.nn.functional import cross_entropy
 
-from gansmith.games.critique import Critique, full, loss_g, mean, per_sample, scores
+from gansmith.games.critique import criticised, full, loss_g, per_sample, shown
 from gansmith.games.game import Batch, Game, Maker, Metrics
 from gansmith.objectives import Objective
 from gansmith.players import Moved, Player, move
@@ -61,9 +61,9 @@ class PixelDA(Game):
         a, b, y, n = part["a"], part["b"], part["y"], len(part)
         with torch.no_grad():
             fake = self.G.lend(a, self.prior.sample(n, self.noise, self.G.dtype))
-        c = Critique(scores(self.D.net(b), n), scores(self.D.net(fake), n))
+        c = criticised(self.D.net, b, fake)
         task = cross_entropy(full(self.T.net(fake)), y) + cross_entropy(full(self.T.net(a)), y)
-        said = {"D/real": mean(c.real, self.objective.output), "D/fake": mean(c.fake, self.objective.output)}
+        said = shown(c, self.objective)
         loss_d = self.alpha * per_sample(self.objective.d, c).mean()
         return {"D": (self.D, loss_d), "T": (self.T, self.beta * task)}, said
 

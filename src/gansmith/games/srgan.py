@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import l1_loss, mse_loss
 
 from gansmith.errors import UserError
-from gansmith.games.critique import Critique, full, loss_g, per_sample, scores
+from gansmith.games.critique import criticised, full, loss_g, per_sample
 from gansmith.games.game import Batch, Game, Maker, Metrics
 from gansmith.games.two_player import judged, with_jsd
 from gansmith.objectives import Objective
@@ -85,9 +85,9 @@ class SuperResolution(Game):
         return with_jsd(move(batch, self.accumulate, self.losses))
 
     def losses(self, part: Batch) -> tuple[Moved, Metrics]:
-        x, n = part["x"], len(part)
+        x = part["x"]
         made = enlarged(self.G, part)
-        c = Critique(scores(self.D.net(x), n), scores(self.D.net(made.detach()), n))
+        c = criticised(self.D.net, x, made.detach())
         with torch.no_grad():
             wanted = full(self.F(x))
         said = {

@@ -11,7 +11,7 @@ from dataclasses import KW_ONLY, dataclass
 import torch
 from torch import Tensor
 
-from gansmith.games.critique import Critique, jsd, loss_g, mean, per_sample, score, scores, theory
+from gansmith.games.critique import Critique, criticised, jsd, loss_g, per_sample, score, shown, theory
 from gansmith.games.game import SAMPLE, Batch, Game, Metrics
 from gansmith.objectives import Objective
 from gansmith.penalties import PenaltySum
@@ -49,7 +49,7 @@ class Simultaneous(Game):
     def losses(self, part: Batch) -> tuple[Moved, Metrics]:
         x, n = part["x"], len(part)
         fake = self.G.net(self.latent(n))  # (N, C, H, W), with its graph
-        c = Critique(scores(self.D.net(x), n), scores(self.D.net(fake), n))
+        c = criticised(self.D.net, x, fake)
         loss_d = per_sample(self.objective.d, c).mean()
         loss_d = loss_d + self.penalty(score(self.D.probe), x, fake.detach(), self.noise, self.D.moves)
         loss_g = per_sample(self.objective.g, c).mean()
@@ -79,7 +79,7 @@ class Alternating(Simultaneous):
         x, n = part["x"], len(part)
         with torch.no_grad():
             fake = self.G.lend(self.latent(n))
-        c = Critique(scores(self.D.net(x), n), scores(self.D.net(fake), n))
+        c = criticised(self.D.net, x, fake)
         loss = per_sample(self.objective.d, c).mean()
         loss = loss + self.penalty(score(self.D.probe), x, fake, self.noise, self.D.moves)
         return {"D": (self.D, loss)}, judged(c, self.objective)
@@ -91,8 +91,7 @@ class Alternating(Simultaneous):
 
 def judged(c: Critique, objective: Objective) -> Metrics:
     """What D says of real and generated images, for the log."""
-    said = {"D/real": mean(c.real, objective.output), "D/fake": mean(c.fake, objective.output)}
-    return {**said, **(theory(c) if objective.probability else {})}
+    return {**shown(c, objective), **(theory(c) if objective.probability else {})}
 
 
 def with_jsd(metrics: Mapping[str, Tensor]) -> Metrics:

@@ -28,9 +28,9 @@ def to_unit(x: Tensor, values: str) -> Tensor:
 
 
 class DigitFeatures(nn.Module):
-    """(N, C, H, W) -> maps of the digit classifier that ships, after `layer` of its layers, of the mean of the colours.
+    """(N, C, H, W) -> maps of the digit classifier that ships, after `layer` of its layers, of each channel by itself.
 
-    Good for digits and other strokes; it knows nothing of photos.
+    Not of their mean: a loss on that would leave the colours open. Good for strokes; it knows nothing of photos.
     """
 
     def __init__(self, *, layer: Annotated[int, Range(1, 10)] = 8, values: Values = "signed") -> None:
@@ -38,7 +38,8 @@ class DigitFeatures(nn.Module):
         self.model, self.values = digits.load().trunk[:layer].to(torch.get_default_dtype()), values
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.model(to_unit(x, self.values).mean(1, keepdim=True))
+        maps = self.model(to_unit(x, self.values).flatten(0, 1).unsqueeze(1))
+        return maps.unflatten(0, (len(x), -1)).flatten(1, 2)
 
 
 class VGG19Features(nn.Module):
@@ -49,11 +50,18 @@ class VGG19Features(nn.Module):
     """
 
     def __init__(
-        self, *, layer: Annotated[int, Range(1, 37)] = 36, file: str | None = None, values: Values = "signed"
+        self,
+        shape: tuple[int, int, int],
+        *,
+        layer: Annotated[int, Range(1, 37)] = 36,
+        file: str | None = None,
+        values: Values = "signed",
     ) -> None:
         super().__init__()
         from torchvision.models import vgg19
 
+        if shape[0] not in (1, 3):
+            raise ValueError(f"data.channels is {shape[0]}; VGG19 looks at 1 or 3")
         with torch.device("meta"):
             self.model = vgg19().features[:layer]
         self.values = values

@@ -30,7 +30,7 @@ class Translator(nn.Module):
 
     Everything passes through the narrowest maps. `width` maps double with each halving. LeakyReLU 0.2 on the way in,
     ReLU on the way out; neither the first nor the last layer is normalised. Sides are multiples of 2^depth, twice at
-    least, for a single pixel cannot be normalised by itself. The paper: width 64, depth 4 or 5, pictures of 64x64.
+    least, because a single pixel cannot be normalised by itself. The paper: width 64, depth 4 or 5, pictures of 64x64.
     """
 
     values = "unit"
