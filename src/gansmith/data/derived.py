@@ -7,8 +7,8 @@ the pixel itself is not. Ink is what is brighter than 127. Made at 28x28, before
 half with another look: bolder (each pixel becomes the brightest of its 3x3 neighbourhood), in one strong colour, on a
 light ground. Hue and ground are drawn for each digit from SHAKE-256.
 
-`mnist_looks` (attributes): each digit `bold` or not, on a `light` ground or a dark one, in one `colour` of three, all
-drawn for each digit from SHAKE-256.
+`mnist_looks` (attributes): each digit `bold` or not, `framed` by a grey line or not, in one `colour` of three on black,
+all drawn for each digit from SHAKE-256.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ from gansmith.data.shipped import CLASSES, SPLITS, load_raw
 from gansmith.errors import UserError
 
 INK = 127
-LOOKS = ("bold", "light", "colour=red", "colour=green", "colour=blue")
+LOOKS = ("bold", "framed", "colour=red", "colour=green", "colour=blue")
 
 
 def load_mnist_edges(name: str, wanted: Wanted) -> ImageSet:
@@ -62,7 +62,7 @@ def load_mnist_looks(name: str, wanted: Wanted) -> ImageSet:
     """Digits (N, 3, H, W) with the attributes (N, 5) of LOOKS; N as MNIST has them."""
     if wanted.channels != 3:
         raise UserError(f"{name} is in colour, and channels is {wanted.channels}; it must be 3")
-    digest = _digest("looks", wanted.split)
+    digest = _digest("looks 2", wanted.split)
 
     def find() -> Source:
         raw = load_raw(wanted.split, wanted.say)
@@ -75,12 +75,14 @@ def load_mnist_looks(name: str, wanted: Wanted) -> ImageSet:
 def looking(digits: Bytes, seed: str) -> tuple[Bytes, NDArray[np.float32]]:
     """Digits (N, 28, 28, 3) of many looks, and the attributes (N, 5) that say which."""
     drawn = np.frombuffer(hashlib.shake_256(seed.encode()).digest(3 * len(digits)), np.uint8).reshape(-1, 3)
-    bold, light, colour = drawn[:, 0] % 2 == 1, drawn[:, 1] % 2 == 1, drawn[:, 2] % 3
+    bold, framed, colour = drawn[:, 0] % 2 == 1, drawn[:, 1] % 2 == 1, drawn[:, 2] % 3
     ink = np.where(bold[:, None, None], brightest(digits), digits)
     strong = np.array([[220, 40, 30], [30, 170, 50], [50, 80, 230]], np.uint8)[colour]
-    ground = np.where(light, 235, 20).astype(np.uint8)[:, None].repeat(3, 1)
-    bits = np.column_stack([bold, light, colour[:, None] == np.arange(3)]).astype(np.float32)
-    return mixed_with(ink, strong, ground), bits
+    looks = mixed_with(ink, strong, np.zeros_like(strong))
+    edge = np.pad(np.zeros((24, 24), bool), 2, constant_values=True)
+    looks[framed[:, None, None] & edge] = 160
+    bits = np.column_stack([bold, framed, colour[:, None] == np.arange(3)]).astype(np.float32)
+    return looks, bits
 
 
 def outlines(digits: Bytes) -> Bytes:
