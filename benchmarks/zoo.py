@@ -349,6 +349,10 @@ Each training runs on one thread for minutes, so this shows that a recipe works,
 10,000 samples against the test images, mean ± standard deviation over the seeds. Below each score stands what the same
 generator has after its first round. Real training images reach `fd` 3.1, `density` .94, `coverage` .94, `class_tv` .025
 and `confident` .998. What the scores mean: [metrics.md](metrics.md).
+
+Translators train on sets made from MNIST. `kept_a2b` is the share of 1,000 test pictures whose digit the shipped classifier
+still reads after translation, `agree` that of 1,000 pairs in which it reads one digit on both sides. `psnr_bicubic` is what
+bicubic enlargement reaches. The minutes of the translators are those of a machine that was busy with other trainings.
 """
 
 
