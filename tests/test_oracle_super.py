@@ -135,6 +135,26 @@ GENERATORS: dict[str, Callable[..., Any]] = {
 }
 
 
+@pytest.mark.parametrize("name", GENERATORS)
+def test_what_the_blocks_find_is_added_to_what_went_in(name: str) -> None:
+    torch.manual_seed(0)
+    net = GENERATORS[name]().eval()
+    for weight in net.blocks[-1].parameters():
+        nn.init.zeros_(weight)
+    low = torch.randn(1, 1, 5, 7)
+    torch.testing.assert_close(net(low), net.up(net.first(low)))
+    assert net(low).std() > 0
+
+
+def test_srgan_s_pictures_lie_in_the_range_that_it_names_and_its_critic_leaks_a_fifth() -> None:
+    made = GENERATORS["srgan"]()(100 * torch.randn(1, 1, 5, 7))
+    assert made.abs().max() <= 1 and srgan.Generator.values == "signed"
+    slopes = [
+        m.negative_slope for m in srgan.Discriminator(SHAPE, width=2, units=4).modules() if hasattr(m, "negative_slope")
+    ]
+    assert slopes == [0.2] * 9
+
+
 @pytest.mark.parametrize("scale", [2, 4])
 @pytest.mark.parametrize("name", GENERATORS)
 def test_pictures_of_any_size_are_enlarged_and_reach_is_how_far_a_pixel_is_seen(name: str, scale: int) -> None:
@@ -166,15 +186,21 @@ def test_tiles_leave_no_seams(name: str, monkeypatch: pytest.MonkeyPatch) -> Non
     assert (sampler.translated(low, [0]) - whole).abs().max() > 1e-6
 
 
-def test_what_23_blocks_see_beyond_64_pixels_is_less_than_half_a_level(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_23_blocks_see_beyond_96_pixels_is_less_than_half_a_level(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of weights that see further than 10 pixels: those of the start do not."""
     torch.manual_seed(0)
     net = esrgan.Generator((1, 128, 128), width=8, growth=8).eval()
+    assert net.reach == 96
+    for name, weight in net.blocks.named_parameters():
+        if "convs" in name:
+            weight.data.mul_(15)
     sampler = Sampler(net, Prior(), maker=UPSCALE["upscale"], values="unit")
-    low = {"low": torch.rand(1, 1, 12, 200)}
+    low = {"low": torch.rand(1, 1, 12, 260)}
     whole = sampler.translated(low, [0])
-    assert net.reach == 64
     monkeypatch.setattr("gansmith.inference.TILE", 50)
     assert (sampler.translated(low, [0]) - whole).abs().max() < 0.5 / 255
+    net.reach = 10
+    assert (sampler.translated(low, [0]) - whole).abs().max() > 2 / 255
 
 
 # ---- features ----------------------------------------------------------------------------------------------------

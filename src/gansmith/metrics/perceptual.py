@@ -72,9 +72,6 @@ class VGG19Features(nn.Module):
         if lacking := [k for k, w in here.items() if k not in weights or weights[k].shape != w.shape]:
             raise UserError(f"{path} is not VGG19: it has no {prefix}{lacking[0]} of {tuple(here[lacking[0]].shape)}")
         self.model.load_state_dict({k: weights[k].to(torch.get_default_dtype()) for k in here}, assign=True)
-        for layer_ in self.model:
-            if isinstance(layer_, nn.ReLU):
-                layer_.inplace = False
         self.mean: Tensor
         self.std: Tensor
         self.register_buffer("mean", torch.tensor(MEAN).view(3, 1, 1), persistent=False)
