@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from gansmith.build import fields_of, game_of, load_split, needs_of
+from gansmith.data.imageset import ImageSet
 from gansmith.data.load import SHUFFLED, mixed
 from gansmith.data.prepare import UNLABELLED
 from gansmith.errors import UserError
@@ -61,20 +62,16 @@ def score_labels(
     chosen = {name: row for name, row in LABELS.items() if row.taught == taught and (names is None or name in names)}
     for name in set(names or ()) - {*chosen}:
         say(f"{name} is left out: the game {recipe.game.name} was trained {'with' if taught else 'without'} labels")
-    own = next(iter(sampler.maker.pictures))
-    needs = tuple(fields for fields in needs_of(recipe) if fields != UNLABELLED)
-    needs = tuple((*fields, "y") if own in fields and "y" not in fields else fields for fields in needs)
     try:
-        sets = load_split(recipe.data, split, needs=needs, say=say, progress=False)
+        found = _labelled(sampler, recipe, split, say)
     except UserError as error:
         if names is not None:
             raise
         say(f"{', '.join(chosen)} is left out: {error}")
         return []
-    found = next(one for one, fields in zip(sets, needs, strict=True) if own in fields)
-    assert found.labels is not None
     if taught and found.classes != sampler.classes.names:
         raise UserError(f"{found.name} has the classes {', '.join(found.classes)}, and not those of the training")
+    assert found.labels is not None
     # As in `measures.Reference`: the first pictures are those that others took, where the published order is mixed.
     places = (np.arange(len(found)) if recipe.data.name in SHUFFLED else mixed(len(found)))[:n]
     parts = [places[i : i + AT_ONCE] for i in range(0, len(places), AT_ONCE)]
@@ -97,7 +94,7 @@ def score_labels(
             if names is not None:
                 raise
             say(f"{name} is left out: {error}")
-    seen = any({own, "y"} <= {*fields} for fields in game_of(recipe).needs)
+    seen = any({sampler.maker.pictures[0], "y"} <= {*fields} for fields in game_of(recipe).needs)
     labels = "none" if not seen else "all" if recipe.data.labelled is None else recipe.data.labelled
     return [
         Receipt(
@@ -113,3 +110,12 @@ def score_labels(
         )
         for name, value in values.items()
     ]
+
+
+def _labelled(sampler: Sampler, recipe: Recipe, split: str, say: Callable[[str], None]) -> ImageSet:
+    """The pictures that a maker tells classes of, with their labels."""
+    own = sampler.maker.pictures[0]
+    needs = tuple(fields for fields in needs_of(recipe) if fields != UNLABELLED)
+    needs = tuple((*fields, "y") if own in fields and "y" not in fields else fields for fields in needs)
+    sets = load_split(recipe.data, split, needs=needs, say=say, progress=False)
+    return next(one for one, fields in zip(sets, needs, strict=True) if own in fields)
