@@ -189,6 +189,7 @@ def test_translators_prints_ratios_that_fit_its_times(ran: Ran) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.large
 def test_the_script_s_cyclegan_moves_as_gansmith_s(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What `benchmarks/translators.py` compares is one update, without pools, in float64."""
     monkeypatch.setattr(sys, "path", [str(SCRIPTS), *sys.path])

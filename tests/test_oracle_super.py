@@ -336,6 +336,7 @@ def test_luminance_is_bt_601_without_a_border() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.large
 @pytest.mark.parametrize("name", ["srgan_x4", "esrgan_x4"])
 def test_a_super_resolver_of_the_papers_size_trains_and_enlarges(name: str, tmp_path: Path) -> None:
     """With a VGG19 of random weights."""

@@ -102,6 +102,7 @@ SIZES: dict[str, tuple[str, dict[str, Any], float]] = {  # layout of the data, f
         53.2e6,
     ),
 }
+IN_CI = ("pix2pix", "stargan")
 PARTS = {
     "pictures": ("",),
     "pairs": ("",),
@@ -113,7 +114,9 @@ PARTS = {
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("blind")
-@pytest.mark.parametrize("name", SIZES)
+@pytest.mark.parametrize(
+    "name", [name if name in IN_CI else pytest.param(name, marks=pytest.mark.large) for name in SIZES]
+)
 def test_a_translator_of_the_papers_size_trains_and_translates(name: str, tmp_path: Path) -> None:
     layout, flags, parameters = SIZES[name]
     for part in PARTS[layout]:

@@ -272,6 +272,7 @@ def test_the_commands_of_the_readme_run(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.chdir(tmp_path)
     Path("PICTURES").mkdir()
     Image.new("L", (32, 32)).save("PICTURES/a.png")
+    Image.new("L", (32, 32)).save("PICTURE", "PNG")
 
     def run(*words: str) -> None:
         done = CliRunner().invoke(main, list(words))
