@@ -486,6 +486,8 @@ def sampler_of(
     has_average = all(map(opened.has_average, chosen.players))
     if not ema and not any(map(opened.has_average, averaged(game))):
         say(f"{opened.path.parents[1]} keeps no moving average: there are only the weights themselves")
+    if opened.info["round"] == 0:
+        say(f"{opened.path.parents[1]} has only the weights from before its first round so far")
     where = choose_device(device)
     return Sampler(
         [opened.network(name, where, ema=ema and has_average) for name in chosen.players],
