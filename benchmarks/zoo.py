@@ -107,14 +107,14 @@ ITEMS: dict[str, Item] = {
     "srgan": Item(
         3000,
         metrics=("psnr", "ssim", "bicubic"),
-        note="Sharper than `srresnet` and further from the truth: a sharp edge in another place costs more than a blur.",
+        note="Sharper than `srresnet` and further from the truth: an edge in another place costs more than a blur.",
     ),
     "esrgan": Item(3000, metrics=("psnr", "ssim", "bicubic")),
     "context_encoder": Item(2000, metrics=("psnr", "ssim")),
     "ccgan": Item(
         1000,
         metrics=("accuracy",),
-        note="Falls short: the holes are filled well, and the classifier gains next to nothing by it in so few rounds.",
+        note="Falls short: holes are filled well, and the classifier gains next to nothing by it in so few rounds.",
     ),
     "ccgan_labels_alone": Item(1000, metrics=("accuracy",), flags={"game.lambda_gan": 0}, recipe="ccgan"),
     "bicyclegan": Item(1500, metrics=("psnr",)),
