@@ -134,6 +134,47 @@ ITEMS: dict[str, Item] = {
         note="Taught on the target's labels: `classify_a` is what adaptation could reach at best.",
     ),
     "cogan": Item(2000, metrics=("agree",)),
+    "facades_pix2pix": Item(
+        1500,
+        metrics=("psnr", "ssim"),
+        flags={"img_size": 64, "channels": 3, "batch_size": 4, "data.direction": "b2a"},
+        recipe="pix2pix",
+        folder="facades",
+        shown=False,
+    ),
+    "daisies_cyclegan": Item(
+        1500, metrics=(), flags={"img_size": 64}, recipe="cyclegan", folder="daisy2sunflower", shown=False
+    ),
+    "emoji_stargan": Item(
+        2000, metrics=("psnr",), flags={"img_size": 64, "channels": 3}, recipe="stargan", folder="emoji"
+    ),
+    "flowers_srresnet": Item(
+        2000,
+        metrics=("psnr_y", "ssim_y"),
+        flags={"img_size": 64, "channels": 3},
+        recipe="srresnet",
+        folder="flowers",
+        shown=False,
+    ),
+    "flowers_context_encoder": Item(
+        1500,
+        metrics=("psnr",),
+        flags={"img_size": 64, "channels": 3},
+        recipe="context_encoder",
+        folder="flowers",
+        shown=False,
+    ),
+    "usps_pixelda": Item(
+        1000, metrics=("accuracy",), flags={"channels": 1}, recipe="pixelda", folder="mnist2usps", shown=True
+    ),
+    "usps_source_only": Item(
+        1000,
+        metrics=("accuracy",),
+        flags={"channels": 1, "game.source_only": True},
+        recipe="pixelda",
+        folder="mnist2usps",
+        shown=False,
+    ),
     "ring": Item(6000, metrics=("modes",)),
     "grid": Item(6000, metrics=("modes",)),
 }
