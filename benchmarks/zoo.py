@@ -117,7 +117,11 @@ ITEMS: dict[str, Item] = {
         note="Falls short: holes are filled well, and the classifier gains next to nothing by it in so few rounds.",
     ),
     "ccgan_labels_alone": Item(1000, metrics=("accuracy",), flags={"game.lambda_gan": 0}, recipe="ccgan"),
-    "bicyclegan": Item(1500, metrics=("psnr",)),
+    "bicyclegan": Item(
+        1500,
+        metrics=("psnr",),
+        note="Seeds paint blue and green and not yet red; `reconstruct` turns red into green for the same reason.",
+    ),
     "pixelda": Item(1000, metrics=("accuracy",)),
     "pixelda_source_only": Item(
         1000,
@@ -140,6 +144,7 @@ ITEMS: dict[str, Item] = {
         flags={"img_size": 64, "channels": 3, "batch_size": 4, "data.direction": "b2a"},
         recipe="pix2pix",
         folder="facades",
+        note="From label maps to photos: windows and ledges in their places, blurred; a minute and a half is little.",
         shown=False,
     ),
     "daisies_cyclegan": Item(
@@ -165,7 +170,12 @@ ITEMS: dict[str, Item] = {
         shown=False,
     ),
     "usps_pixelda": Item(
-        1000, metrics=("accuracy",), flags={"channels": 1}, recipe="pixelda", folder="mnist2usps", shown=True
+        1000,
+        metrics=("accuracy",),
+        flags={"channels": 1},
+        recipe="pixelda",
+        folder="mnist2usps",
+        note="Falls short: worse than without adaptation (`usps_source_only`); ones lose their shape. 10,000 of MNIST.",
     ),
     "usps_source_only": Item(
         1000,
@@ -450,6 +460,9 @@ classifier still reads after translation, `agree` that of 1,000 pairs in which i
 `psnr_bicubic` is what bicubic enlargement reaches. Of test digits that are told to be blue and without a frame
 `turned_blue` and `unframed` are the shares that are, `kept` the share whose digit is still read. The minutes of the
 translators are those of a machine that was busy with other trainings.
+
+Items with `--data` need a folder that is not in the repository: `facades` holds the pairs of pix2pix, `mnist2usps` digits of
+both sets as `a/train/CLASS`, `b/train/CLASS` and so on. `--pictures DIR` says where such folders lie.
 """
 
 
