@@ -461,8 +461,8 @@ classifier still reads after translation, `agree` that of 1,000 pairs in which i
 `turned_blue` and `unframed` are the shares that are, `kept` the share whose digit is still read. The minutes of the
 translators are those of a machine that was busy with other trainings.
 
-Items with `--data` need a folder that is not in the repository: `facades` holds the pairs of pix2pix, `mnist2usps` digits of
-both sets as `a/train/CLASS`, `b/train/CLASS` and so on. `--pictures DIR` says where such folders lie.
+Items with `--data` need a folder that is not in the repository: `facades` holds the pairs of pix2pix, `mnist2usps`
+digits of both sets as `a/train/CLASS`, `b/train/CLASS` and so on. `--pictures DIR` says where such folders lie.
 """
 
 
