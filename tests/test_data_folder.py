@@ -291,7 +291,7 @@ def test_broken_files_are_listed_with_their_reasons_and_no_refusal_but_for_none_
     for name, content in (("empty.jpg", b""), ("header.png", raw[:20]), ("bomb.png", bomb)):
         (folder / name).write_bytes(content)
     reasons = {
-        "bomb": "30000x30000 pixels are more than 200 megapixels",
+        "bomb": "far more pixels than data.max_megapixels allows",
         "cut": "truncated",
         "empty": "an empty file",
         "gone": "No such file",

@@ -188,6 +188,10 @@ def test_a_given_hole_is_filled_and_what_is_seen_stays_byte_for_byte(
     with Image.open(path) as image:
         made = np.asarray(image)
     assert np.array_equal(made[mask == 0], picture[mask == 0])
+    (own,) = translate(
+        runs[name], x, mask=tmp_path / "mask.png", **OPTIONS
+    )  # in the run, where other masks go elsewhere
+    assert own.parent.name.endswith("-mask-mask") and own.read_bytes() == path.read_bytes()
     sampler = gansmith.load(runs[name], kind="pictures", device="cpu")
     signed = torch.from_numpy(picture.copy())[None, None].float() / 127.5 - 1
     m = torch.from_numpy(mask > 0)[None, None].float()

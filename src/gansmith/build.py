@@ -208,7 +208,7 @@ def fields_of(
             fields[name] = to_network(there.float()) if there.dim() == 4 else there
     n = len(next(iter(fields.values())))
     for view, args in _views(recipe):
-        if not view.augments and keys_of(view, args)["of"] in fields:  # which may be those of one stream of several
+        if not view.augments and keys_of(view, args).get("of", "") in {"", *fields}:  # of one stream of several
             fields = view.function(fields, Draws(recipe.seed, 0, n, slice(0, n), device), **args)
     return fields
 
@@ -315,12 +315,12 @@ def start_digest(recipe: Recipe, say: Say) -> str | None:
 
 def _start(recipe: Recipe, networks: Mapping[str, nn.Module], say: Say) -> None:
     """Give networks the weights that the recipe asks for: of one run for all players, or of a run for each."""
+    run = Path(recipe.start.run) if recipe.start.run is not None else None
+    there = {} if run is None else _weights(run, "start.run", say)[0]["players"]
     for name, network in networks.items():
         if (own := recipe.networks[name].args.get("weights")) is not None:
             _start_from(Path(own), name, network, f"networks.{name}.weights", raw=True, say=say)
-        elif recipe.start.run is not None:
-            run = Path(recipe.start.run)
-            there = _weights(run, "start.run", say)[0]["players"]
+        elif run is not None:
             if name in there or not there.keys() & networks.keys():
                 _start_from(run, name, network, "start.run", raw=recipe.start.raw, say=say)
             else:

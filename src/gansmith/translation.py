@@ -51,7 +51,11 @@ def translate(
     chosen = [pictures] if isinstance(pictures, (str, Path)) else pictures
     files = [found for one in chosen for found in _files(Path(one).expanduser())]
     drawn = "" if list(seeds) == [0] else f"-seeds-{seeds[0]}-{seeds[-1]}"
+    given = _given(sampler, style, mask, attributes)
+    asked = [f"-{name}-{Path(file).stem}" for name, file in (("style", style), ("mask", mask)) if file]
+    asked += [f"-{name.replace('/', '_')}{'' if value else '=0'}" for name, value in (attributes or {}).items()]
     label = f"translate-{sampler.round:06d}{'' if ema else '-raw'}-{maker or f'to-{sampler.maker.imitates}'}{drawn}"
+    label += "".join(asked)
     folder = Path(run) / label if out is None else Path(out)
     targets = _targets(files, folder, seeds)
     if folder.exists() and not folder.is_dir():
@@ -59,11 +63,11 @@ def translate(
     if out is not None and (there := next((path for path in targets.values() if path.exists()), None)):
         raise UserError(f"{there} exists; choose another --out")
     for _, path in files:  # all of them before the first is written
-        _read(path, sampler, resize, style, mask, attributes)
+        _read(path, sampler, resize, given)
     began = said = time.monotonic()
     for i, ((name, seed), target) in enumerate(targets.items()):
         path = dict(files)[name]
-        fields, own, size = _read(path, sampler, resize, style, mask, attributes)
+        fields, own, size = _read(path, sampler, resize, given)
         image = grid(to_uint8(sampler.translated(fields, [seed])), 1, pad=0)
         if own != size:  # there and back, or there and as much larger as the network makes it
             back = (image.width * own[0] // size[0], image.height * own[1] // size[1])
@@ -105,27 +109,30 @@ def _targets(files: Sequence[tuple[str, Path]], folder: Path, seeds: Sequence[in
     return targets
 
 
+def _given(
+    sampler: Sampler, style: str | Path | None, mask: str | Path | None, attributes: Mapping[str, bool] | None
+) -> dict[str, Any]:
+    """What is asked for beside the pictures, opened once: the style as an array, the mask as a picture."""
+    given: dict[str, Any] = {"attributes": attributes}
+    if style is not None and sampler.shape is not None:
+        other = _open(Path(style))
+        given["style"] = to_array(other, sampler.fitting(other.height, other.width), sampler.shape[0], "stretch")
+    if mask is not None:
+        given["mask"] = _open(Path(mask))
+    return given
+
+
 def _read(
-    path: Path,
-    sampler: Sampler,
-    resize: bool,
-    style: str | Path | None,
-    mask: str | Path | None,
-    attributes: Mapping[str, bool] | None,
+    path: Path, sampler: Sampler, resize: bool, given: Mapping[str, Any]
 ) -> tuple[Mapping[str, Tensor], tuple[int, int], tuple[int, int]]:
     """The fields of a picture as networks see them, its own size, and that at which they see it: (width, height)."""
     assert sampler.shape is not None
     channels = sampler.shape[0]
     image = _open(path)
     height, width = size = sampler.fitting(image.height, image.width) if resize else (image.height, image.width)
-    given: dict[str, Any] = {"attributes": attributes}
-    if style is not None:
-        other = _open(Path(style))
-        given["style"] = to_array(other, sampler.fitting(other.height, other.width), channels, "stretch")
-    if mask is not None:
-        hole = _open(Path(mask))
+    if (hole := given.get("mask")) is not None:
         fits = resize and hole.size == image.size
-        given["mask"] = to_array(hole, size if fits else (hole.height, hole.width), 1, "stretch")
+        given = {**given, "mask": to_array(hole, size if fits else (hole.height, hole.width), 1, "stretch")}
     try:
         fields = sampler.seen(to_array(image, size, channels, "stretch"), **given)
     except UserError as error:

@@ -49,8 +49,9 @@ def open_picture(path: Path, megapixels: int = MEGAPIXELS) -> Image.Image:
         import pillow_heif
 
         pillow_heif.register_heif_opener()
-    Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit, of which half is a warning and all of it an error
-    with Image.open(path, formats=[name for name in FORMATS if name in Image.OPEN]) as image:
+    if Image.MAX_IMAGE_PIXELS is not None:  # Pillow warns above it, and refuses twice as much
+        Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, megapixels * 10**6)
+    with _opened(path) as image:
         if image.width * image.height > megapixels * 10**6:
             size = f"{image.width}x{image.height} pixels are more than {megapixels} megapixels"
             raise ValueError(f"{size}; data.max_megapixels allows more")
@@ -61,6 +62,13 @@ def open_picture(path: Path, megapixels: int = MEGAPIXELS) -> Image.Image:
             orientation = image.getexif().get(ORIENTATION)
         turn = UPRIGHT.get(orientation) if isinstance(orientation, int) else None
         return image.copy() if turn is None else image.transpose(turn)
+
+
+def _opened(path: Path) -> Image.Image:
+    try:
+        return Image.open(path, formats=[name for name in FORMATS if name in Image.OPEN])
+    except Image.DecompressionBombError:
+        raise ValueError("it claims to have far more pixels than data.max_megapixels allows") from None
 
 
 def why_broken(error: Exception) -> str:
