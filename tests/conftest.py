@@ -68,6 +68,10 @@ SMALL: dict[str, dict[str, Any]] = {
     "aae": {"prior.dim": 3, **{f"networks.{player}.widths": [8, 8] for player in ("E", "Dec", "D")}},
     **dict.fromkeys(("dcgan", "hinge_sn", "projection"), SMALL_CONV),
     "r3gan": {f"networks.{player}.{key}": 2 for player in "GD" for key in ("width", "most")},
+    "photos": {
+        **{f"networks.{player}.{key}": 2 for player in "GD" for key in ("width", "most")},
+        **{"channels": 1, "engine.precision": "float32"},
+    },
     "pix2pix": {"networks.G.width": 2, "networks.G.depth": 4, "networks.D.width": 2},
     "cyclegan": {
         **{f"networks.{player}.width": 2 for player in ("AB", "BA", "DA", "DB")},

@@ -233,6 +233,7 @@ def lends(made: Experiment) -> None:
         slopes = []
         for call in (player.lend, player.probe, player.net):
             torch.manual_seed(1)
+            made.state.noise.manual_seed(1)
             said = call(*inputs)
             total = sum(part.square().sum() for part in (said if isinstance(said, (tuple, list)) else (said,)))
             slopes.append(torch.autograd.grad(total, [*leaves, *player.parameters], allow_unused=True))

@@ -26,6 +26,7 @@ OFF = {
     "penalties",
     "schedules",
     "views",
+    "augment",
     "sparse_out",
     "sigmoid_bias",
     "max_col_norm",
@@ -69,7 +70,8 @@ def test_a_shipped_recipe_loads_says_everything_that_matters_and_is_written_as_i
     assert left <= {
         *(f.name for cls in recipes.SECTIONS.values() for f in dataclasses.fields(cls)),
         *("seed", "log_interval", "eps", "weight_decay", "accumulate", "sync_batchnorm", "after", "unit", "minutes"),
-        "steps" if resolved.recipe.steps is None else "n_epochs",  # a length is given in one of them
+        *(("steps", "n_epochs") if resolved.recipe.minutes else ()),  # a length is given in one of them
+        "steps" if resolved.recipe.steps is None else "n_epochs",
         *({"prior", "objective"} - {k for k in ("prior", "objective") if getattr(resolved.recipe, k)}),
         *OFF,
     }

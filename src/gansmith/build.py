@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from gansmith import checkpoint, engine, schema
+from gansmith.augment import Augment, beside_unseen, sign_of_real
 from gansmith.data import ImageSet, load_sets
+from gansmith.data.choose import choose
 from gansmith.data.prepare import Needs
 from gansmith.data.stream import Stream
 from gansmith.data.values import VALUES
@@ -50,6 +52,7 @@ class Experiment:
     """What a round is played in: lower precision, what torch.compile has to know, or nothing."""
     classes: Classes
     """Of labelled data."""
+    augment: Augment | None = None
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,40 @@ class Classes:
 def derive_seed(*parts: int) -> int:
     """A seed of its own for each purpose, from whole numbers below 2^32."""
     return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0]) >> 1
+
+
+MOST = {"cpu": 64}
+"""The side up to which a size is chosen, by the kind of device; 128 on all others."""
+
+
+def settled(recipe: Recipe, device: torch.device, say: Say) -> Recipe:
+    """The same with what it leaves to its data and the device: the pictures' size and channels, how many are held back,
+    the precision.
+    """
+    data, around = recipe.data, recipe.engine
+    if not data.img_size or not data.channels or data.validation < 0:
+        if len(needs_of(recipe)) > 1 or "x" not in needs_of(recipe)[0]:
+            raise UserError(
+                f"data.img_size, data.channels and data.validation are chosen for single pictures, and"
+                f" {recipe.game.name} takes others: give all three"
+            )
+        size, channels, held = choose(data.name, MOST.get(device.type, 128))
+        own = size if data.img_size == 0 else data.img_size
+        data = replace(
+            data,
+            img_size=own[0] if isinstance(own, tuple) and own[0] == own[1] else own,
+            channels=data.channels or channels,
+            validation=held if data.validation < 0 else data.validation,
+        )
+        h, w = data.size
+        say(
+            f"chosen for {data.name}: --img_size {h if h == w else f'{h},{w}'} --channels {data.channels}"
+            f" --data.validation {data.validation}"
+        )
+    if around.precision == "auto":
+        around = replace(around, precision=engine.best_precision(device))
+        say(f"chosen for this {device.type}: --engine.precision {around.precision}")
+    return replace(recipe, data=data, engine=around)
 
 
 def build(
@@ -115,6 +152,7 @@ def build(
     penalty = _penalties(recipe, world)
     game = _game(recipe, game_class, {**players, **frozen}, prior, penalty, noise, world)
     _warn(recipe, game, say)
+    augment = _augment(recipe, game, noise, world, say) if recipe.augment else None
     schedules = _schedules(recipe, game, penalty, say)
     sets = sets or load()
     classes = _classes(sets)
@@ -134,11 +172,16 @@ def build(
         copies=launch().local_size if device.type == "cpu" else 1,
     )
     meters = Meters()
-    state = State(game, noise, {"data": stream, "meters": meters, **({"frozen": Frozen(frozen)} if frozen else {})})
+    parts: dict[str, Any] = {"data": stream, "meters": meters}
+    if frozen:
+        parts["frozen"] = Frozen(frozen)
+    if augment is not None and augment.target is not None:
+        parts["augment"] = augment
+    state = State(game, noise, parts)
     around = engine.autocast(recipe.engine.precision, device)
     if recipe.engine.compile:
         around = engine.compiled(recipe, game, around, say)
-    return Experiment(game, stream, state, meters, prior, schedules, around, classes)
+    return Experiment(game, stream, state, meters, prior, schedules, around, classes, augment)
 
 
 def own_streams(noise: torch.Generator, seed: int, rank: int, round: int = 0) -> None:
@@ -449,6 +492,34 @@ def _everywhere(world: World, x: Tensor) -> Tensor:
     if world.reduce is None:
         return x
     return world.everywhere(x, int(world.reduce([x.new_full((), len(x), dtype=torch.float32)])[0]))
+
+
+def _augment(recipe: Recipe, game: Game, noise: torch.Generator, world: World, say: Say) -> Augment:
+    """Let the game's critics see augmented pictures."""
+    seeing = game.critics if game.sees is None else game.sees
+    if not seeing or recipe.data.values != "signed":
+        why = "its critic does not just judge pictures" if not seeing else f"data.values is {recipe.data.values}"
+        raise UserError(f"augment: {recipe.game.name} takes none, for {why}")
+    critics = [player for player in game.players if player.name in seeing]
+    changes = [partial(_find("augment", component), **component.args) for component in recipe.augment]
+    overfitting = None
+    if recipe.ada.target is not None:
+        if len(critics) > 1 or recipe.objective is None:
+            raise UserError(f"ada.target: {recipe.game.name} must have one critic and an objective for that")
+        objective = objective_of(recipe)
+        if objective.probability or objective.zero:
+            overfitting = sign_of_real
+        elif game.needs == (("x",),) and recipe.data.validation:
+            (unseen,) = load_split(recipe, "validation", say=say)
+            pictures = fields_of(recipe, [unseen], slice(0, recipe.batch_size), noise.device)["x"].to(critics[0].dtype)
+            overfitting = partial(beside_unseen, critics[0].net, pictures, world)
+        else:
+            raise UserError(
+                f"ada.target: with the objective {recipe.objective.name} no score separates real from fake, so D's"
+                " overfitting shows on held-back pictures alone: give --data.validation, at least 100"
+            )
+    nets = [critic.net for critic in critics]
+    return Augment(nets, changes, noise, target=recipe.ada.target, kimg=recipe.ada.kimg, overfitting=overfitting)
 
 
 def _warn(recipe: Recipe, game: Game, say: Say) -> None:

@@ -194,6 +194,7 @@ def _trust(trust: bool) -> None:
     "--from", "start", metavar="RUN", help="start all players from a run's newest weights, averaged ones if any"
 )
 @click.option("--raw", is_flag=True, help="with --from: the weights themselves where that run keeps a moving average")
+@click.option("--no-flip", is_flag=True, help="mirror no picture, where the recipe does: for letters, clocks, ...")
 @_DEVICE
 @_TRUST
 @click.option("--dry-run", is_flag=True, help="print the resolved recipe, and where each value comes from")
@@ -203,6 +204,7 @@ def train(
     out: str | None,
     start: str | None,
     raw: bool,
+    no_flip: bool,
     device: str,
     trust: bool,
     dry_run: bool,
@@ -216,11 +218,13 @@ def train(
     """
     what, flags = recipe_words("gan", words, {**options, "from": start, "raw": "true" if raw else None})
     _trust(trust)
-    from gansmith.recipe import check_resumable, is_run, plan, recipe_names
+    from gansmith.recipe import check_resumable, is_run, plan, recipe_names, without_flip
 
     if is_run(what):
         check_resumable(Path(what), flags)
     resolved = plan(what, flags=flags)  # before the rest is imported: a wrong key is answered at once
+    if no_flip:
+        resolved = plan(what, flags={**flags, "views": without_flip(resolved.recipe)})
     if (named := flags.get("objective")) in set(recipe_names()) - {what} and not quiet:
         _note(f"--objective {named} is the loss alone; for the whole method: gansmith train {named}")
     if dry_run:
@@ -246,14 +250,14 @@ def train(
             click.echo(f"stopped by {signal.Signals(stop.signum).name} and saved; go on with: {again}", err=True)
         sys.exit(128 + stop.signum)
     if not quiet and launch().rank == 0:
-        _say_what_next(run, resolved.recipe)
+        _say_what_next(run)
 
 
-def _say_what_next(run: Path, recipe: Any) -> None:
+def _say_what_next(run: Path) -> None:
     from gansmith.build import game_of
     from gansmith.recipe import plan
 
-    recipe = recipe if recipe.minutes is None else plan(run).recipe  # which has them as steps
+    recipe = plan(run).recipe  # with what was chosen at the start
     name = shlex.quote(str(run))
     first = next(iter(game_of(recipe).makers.values()))
     verb = "figure density" if recipe.data.size == (1, 1) else "translate" if first.pictures else "sample"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import torch
 
@@ -33,6 +35,17 @@ def choose_device(name: str) -> torch.device:
     if device.type != "cuda" and device.index:
         raise UserError(f"--device {name}: there is one {device.type}; it must be {device.type}")
     return device
+
+
+def best_precision(device: torch.device) -> Literal["bfloat16", "float32"]:
+    """bfloat16 on a CPU that has instructions for it, else float32."""
+    if device.type != "cpu":
+        return "float32"
+    try:  # torch has no public way to ask
+        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return "float32"
+    return "bfloat16" if re.search(r"\b(avx512_bf16|amx_bf16)\b", flags) else "float32"
 
 
 def check(precision: str, device: torch.device) -> None:
@@ -92,6 +105,8 @@ def _eager(recipe: Recipe, game: Game) -> dict[str, str]:
     eager = dict(game.eager)
     if recipe.penalties:
         eager |= dict.fromkeys(game.critics, "penalties take gradients of gradients, which torch.compile lacks")
+    if recipe.augment:
+        eager |= dict.fromkeys(game.critics, "its pictures are augmented by draws of the game's own stream")
     if recipe.sync_batchnorm:
         eager |= dict.fromkeys((p.name for p in game.players), "its BatchNorm communicates with other processes")
     return eager

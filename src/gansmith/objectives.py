@@ -115,6 +115,8 @@ class Objective:
     """D must be Lipschitz: a penalty or a bound on its weights has to see to that."""
     probability: bool = True
     """sigmoid(score) is the probability D(x) of the paper; otherwise the score itself is D(x)."""
+    zero: bool = False
+    """A score of 0 lies between real and fake, though it is no logit."""
     batch: bool = False
     """The losses look at the whole batch, over all processes; it cannot be cut into accumulated parts."""
 
@@ -139,7 +141,7 @@ OBJECTIVES: dict[str, Objective] = {
         batch=True,
     ),
     "least_squares": Objective(least_squares_d, least_squares_g, paper="arXiv 1611.04076", probability=False),
-    "hinge": Objective(hinge_d, wasserstein_g, paper="arXiv 1705.02894", probability=False),
+    "hinge": Objective(hinge_d, wasserstein_g, paper="arXiv 1705.02894", probability=False, zero=True),
     "boundary_seeking": Objective(logistic_d, boundary_seeking_g, paper="arXiv 1702.08431"),
     "softmax": Objective(
         softmax_d, softmax_g, paper="arXiv 1704.06191", g_uses_real=True, probability=False, batch=True

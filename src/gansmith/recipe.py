@@ -15,13 +15,22 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 
 from gansmith import schema
 from gansmith.errors import UserError
-from gansmith.schema import Fraction, NonNegativeFloat, NonNegativeInt, Parameter, PositiveFloat, PositiveInt, Seed
+from gansmith.schema import (
+    Fraction,
+    NonNegativeFloat,
+    NonNegativeInt,
+    Parameter,
+    PositiveFloat,
+    PositiveInt,
+    Range,
+    Seed,
+)
 from gansmith.trust import files, from_here, remembered, run_around
 
 _SHIPPED = resources.files("gansmith") / "recipes"
@@ -41,13 +50,14 @@ class Data:
     """Which images, and what is done to them before training."""
 
     name: str = "mnist"  # a data set by name, or a folder of pictures
-    img_size: PositiveInt | tuple[PositiveInt, PositiveInt] = 28  # the side of square images, or [height, width]
-    channels: Literal[1, 3, 4] = 1  # 1 grey, 3 RGB, 4 RGBA
+    # The side of square images, or [height, width]; 0: chosen for the pictures and the device.
+    img_size: NonNegativeInt | tuple[PositiveInt, PositiveInt] = 28
+    channels: Literal[0, 1, 3, 4] = 1  # 1 grey, 3 RGB, 4 RGBA; 0: as the pictures have
     fit: Literal["crop", "pad", "stretch"] = "crop"  # how a picture of another shape becomes one of img_size
     pairs: Literal["auto", "halves", "folders"] = "auto"  # a pair: the halves of one file, or one file of each folder
     direction: Literal["a2b", "b2a"] = "a2b"  # b2a: a and b change places
     values: Literal["signed", "unit", "gcn", "raw"] = "signed"  # [-1, 1], [0, 1], unit contrast; raw: toy sets
-    validation: NonNegativeInt = 0  # training images that are held back, to choose by
+    validation: Annotated[int, Range(-1)] = 0  # training images that are held back, to choose by; -1: a tenth
     attributes: str | None = None  # a table of a folder's pictures (stargan); null: its attributes.csv, or its classes
     columns: Sequence[str] | None = None  # those of its columns that are attributes; null: all with few values
     labelled: PositiveInt | None = None  # training images whose labels are seen, beside all without (sgan); null: all
@@ -68,6 +78,14 @@ class Ema:
     """An exponential moving average of the weights of what generates, used for sampling when it is on."""
 
     halflife_kimg: PositiveFloat | None = None  # half-life in thousands of images; null: no average
+
+
+@dataclass(frozen=True)
+class Ada:
+    """How often critics see augmented pictures: always, or as often as keeps D from overfitting (arXiv 2006.06676)."""
+
+    target: Fraction | None = None  # where D's overfitting is held, ADA's 0.6; null: every picture is augmented
+    kimg: PositiveFloat = 500.0  # thousands of images in which the probability can go from 0 to 1
 
 
 @dataclass(frozen=True)
@@ -98,7 +116,7 @@ class Engine:
     """How the same mathematics is computed: what may change its speed and its rounding, and nothing else."""
 
     # Of matrix products and convolutions: tf32 on CUDA only, bfloat16 by autocast; weights stay float32.
-    precision: Literal["float32", "tf32", "bfloat16"] = "float32"
+    precision: Literal["float32", "tf32", "bfloat16", "auto"] = "float32"  # auto: bfloat16 where a CPU is made for it
     compile: bool = False  # networks through torch.compile
     channels_last: bool = False  # memory format of convolutional weights, which what they make takes over
 
@@ -125,6 +143,8 @@ class Recipe:
     optimizers: Mapping[str, Component]
     schedules: Sequence[Component]
     views: Sequence[Component]
+    augment: Sequence[Component]
+    ada: Ada
     ema: Ema
     n_epochs: PositiveInt = 200  # passes over the training images
     steps: PositiveInt | None = None  # length in rounds, in place of n_epochs
@@ -141,12 +161,14 @@ class Recipe:
     start: Start = Start()
 
 
-SECTIONS = {k: t for k, t in Recipe.__annotations__.items() if t in (Data, Ema, Checkpoints, Evaluation, Engine, Start)}
+SECTIONS = {
+    k: t for k, t in Recipe.__annotations__.items() if t in (Data, Ada, Ema, Checkpoints, Evaluation, Engine, Start)
+}
 TABLES = {  # kind of component -> the table that has its names: name -> its object, or "module:attribute" of it
     **{"prior": "gansmith.priors:PRIORS", "networks": "gansmith.networks:NETWORKS", "game": "gansmith.games:GAMES"},
     **{"objective": "gansmith.objectives:OBJECTIVES", "penalties": "gansmith.penalties:PENALTIES"},
     **{"optimizers": "gansmith.players:OPTIMIZERS", "schedules": "gansmith.schedules:SCHEDULES"},
-    "views": "gansmith.data.views:VIEWS",
+    **{"views": "gansmith.data.views:VIEWS", "augment": "gansmith.augment:CHANGES"},
 }
 EXTRA = {  # keys that every row of a table has: every how many moves a penalty counts, from which run weights start
     "penalties": {"weight": Parameter(NonNegativeFloat, 1.0), "every": Parameter(PositiveInt, 1)},
@@ -159,6 +181,7 @@ LISTS = {  # kinds of which a recipe has a list, with an example
     "penalties": "{name: wgan_gp, weight: 10}",
     "schedules": "{name: linear, of: lr, to: 0, over: 100}",
     "views": "{name: flip, of: [x]}",
+    "augment": "{name: translation, ratio: 0.125}",
 }
 # What a game may be handed besides its players.
 PARTS = ("prior", "objective", "penalty", "noise", "accumulate", "everywhere")
@@ -280,6 +303,11 @@ def plan(what: str | Path = "gan", *, flags: Mapping[str, Any] | None = None, tr
     trust = trust or asked or (run is not None and remembered(run))
     resolved = combine(*layers, label=path.stem if run is None else run.name, trust=trust)
     return replace(resolved, run=path if a_run else None)
+
+
+def without_flip(recipe: Recipe) -> list[Any]:
+    """The recipe's views without flips, as a flag takes them."""
+    return [{"name": view.name, **view.args} for view in recipe.views if view.name != "flip"]
 
 
 def table(kind: str) -> Mapping[str, Any]:

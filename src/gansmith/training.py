@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -21,7 +22,7 @@ from typing import Any
 import torch
 
 from gansmith import checkpoint, trust
-from gansmith.build import Experiment, build, own_streams, start_digest
+from gansmith.build import Experiment, build, own_streams, settled, start_digest
 from gansmith.cuda_math import cuda_math
 from gansmith.engine import choose_device
 from gansmith.errors import Diverged, NonFinite, OutOfMemory, RankLost, UserError
@@ -150,7 +151,9 @@ def play(
             batches = [next(stream) for _ in range(game.batches_per_round)]
             with experiment.engine():
                 metrics = game.round(*batches)
-        state.end_round(sum(batch.size for batch in batches))
+        state.end_round(shown := sum(batch.size for batch in batches))
+        if experiment.augment is not None:
+            metrics |= experiment.augment.after_round(metrics, shown)
         if session:
             session.share()
         state.seconds += (played := time.perf_counter()) - began
@@ -217,6 +220,8 @@ def _session(world: World, resolved: Resolved, out: Path | None, quiet: bool) ->
         saved = run if world.on_first(lambda: run is not None and _has_checkpoint(run)) else None
         if saved is None:
             resolved = _with_start(world, resolved, say)
+            settle = partial(settled, resolved.recipe, world.device, say)
+            resolved = dataclasses.replace(resolved, recipe=world.on_first(settle))
         recipe = resolved.recipe
         experiment = world.in_turn(
             lambda: build(recipe, world.device, say=say, progress=not quiet, resume=saved is not None, world=world)
@@ -577,8 +582,10 @@ def _banner(session: Session, resolved: Resolved, tensorboard: bool) -> str:
     begin = f"from round {experiment.state.round} " if experiment.state.round else ""
     events = "" if tensorboard or begin else "\nTensorBoard events are not written: pip install tensorboard"
     sets = "; ".join(f"{s.name}: {len(s):,} images {tuple(s.images.shape[1:])}" for s in stream.sets)
+    flips = "\npictures are mirrored at random; --no-flip leaves that out" * any(v.name == "flip" for v in recipe.views)
+    seen = f"\nD sees them, and G's, changed: {', '.join(c.name for c in recipe.augment)}" if recipe.augment else ""
     return (
         f"{resolved.label}: {type(game).__name__}, {players} parameters, {session.world.device}{ranks},"
         f" seed {recipe.seed}\n{sets} {where}; {begin}to round {total:,}"
-        f" = {total / _epoch_rounds(experiment):.4g} epochs\nrun folder: {session.run}{events}"
+        f" = {total / _epoch_rounds(experiment):.4g} epochs{flips}{seen}\nrun folder: {session.run}{events}"
     )

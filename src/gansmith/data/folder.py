@@ -265,6 +265,12 @@ def _list_part(part: Part, wanted: Wanted) -> Listing:
     return listing
 
 
+def training_files(folder: Path) -> list[Path]:
+    """The files of single pictures that a training on this folder takes."""
+    part = _split(folder, "train") or Part(folder)
+    return [part.folder / name for name in list_folder(part.folder, spare=part.spare).files]
+
+
 def fingerprint(listing: Listing) -> str:
     """A hash of names, sizes and modification times: it changes when the files do, and needs none of them read."""
     text = "\n".join(f"{name}\0{stat}" for name, stat in listing.files.items())

@@ -44,14 +44,9 @@ def open_picture(path: Path, megapixels: int = MEGAPIXELS) -> Image.Image:
     """
     if path.stat().st_size == 0:
         raise ValueError("an empty file")
-    Image.init()
-    if HEIC and "HEIF" not in Image.OPEN:
-        import pillow_heif
-
-        pillow_heif.register_heif_opener()
     if Image.MAX_IMAGE_PIXELS is not None:  # Pillow warns above it, and refuses twice as much
         Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, megapixels * 10**6)
-    with _opened(path) as image:
+    with opened(path) as image:
         if image.width * image.height > megapixels * 10**6:
             size = f"{image.width}x{image.height} pixels are more than {megapixels} megapixels"
             raise ValueError(f"{size}; data.max_megapixels allows more")
@@ -64,7 +59,13 @@ def open_picture(path: Path, megapixels: int = MEGAPIXELS) -> Image.Image:
         return image.copy() if turn is None else image.transpose(turn)
 
 
-def _opened(path: Path) -> Image.Image:
+def opened(path: Path) -> Image.Image:
+    """A file of the formats that are read, of which only the head is decoded so far."""
+    Image.init()
+    if HEIC and "HEIF" not in Image.OPEN:
+        import pillow_heif
+
+        pillow_heif.register_heif_opener()
     try:
         return Image.open(path, formats=[name for name in FORMATS if name in Image.OPEN])
     except Image.DecompressionBombError:

@@ -37,6 +37,7 @@ class AdversarialAutoencoder(Game):
     accumulate: int = 1
 
     generators = ("E", "Dec")
+    sees = ()
     makers = {
         "sample": Maker(("Dec",), {"z": "latent"}, "x", lambda Dec, z: Dec(z)),
         "reconstruct": Maker(("E", "Dec"), {"x": "x"}, "x", lambda E, Dec, x: Dec(E(x))),

@@ -42,6 +42,7 @@ class Began(Game):
     gamma: Fraction = 0.5
     lambda_k: PositiveFloat = 0.001
 
+    sees = ()
     makers = SAMPLE
 
     def __post_init__(self) -> None:

@@ -88,17 +88,11 @@ def theory(c: Critique) -> dict[str, Tensor]:
     value/V: mean log D(x) + mean log(1 - D(G(z))); -log 4 where D cannot tell, 0 where it is sure. value/jsd:
     (V + log 4) / 2 in nats, kept in [0, log 2]: in expectation a lower bound of the Jensen-Shannon divergence, tight
     for the optimal D (Theorem 1). On training batches, and with D's dropout on, it is a trend and no bound for p_data.
-    D/right_real, D/right_fake: the shares of images that D judges rightly.
     """
     real = torch.cat([s.detach().flatten() for s in c.real])
     fake = torch.cat([s.detach().flatten() for s in c.fake])
     v = -(softplus(-real).mean() + softplus(fake).mean())
-    return {
-        "value/V": v,
-        "value/jsd": jsd(v),
-        "D/right_real": (real > 0).to(v.dtype).mean(),
-        "D/right_fake": (fake < 0).to(v.dtype).mean(),
-    }
+    return {"value/V": v, "value/jsd": jsd(v)}
 
 
 def jsd(v: Tensor) -> Tensor:
@@ -107,8 +101,19 @@ def jsd(v: Tensor) -> Tensor:
 
 
 def shown(c: Critique, objective: Objective, of: str = "") -> dict[str, Tensor]:
-    """D's mean output on real and on generated pictures, for the log; `of` tells critics apart."""
-    return {f"D/real{of}": mean(c.real, objective.output), f"D/fake{of}": mean(c.fake, objective.output)}
+    """D's mean output on real and on generated pictures, for the log; `of` tells critics apart.
+
+    D/right_real, D/right_fake: the shares of pictures that D judges rightly, where a score of 0 separates them.
+    """
+    means = {f"D/real{of}": mean(c.real, objective.output), f"D/fake{of}": mean(c.fake, objective.output)}
+    if not (objective.probability or objective.zero):
+        return means
+    right = {f"D/right_real{of}": mean(c.real, _above), f"D/right_fake{of}": mean(c.fake, lambda s: _above(-s))}
+    return means | right
+
+
+def _above(s: Tensor) -> Tensor:
+    return (s > 0).to(s.dtype)
 
 
 def mean(scales: tuple[Tensor, ...], output: Callable[[Tensor], Tensor]) -> Tensor:

@@ -54,6 +54,7 @@ class EBGAN(Game):
     margin: PositiveFloat = 1.0
     pull_away: NonNegativeFloat = 0.1
 
+    sees = ()
     makers = SAMPLE
 
     def round(self, *batches: Batch) -> Metrics:

@@ -56,6 +56,8 @@ class Game(ABC):
     generators: ClassVar[tuple[str, ...]] = ("G",)
     critics: ClassVar[tuple[str, ...]] = ("D",)
     """Players of either side."""
+    sees: ClassVar[tuple[str, ...] | None] = None
+    """The critics that only judge pictures, so that these may be augmented; None: all."""
     frozen: ClassVar[tuple[str, ...]] = ()
     """Networks that it is handed by name as they are, in eval mode: never trained, with no optimizer."""
     makers: ClassVar[Mapping[str, Maker]]

@@ -56,6 +56,8 @@ NETWORKS: dict[str, str] = {
     "dropout_critic": "gansmith.networks.dcgan:DropoutCritic",
     "sn_critic": "gansmith.networks.sn:Critic",
     "projection_critic": "gansmith.networks.sn:ProjectionCritic",
+    "photo_generator": "gansmith.networks.photos:Generator",
+    "photo_critic": "gansmith.networks.photos:Critic",
     "r3gan_generator": "gansmith.networks.r3gan:Generator",
     "r3gan_critic": "gansmith.networks.r3gan:Critic",
     "line_generator": "gansmith.papers.line:Generator",

@@ -26,7 +26,7 @@ def trouble(row: Mapping[str, float]) -> str | None:
         bound = "bound the critic (--penalties '[{name: r1, weight: 5}]') or lower --lr"
         return f"{big[0]} is {row[big[0]]:.1e}, so the scores explode; {bound}"
     chance = row.get("D/fake", 1.0)
-    if min(row.get("D/right_real", 0), row.get("D/right_fake", 0)) >= SURE and chance < LOST:
+    if min(row.get("D/right_real", 0), row.get("D/right_fake", 0)) >= SURE and 0 <= chance < LOST:
         slower = "lower its rate (--optimizers.D.lr) or try --objective relativistic"
         return f"D has won: it judges every picture rightly and gives fakes a chance of {chance:.0e}; {slower}"
     still = [key for key, v in row.items() if key.startswith("grad/") and v < GONE and row.get(f"lr/{key[5:]}", 1) > 0]
