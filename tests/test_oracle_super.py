@@ -21,8 +21,8 @@ from gansmith.errors import UserError
 from gansmith.evaluation.measures import luminance
 from gansmith.games.srgan import UPSCALE
 from gansmith.inference import Sampler
-from gansmith.metrics import digits, perceptual
-from gansmith.networks import esrgan, srgan
+from gansmith.metrics import digits
+from gansmith.networks import esrgan, perceptual, srgan
 from gansmith.priors import Prior
 from gansmith.run.log import read_metrics
 

@@ -107,15 +107,15 @@ FLOORS: list[set[str]] = [
     {"games"},
     {"players", "objectives", "penalties", "priors", "schedules"},
     {"papers", "trust"},
-    {"networks", "data", "metrics", "run", "checkpoint", "distributed"},
-    {"schema", "launch", "world", "batch"},
+    {"networks", "data", "run", "checkpoint", "distributed"},
+    {"metrics", "schema", "launch", "world", "batch"},
     {"errors", "_version", "strict_json", "allocator", "cuda_math", "tables"},
 ]
 # What the lowest parts import of gansmith besides themselves.
 LEAVES = {
-    "networks": {"schema"},
+    "networks": {"errors", "metrics", "schema"},
     "data": {"errors", "schema", "batch"},
-    "metrics": {"cuda_math", "errors", "schema"},
+    "metrics": {"cuda_math", "errors"},
     "run": {"errors", "strict_json"},
     "objectives": {"schema"},
     "penalties": {"errors", "schema"},
