@@ -220,7 +220,7 @@ def test_the_training_images_are_never_all_in_memory_as_numbers(few: Data, monke
     """Nothing of what is computed changes with the size of the parts in which they are looked at."""
     looked: list[int] = []
 
-    def watched(column: Any, values: str, places: Any = None) -> Tensor:
+    def watched(column: Any, values: str, places: Any) -> Tensor:
         looked.append(len(places))
         return to_pixels(column, values, places)
 
@@ -233,7 +233,7 @@ def test_the_training_images_are_never_all_in_memory_as_numbers(few: Data, monke
     looked.clear()
     monkeypatch.setattr(measures, "NUMBERS", 28 * 28 * 100)
     parts = scores(lambda n, s: samples, *names, **options)
-    assert parts == whole and max(looked) == 200  # those held back, which are compared with one another
+    assert parts == whole and max(looked) == 100
 
 
 def test_without_test_images_those_held_back_are_compared_with_or_the_training_images_and_that_is_said(

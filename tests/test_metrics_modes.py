@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from gansmith.errors import UserError
-from gansmith.metrics.modes import class_histogram, confidence, inception_score, kl_to_uniform, total_variation
+from gansmith.metrics.modes import inception_score, kl_to_uniform, total_variation
 from gansmith.papers.stacked import stacked_modes
 
 F64 = torch.float64
@@ -28,10 +28,6 @@ def one_hot(labels: Tensor, classes: int) -> Tensor:
 # ---- classes ----------------------------------------------------------------------------------------------------
 
 
-def test_histogram_counts_every_class() -> None:
-    assert class_histogram(torch.tensor([3, 0, 3, 3, 1]), 6).tolist() == [1, 1, 0, 3, 0, 0]
-
-
 def test_some_classes_evenly() -> None:
     """h of K classes, evenly: total variation 1 - h / K, KL log(K / h)."""
     for hit in (1, 5, 10):
@@ -46,15 +42,6 @@ def test_uneven_classes() -> None:
     assert kl_to_uniform(counts) == pytest.approx(math.log(4) - ENTROPY)
     assert kl_to_uniform(counts * 1000) == pytest.approx(kl_to_uniform(counts))
     assert 2 * total_variation(counts) ** 2 <= kl_to_uniform(counts)  # Pinsker
-
-
-def test_confidence_is_that_of_the_most_probable_class() -> None:
-    for dtype in (torch.float32, F64):
-        p = torch.tensor([[0.9, 0.1, 0.0], [0.2, 0.3, 0.5], [0.0, 1.0, 0.0], [0.05, 0.06, 0.89]], dtype=dtype)
-        found = confidence(p)
-        assert found.mean == pytest.approx((0.9 + 0.5 + 1 + 0.89) / 4)
-        assert found.share == 0.5  # 0.9 itself counts
-        assert confidence(p, threshold=0.5).share == 1
 
 
 # ---- stacked digits ---------------------------------------------------------------------------------------------
@@ -119,8 +106,8 @@ def test_against_torch_fidelity(scale: float) -> None:
 
 def test_large_logits_give_no_nan() -> None:
     """Probabilities of 0 and below the smallest normal number: the limit, a sure answer."""
-    for scale, dtype in ((700.0, F64), (1e30, torch.float32)):
-        p = (scale * one_hot(torch.arange(60) % 6, 6)).to(dtype).softmax(1)
+    for scale in (700.0, 1e30):
+        p = (scale * one_hot(torch.arange(60) % 6, 6)).softmax(1)
         assert inception_score(p, 5) == (pytest.approx(6, rel=1e-12), pytest.approx(0, abs=1e-12))
 
 
@@ -131,32 +118,6 @@ def test_a_class_that_hardly_exists_costs_nothing() -> None:
     assert inception_score(p, 1).mean == pytest.approx(2, rel=1e-12)
 
 
-def test_half_precision_is_good_to_its_digits() -> None:
-    """And what its softmax leaves of the sum 1 is taken out, row by row."""
-    p = logits(60, 5, 0).softmax(1)
-    exact = inception_score(p, 2)
-    for dtype, rel in ((torch.float32, 1e-6), (torch.float16, 1e-3), (torch.bfloat16, 1e-2)):
-        assert inception_score(p.to(dtype), 2).mean == pytest.approx(exact.mean, rel=rel)
-        assert inception_score(p.to(dtype), 2) == inception_score(p.to(dtype).double(), 2)  # rounded no further
-    off = 1 + 0.005 * torch.linspace(-1, 1, 60, dtype=F64)[:, None]
-    assert inception_score(p * off, 2) == pytest.approx(exact, rel=1e-12)
-
-
-# ---- bad input --------------------------------------------------------------------------------------------------
-
-
-def test_what_is_no_label_no_count_and_no_probability_is_refused() -> None:
-    x = logits(20, 4, 0)
-    for call, argument, said in (
-        (lambda y: class_histogram(y, 10), torch.tensor([0, 10]), "for 10 classes they must lie from 0 to 9"),
-        (lambda y: class_histogram(y, 10), torch.tensor([0.5]), r"they must be integers \(N,\)"),
-        (stacked_modes, torch.tensor([[-1, 3]]), "for 10 classes they must lie from 0 to 9"),
-        (stacked_modes, torch.tensor([1, 2, 3]), r"labels: shape \(3,\); it must be \(N, channels\)"),
-        (kl_to_uniform, torch.tensor([1, -1, 2]), "counts of shape .* none below 0, not all 0"),
-        (inception_score, x, r"have the sum 1; if they are logits, take softmax\(1\)"),
-        (confidence, torch.tensor([[1.5, -0.5]] * 20), r"have the sum 1; if they are logits, take softmax\(1\)"),
-        (lambda p: inception_score(p, 21), x.softmax(1), "splits=21 of 20 samples: there must be 1 to 20"),
-        (inception_score, x / 0, "probabilities: not all numbers are finite"),
-    ):
-        with pytest.raises(UserError, match=said):
-            call(argument)
+def test_a_split_needs_a_sample() -> None:
+    with pytest.raises(UserError, match="splits=21 of 20 samples: there must be 1 to 20"):
+        inception_score(logits(20, 4, 0).softmax(1), 21)

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from gansmith.errors import UserError
-from gansmith.metrics import neighbours
-from gansmith.metrics.neighbours import Memorisation, density_coverage, nearest, precision_recall, threshold
+from gansmith.metrics.neighbours import density_coverage, nearest, nearest_of_parts, precision_recall, share, threshold
 
 F64 = torch.float64
 
@@ -44,7 +43,7 @@ def naive(real: Tensor, fake: Tensor, k: int) -> tuple[float, ...]:
 
 
 def balls(real: Tensor, fake: Tensor, k: int) -> tuple[float, ...]:
-    return (*precision_recall(real, fake, k=k), *density_coverage(real, fake, k=k))
+    return (*precision_recall(real, fake, k=k).values(), *density_coverage(real, fake, k=k).values())
 
 
 def test_against_the_authors_code() -> None:
@@ -122,24 +121,25 @@ def test_balls_against_plain_loops(d: int) -> None:
 
 def test_a_point_on_the_edge_is_inside_for_precision_and_outside_for_density() -> None:
     real, edge = torch.tensor([[0.0], [1.0], [2.0]]), torch.tensor([[-1.0], [-1.0], [-1.0]])
-    assert precision_recall(real, edge, k=1).precision == 1
-    assert density_coverage(real, edge, k=1) == (0, 0)
-    assert precision_recall(real, edge - 1e-6, k=1).precision == 0
-    assert density_coverage(real, edge + 1e-6, k=1) == (1, pytest.approx(1 / 3))
+    assert precision_recall(real, edge, k=1)["precision"] == 1
+    assert density_coverage(real, edge, k=1) == {"density": 0, "coverage": 0}
+    assert precision_recall(real, edge - 1e-6, k=1)["precision"] == 0
+    assert density_coverage(real, edge + 1e-6, k=1) == {"density": 1, "coverage": pytest.approx(1 / 3)}
 
 
 def test_a_set_against_itself() -> None:
     """Each ball holds strictly inside its centre and k - 1 more: the k-th is the edge itself."""
     for shift in (0, 1000):
         x = normal(100, 20, 0) + shift
-        assert (*precision_recall(x, x), *density_coverage(x, x)) == pytest.approx((1, 1, 1, 1), abs=1e-15)
+        assert [*precision_recall(x, x).values(), *density_coverage(x, x).values()] == pytest.approx([1] * 4, abs=1e-15)
 
 
 def test_expected_density_and_coverage_of_equal_distributions() -> None:
     """E density = 1; E coverage = 1 - prod_{i=1..k} (N - i) / (M + N - i): a ball misses all M fakes."""
     n, m, k, repeats = 20, 30, 5, 300
     values = torch.tensor(
-        [density_coverage(normal(n, 3, 2 * i), normal(m, 3, 2 * i + 1), k=k) for i in range(repeats)], dtype=F64
+        [[*density_coverage(normal(n, 3, 2 * i), normal(m, 3, 2 * i + 1), k=k).values()] for i in range(repeats)],
+        dtype=F64,
     )
     expected = torch.tensor([1, 1 - math.prod((n - i) / (m + n - i) for i in range(1, k + 1))], dtype=F64)
     error = values.std(0) / math.sqrt(repeats)
@@ -156,14 +156,14 @@ def test_the_nearest_of_parts_are_the_nearest_of_the_whole() -> None:
     x[0] = to[20]
     whole = nearest(x, to)
     for rows in (1, 7, 150, 300, 1000):
-        distances, indices = neighbours.nearest_of_parts(x, torch.split(to, rows))
+        distances, indices = nearest_of_parts(x, torch.split(to, rows))
         assert torch.equal(distances, whole[0][:, 0]) and torch.equal(indices, whole[1][:, 0])
-    with pytest.raises(UserError, match="there are none"):
-        neighbours.nearest_of_parts(x, [])
 
 
-def memorisation(samples: Tensor, train: Tensor, heldout: Tensor, *, quantile: float = 0.01) -> Memorisation:
-    return neighbours.memorisation(samples, train, threshold(train, heldout, quantile=quantile))
+def memorised(samples: Tensor, train: Tensor, heldout: Tensor, *, quantile: float = 0.01) -> float:
+    """The share of samples nearer to a training image than the threshold."""
+    limit = threshold([train], heldout, quantile=quantile)
+    return share(nearest_of_parts(samples, [train])[0] < limit.distance)
 
 
 def test_the_threshold_is_an_order_statistic() -> None:
@@ -171,33 +171,31 @@ def test_the_threshold_is_an_order_statistic() -> None:
     train, heldout = torch.zeros(1, 2), torch.zeros(199, 2)
     heldout[:, 1] = torch.arange(199, 0, -1)
     samples = torch.tensor([[1.9, 0], [0, -2.0], [2.1, 0], [0.5, 0]])
-    found = memorisation(samples, train, heldout)
-    assert found.threshold == (2, 0.01)
-    assert found.share == 0.5  # 1.9 and 0.5; 2 is not nearer than 2
-    np.testing.assert_allclose(found.distances, [1.9, 2, 2.1, 0.5], rtol=1e-6)
-    assert found.indices.tolist() == [0, 0, 0, 0]
+    assert threshold([train], heldout) == (2, 0.01)
+    assert memorised(samples, train, heldout) == 0.5  # 1.9 and 0.5; 2 is not nearer than 2
 
 
 def test_a_fair_generator_has_the_expected_share() -> None:
     """Samples from the distribution of the held-out images: r / (H + 1) on average, to the standard error."""
     repeats, quantile = 400, 0.1
-    found = [
-        memorisation(normal(30, 2, 3 * i), normal(20, 2, 3 * i + 1), normal(49, 2, 3 * i + 2), quantile=quantile)
-        for i in range(repeats)
-    ]
-    shares = torch.tensor([f.share for f in found], dtype=F64)
-    assert {f.threshold.expected for f in found} == {5 / 50}
+    shares = torch.tensor(
+        [
+            memorised(normal(30, 2, 3 * i), normal(20, 2, 3 * i + 1), normal(49, 2, 3 * i + 2), quantile=quantile)
+            for i in range(repeats)
+        ],
+        dtype=F64,
+    )
+    assert threshold([normal(20, 2, 1)], normal(49, 2, 2), quantile=quantile).expected == 5 / 50
     error = shares.std().item() / math.sqrt(repeats)
     assert abs(shares.mean().item() - 0.1) < 4 * error and error < 0.01
 
 
 def test_copies_are_counted() -> None:
     train, heldout, fresh = normal(200, 8, 0), normal(150, 8, 1), normal(60, 8, 2)
-    fair = memorisation(fresh, train, heldout)
-    copied = memorisation(torch.cat([fresh, train[40:80] + 1e-3]), train, heldout)
-    assert copied.share == pytest.approx((40 + 60 * fair.share) / 100)
-    assert copied.indices[60:].tolist() == list(range(40, 80))
-    assert memorisation(train, train, heldout).share == 1
+    fair = memorised(fresh, train, heldout)
+    copied = memorised(torch.cat([fresh, train[40:80] + 1e-3]), train, heldout)
+    assert copied == pytest.approx((40 + 60 * fair) / 100)
+    assert memorised(train, train, heldout) == 1
 
 
 # ---- bad input --------------------------------------------------------------------------------------------------
@@ -205,17 +203,13 @@ def test_copies_are_counted() -> None:
 
 def test_what_does_not_fit_is_refused_with_the_number() -> None:
     x, wide = normal(120, 2, 0), normal(20, 8, 0)
-    assert density_coverage(x, x[:1])[0] > 0  # one fake is enough
-    memorisation(x, x, x[:99])
+    assert density_coverage(x, x[:1])["density"] > 0  # one fake is enough
     for call, said in (
-        (lambda: nearest(x[:5], x[:5], k=5, skip_self=True), "k=5 neighbours of 5 vectors: k must be from 1 to 4"),
-        (lambda: nearest(x[:4], x[:5], skip_self=True), "skip_self needs one set twice, but there are 4 and 5 vectors"),
         (lambda: precision_recall(x, x[:3]), "k=3 need at least 4 vectors; there are 3"),
         (lambda: precision_recall(x, wide), "fake: vectors of 8 numbers, but those to compare with have 2"),
         (lambda: density_coverage(x, x[:0]), r"fake: shape \(0, 2\); it must be \(N, d\)"),
-        (lambda: memorisation(x, x, x[:98]), r"98 held-out images: quantile=0\.01 needs at least 99"),
-        (lambda: memorisation(x, x, x, quantile=1.0), "it must lie between 0 and 1"),
-        (lambda: memorisation(x, x / 0, x), "vectors to search: not all numbers are finite"),
+        (lambda: threshold([x], x[:98]), r"98 held-out images: quantile=0\.01 needs at least 99"),
+        (lambda: threshold([x / 0], x), "vectors to search: not all numbers are finite"),
     ):
         with pytest.raises(UserError, match=said):
             call()

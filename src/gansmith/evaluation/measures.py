@@ -5,7 +5,7 @@ The mathematics is in `metrics`; here is the protocol: which images, how many, r
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any, Literal, NamedTuple
@@ -28,7 +28,7 @@ from gansmith.metrics.digits import SIDE, Outputs
 from gansmith.metrics.features import Extractor
 from gansmith.metrics.frechet import frechet_distance
 from gansmith.metrics.kernel import kernel_distance
-from gansmith.metrics.neighbours import Memorisation, Threshold, memorisation, threshold
+from gansmith.metrics.neighbours import Threshold, nearest_of_parts, share, threshold
 from gansmith.papers.parzen import SIGMAS, ParzenFit, SigmaChoice, choose_sigma, parzen
 from gansmith.papers.stacked import stacked_modes
 from gansmith.papers.tfd import FOLDS, mean_over_folds
@@ -150,6 +150,8 @@ class Reference:
         self.data = self.what.data if isinstance(self.what, Recipe) else self.what
         self._sets: dict[str, tuple[ImageSet, ...]] = {}
         self._splits: dict[str, Images] = {}
+        self.thresholds: dict[str, Threshold] = {}
+        """How near to training images is too near, by the value that asks for it."""
 
     def stored(self, split: str, field: str) -> Stored:
         """A field of a split, its images read where they are needed.
@@ -187,27 +189,18 @@ class Reference:
         """The images that samples are compared with."""
         return self.of(self.split)
 
-    @cached_property
-    def nearest_pixels(self) -> Threshold:
-        return threshold(self.of("train").flat_parts(), self.real.flat)
-
-    @cached_property
-    def nearest_features(self) -> Threshold:
-        return threshold(self.of("train").outputs.features, self.real.outputs.features)
-
     def described(self, split: str) -> str:
         """The split by its number of images and the beginning of its digest."""
         stored = self.stored(split, self.field)
         return f"{len(stored)} images {stored.data.digest[:12]}"
 
 
-def to_pixels(column: NDArray[Any], values: str, places: Labels | None = None) -> Tensor:
-    """All images, or those of some places, in [0, 1]; of normalised contrast as pictures show it: it cannot return.
+def to_pixels(column: NDArray[Any], values: str, places: Labels) -> Tensor:
+    """The images of some places in [0, 1]; of normalised contrast as pictures show it: it cannot return.
 
     Raw values stay as they are.
     """
     to_network, to_unit = VALUES[values]
-    places = np.arange(len(column)) if places is None else places
     pixels = torch.empty(len(places), *column.shape[1:])
     for part, at in zip(torch.split(pixels, 1000), torch.split(torch.from_numpy(places), 1000), strict=True):
         part.copy_(torch.from_numpy(column[at.numpy()]))
@@ -253,7 +246,7 @@ def _kernel(samples: Images, to: Reference) -> Measured:
 
 def _balls(samples: Images, to: Reference, *, of: Callable[..., Any]) -> Measured:
     real = to.real.first(len(samples))
-    return Measured(of(real.outputs.features, samples.outputs.features)._asdict(), {})
+    return Measured(of(real.outputs.features, samples.outputs.features), {})
 
 
 def _inception_score(samples: Images, to: Reference) -> Measured:
@@ -262,12 +255,12 @@ def _inception_score(samples: Images, to: Reference) -> Measured:
 
 
 def _classes(samples: Images, to: Reference) -> Measured:
-    logits = samples.outputs.logits.double()
-    counts = modes.class_histogram(logits.argmax(1), logits.shape[1])
-    sure = modes.confidence(logits.softmax(1))
+    p = samples.outputs.logits.double().softmax(1)
+    counts, largest = torch.bincount(p.argmax(1), minlength=p.shape[1]), p.amax(1)
+    values = {"class_tv": modes.total_variation(counts), "class_kl": modes.kl_to_uniform(counts)}
     return Measured(
-        {"class_tv": modes.total_variation(counts), "class_kl": modes.kl_to_uniform(counts), "confident": sure.share},
-        {"histogram": counts.tolist(), "mean_confidence": sure.mean},
+        {**values, "confident": share(largest >= 0.9)},
+        {"histogram": counts.tolist(), "mean_confidence": largest.mean().item()},
     )
 
 
@@ -297,6 +290,9 @@ BORDER = 4
 LUMINANCE = {"range": 1, "of": "Y, 16 to 235 of 255 (BT.601)", "without": f"a border of {BORDER} pixels"}
 
 
+WINDOW = {"window": "Gaussian, 11x11, sigma 1.5"}
+
+
 def luminance(x: Tensor) -> Tensor:
     """Y = (16 + 65.5 R + 128.6 G + 25.0 B) / 255 of pictures (N, C, H, W) in [0, 1], without a border: (N, 1, h, w)."""
     rgb = x[:, :3].expand(-1, 3, -1, -1)
@@ -315,26 +311,24 @@ PSNR = partial(_torchmetrics, name="peak_signal_noise_ratio", dim=(1, 2, 3))
 SSIM = partial(_torchmetrics, name="structural_similarity_index_measure")
 
 
-def _l1(x: Tensor, y: Tensor) -> Tensor:
-    return (x - y).abs().mean((1, 2, 3))
+def _memorised(
+    samples: Images, to: Reference, *, value: str, vectors: Callable[[Images], Iterable[Tensor]], shown: int = 20
+) -> Measured:
+    """The share of samples that lie nearer to a training image than the nearest held-out images do.
 
-
-def _memorised_pixels(samples: Images, to: Reference) -> Measured:
-    found = memorisation(samples.flat, to.of("train").flat_parts(), to.nearest_pixels)
-    return _with_pairs("memorised_pixels", found, samples, to)
-
-
-def _memorised_features(samples: Images, to: Reference) -> Measured:
-    found = memorisation(samples.outputs.features, to.of("train").outputs.features, to.nearest_features)
-    return _with_pairs("memorised", found, samples, to)
-
-
-def _with_pairs(value: str, found: Memorisation, samples: Images, to: Reference, most: int = 20) -> Measured:
-    nearest = found.distances.argsort()[:most]
-    originals = torch.cat([to.of("train").pixels_of(slice(i, i + 1)) for i in found.indices[nearest].tolist()])
+    A share far above the expected one says that training images were copied; one at or below it says little: a copy
+    shifted by one pixel is far from its original (Theis et al. 2016, arXiv 1511.01844).
+    """
+    train = to.of("train")
+    if value not in to.thresholds:
+        to.thresholds[value] = threshold(vectors(train), torch.cat([*vectors(to.real)]))
+    distances, indices = nearest_of_parts(torch.cat([*vectors(samples)]), vectors(train))
+    nearest = distances.argsort()[:shown]
+    originals = torch.cat([train.pixels_of(slice(i, i + 1)) for i in indices[nearest].tolist()])
     both = to_uint8(torch.stack([samples.pixels[nearest.cpu()], originals], 1).flatten(0, 1))
     pairs = both.reshape(len(nearest), 2, *originals.shape[1:])
-    return Measured({value: found.share}, found.threshold._asdict(), pairs)
+    limit = to.thresholds[value]
+    return Measured({value: share(distances < limit.distance)}, limit._asdict(), pairs)
 
 
 class Case(NamedTuple):
@@ -427,6 +421,20 @@ class Metric:
         return None
 
 
+def _of_pairs(
+    value: str,
+    of: Callable[[Tensor, Tensor], Tensor],
+    unit: str,
+    better: str,
+    protocol: Mapping[str, Any],
+    *,
+    least: int = 1,
+) -> Metric:
+    """A row that compares each sample with the real image that it should be."""
+    measure, values = partial(_paired, value=value, of=of), {value: (unit, better)}
+    return Metric(measure, values, protocol, features=False, least=least, paired=True)
+
+
 NEAREST = {"nearer than": "the nearest 1 % of the reference"}
 METRICS: dict[str, Metric] = {
     "parzen_ll": Metric(  # arXiv 1406.2661
@@ -486,44 +494,34 @@ METRICS: dict[str, Metric] = {
         alone=tuple(TOYS),
         n=2500,
     ),
-    "memorised": Metric(_memorised_features, {"memorised": ("", "0.01")}, NEAREST, also=("train",), n=2000),
+    "memorised": Metric(
+        partial(_memorised, value="memorised", vectors=lambda images: [images.outputs.features]),
+        {"memorised": ("", "0.01")},
+        NEAREST,
+        also=("train",),
+        n=2000,
+    ),
     "memorised_pixels": Metric(
-        _memorised_pixels, {"memorised_pixels": ("", "0.01")}, NEAREST, features=False, also=("train",), n=2000
-    ),
-    "psnr": Metric(
-        partial(_paired, value="psnr", of=PSNR),
-        {"psnr": ("dB", "higher")},
-        {"range": 1, "mean": "of the dB of each picture"},
+        partial(_memorised, value="memorised_pixels", vectors=Images.flat_parts),
+        {"memorised_pixels": ("", "0.01")},
+        NEAREST,
         features=False,
-        paired=True,
+        also=("train",),
+        n=2000,
     ),
-    "ssim": Metric(  # doi 10.1109/TIP.2003.819861
-        partial(_paired, value="ssim", of=SSIM),
-        {"ssim": ("", "higher")},
-        {"range": 1, "window": "Gaussian, 11x11, sigma 1.5"},
-        features=False,
-        least=11,
-        paired=True,
+    "psnr": _of_pairs("psnr", PSNR, "dB", "higher", {"range": 1, "mean": "of the dB of each picture"}),
+    "ssim": _of_pairs("ssim", SSIM, "", "higher", {"range": 1, **WINDOW}, least=11),  # doi 10.1109/TIP.2003.819861
+    "psnr_y": _of_pairs(  # as papers on super-resolution report it
+        "psnr_y", lambda x, y: PSNR(luminance(x), luminance(y)), "dB", "higher", LUMINANCE, least=2 * BORDER + 1
     ),
-    "psnr_y": Metric(  # as papers on super-resolution report it
-        partial(_paired, value="psnr_y", of=lambda x, y: PSNR(luminance(x), luminance(y))),
-        {"psnr_y": ("dB", "higher")},
-        LUMINANCE,
-        features=False,
-        least=2 * BORDER + 1,
-        paired=True,
-    ),
-    "ssim_y": Metric(
-        partial(_paired, value="ssim_y", of=lambda x, y: SSIM(luminance(x), luminance(y))),
-        {"ssim_y": ("", "higher")},
-        {**LUMINANCE, "window": "Gaussian, 11x11, sigma 1.5"},
-        features=False,
+    "ssim_y": _of_pairs(
+        "ssim_y",
+        lambda x, y: SSIM(luminance(x), luminance(y)),
+        *("", "higher"),
+        {**LUMINANCE, **WINDOW},
         least=2 * BORDER + 11,
-        paired=True,
     ),
-    "l1": Metric(  # arXiv 1611.07004
-        partial(_paired, value="l1", of=_l1), {"l1": ("", "lower")}, {"range": 1}, features=False, paired=True
-    ),
+    "l1": _of_pairs("l1", lambda x, y: (x - y).abs().mean((1, 2, 3)), "", "lower", {"range": 1}),  # arXiv 1611.07004
 }
 VALUE_OF = {value: name for name, row in METRICS.items() for value in row.values}
 """Each value, and the metric that gives it."""

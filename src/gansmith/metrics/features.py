@@ -41,10 +41,6 @@ class Extractor:
     """A distance between its features must be labelled with it."""
     digest: str
     """The sha256 of its weights."""
-    dim: int
-    """Features per image."""
-    classes: int
-    """Logits per image."""
     device: torch.device
     rows: int
     """Images per pass."""
@@ -86,7 +82,7 @@ def mnist(device: str | torch.device = "cpu") -> Extractor:
             raise UserError(f"mnist: images are {h}x{w} with {c} channel(s); it takes 28x28 with 1 channel alone")
         return classifier(x)
 
-    return Extractor("mnist", digits.SHA256, digits.DIM, digits.CLASSES, torch.device(device), 256, net)
+    return Extractor("mnist", digits.SHA256, torch.device(device), 256, net)
 
 
 def inception(weights: Path | None = None, device: str | torch.device = "cpu", say: Say = print) -> Extractor:
@@ -123,7 +119,7 @@ def inception(weights: Path | None = None, device: str | torch.device = "cpu", s
             raise UserError(f"inception: images have {x.shape[1]} channels; it takes 1 or 3")
         return Outputs(*classifier((x * 255).round().to(torch.uint8).expand(-1, 3, -1, -1)))
 
-    return Extractor("inception", digest, 2048, 1008, torch.device(device), 32, net)
+    return Extractor("inception", digest, torch.device(device), 32, net)
 
 
 EXTRACTORS: dict[str, Callable[..., Extractor]] = {"mnist": mnist, "inception": inception}

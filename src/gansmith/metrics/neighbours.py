@@ -16,20 +16,8 @@ from torch import Tensor
 from gansmith.errors import UserError
 from gansmith.metrics.vectors import NUMBERS, blocks, mean_vector, squared_distances, vectors
 
-Parts = Tensor | Iterable[Tensor]
-"""A set of vectors (N, d), or parts of it (n_i, d), one after another, where it is too large for memory."""
 SPARE = 8
 """Candidates beyond k: the matrix product cannot order vectors that differ by its rounding alone."""
-
-
-class PrecisionRecall(NamedTuple):
-    precision: float
-    recall: float
-
-
-class DensityCoverage(NamedTuple):
-    density: float
-    coverage: float
 
 
 class Threshold(NamedTuple):
@@ -41,29 +29,13 @@ class Threshold(NamedTuple):
     """The probability that a new image from their distribution falls short of it."""
 
 
-class Memorisation(NamedTuple):
-    """How near samples are to the training images, measured against images that were held out."""
-
-    share: float
-    """Of samples nearer to a training image than the threshold."""
-    threshold: Threshold
-    distances: Tensor
-    """(M,) from each sample to its nearest training image"""
-    indices: Tensor
-    """(M,) which training image that is"""
-
-
 def nearest(x: Tensor, to: Tensor, *, k: int = 1, skip_self: bool = False) -> tuple[Tensor, Tensor]:
     """For each row of x (M, d) the k nearest rows of `to` (N, d): distances in rising order, and indices, (M, k) both.
 
     skip_self: x and `to` are one set, and row i is no neighbour of row i (an equal row elsewhere is). float64 and
-    int64, on x's device. UserError for sets that do not fit and where there are fewer than k.
+    int64, on x's device. There must be k of them at least; UserError for sets that do not fit.
     """
     x, to = vectors("vectors", x), vectors("vectors to search", to, x.shape[-1])
-    if skip_self and len(x) != len(to):
-        raise UserError(f"skip_self needs one set twice, but there are {len(x)} and {len(to)} vectors")
-    if not 1 <= k <= len(to) - skip_self:
-        raise UserError(f"k={k} neighbours of {len(to)} vectors: k must be from 1 to {len(to) - skip_self}")
     centre = mean_vector(to, x.device)
     found: list[tuple[Tensor, Tensor]] = []
     for start, a, a2 in blocks(x, centre):
@@ -84,23 +56,22 @@ def nearest(x: Tensor, to: Tensor, *, k: int = 1, skip_self: bool = False) -> tu
     return torch.cat([d for d, _ in found]), torch.cat([i for _, i in found])
 
 
-def nearest_of_parts(x: Tensor, parts: Parts) -> tuple[Tensor, Tensor]:
-    """`nearest` with k = 1, (M,) both: of equally near rows in different parts the first. UserError as there."""
-    best, index, start = torch.empty(0), torch.empty(0), 0
-    for part in [parts] if isinstance(parts, Tensor) else parts:
-        distances, found = (of_k[:, 0] for of_k in nearest(x, part))
-        if start == 0:
-            best, index = distances, found
-        else:
-            nearer = distances < best
-            best, index = torch.where(nearer, distances, best), torch.where(nearer, found + start, index)
+def nearest_of_parts(x: Tensor, parts: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
+    """`nearest` with k = 1, (M,) both, in a set that comes in parts (n_i, d), as where it is too large for memory.
+
+    Of equally near rows in different parts the first. UserError as there.
+    """
+    found, start = [], 0
+    for part in parts:
+        distances, indices = nearest(x, part)
+        found.append((distances, indices + start))
         start += len(part)
-    if start == 0:
-        raise UserError("vectors to search: there are none")
-    return best, index
+    distances, indices = (torch.cat(columns, 1) for columns in zip(*found, strict=True))
+    first = distances.argmin(1, keepdim=True)
+    return distances.gather(1, first)[:, 0], indices.gather(1, first)[:, 0]
 
 
-def precision_recall(real: Tensor, fake: Tensor, *, k: int = 3) -> PrecisionRecall:
+def precision_recall(real: Tensor, fake: Tensor, *, k: int = 3) -> dict[str, float]:
     """Precision: the share of fakes inside (<=) the ball of any real vector; recall: the roles exchanged.
 
     A ball reaches to the k-th nearest other vector of its own set. real (N, d), fake (M, d), N and M above k, else
@@ -110,10 +81,10 @@ def precision_recall(real: Tensor, fake: Tensor, *, k: int = 3) -> PrecisionReca
     fake = vectors("fake", fake, real.shape[1])
     per_fake, _ = _inside(fake, real, k, strict=False)
     per_real, _ = _inside(real, fake, k, strict=False)
-    return PrecisionRecall(_share(per_fake > 0), _share(per_real > 0))
+    return {"precision": share(per_fake > 0), "recall": share(per_real > 0)}
 
 
-def density_coverage(real: Tensor, fake: Tensor, *, k: int = 5) -> DensityCoverage:
+def density_coverage(real: Tensor, fake: Tensor, *, k: int = 5) -> dict[str, float]:
     """Density: the mean number of real balls that a fake lies in (<), / k; coverage: the share of balls that hold one.
 
     The ball of a real vector reaches to its k-th nearest other. real (N, d), fake (M, d), N above k, else UserError.
@@ -123,18 +94,15 @@ def density_coverage(real: Tensor, fake: Tensor, *, k: int = 5) -> DensityCovera
     real = vectors("real", real)
     fake = vectors("fake", fake, real.shape[1])
     per_fake, per_real = _inside(fake, real, k, strict=True)
-    return DensityCoverage(per_fake.double().mean().item() / k, _share(per_real > 0))
+    return {"density": per_fake.double().mean().item() / k, "coverage": share(per_real > 0)}
 
 
-def threshold(train: Parts, heldout: Tensor, *, quantile: float = 0.01) -> Threshold:
+def threshold(train: Iterable[Tensor], heldout: Tensor, *, quantile: float = 0.01) -> Threshold:
     """The r-th smallest distance from held-out (H, d) to training images (N, d), r = quantile (H + 1) rounded down.
 
-    A new image falls below it with probability r / (H + 1). UserError for sets that do not fit and for fewer held-out
-    images than the quantile needs.
+    The training images come in parts. A new image falls below it with probability r / (H + 1). UserError for sets that
+    do not fit and for fewer held-out images than the quantile needs.
     """
-    if not 0 < quantile < 1:
-        raise UserError(f"quantile={quantile}: it must lie between 0 and 1")
-    heldout = vectors("heldout", heldout)
     rank = int(quantile * (len(heldout) + 1))
     if rank < 1:
         needed = math.ceil(1 / quantile) - 1
@@ -143,19 +111,8 @@ def threshold(train: Parts, heldout: Tensor, *, quantile: float = 0.01) -> Thres
     return Threshold(distance, rank / (len(heldout) + 1))
 
 
-def memorisation(samples: Tensor, train: Parts, limit: Threshold) -> Memorisation:
-    """The share of samples (M, d) that lie nearer to a training image (N, d) than the nearest held-out images do.
-
-    A share far above `limit.expected` says that training images were copied; one at or below it says little, since
-    pixel distance is a weak test: a copy shifted by one pixel is far from its original (Theis et al. 2016, arXiv
-    1511.01844).
-    UserError for sets that do not fit.
-    """
-    distances, indices = nearest_of_parts(vectors("samples", samples), train)
-    return Memorisation(_share(distances < limit.distance), limit, distances, indices)
-
-
-def _share(flags: Tensor) -> float:
+def share(flags: Tensor) -> float:
+    """The share of flags (N,) that are set."""
     return flags.double().mean().item()
 
 

@@ -16,7 +16,7 @@ from gansmith.data.imageset import ImageSet, Labels
 from gansmith.data.prepare import Wanted
 from gansmith.data.shipped import SPLITS, decode
 from gansmith.errors import UserError
-from gansmith.metrics.modes import class_histogram, kl_to_uniform
+from gansmith.metrics.modes import kl_to_uniform
 
 NAME = "stacked_mnist"
 SIDE, CHANNELS = 28, 3
@@ -87,13 +87,10 @@ def stacked_modes(labels: Tensor, classes: int = 10, *, at_least: Sequence[int] 
     """Modes hit and KL(p || uniform) = sum p log(p classes^C), in nats, from one label per channel, integers (N, C).
 
     Stacked MNIST has C = 3 digits and 1000 modes. N samples alone cost about (1000 - 1) / (2N) nats: 0.02 for 26,000.
-    UserError for a label out of range. Source: Metz et al. 2017 (arXiv 1611.02163); protocol of Lin et al. 2018
+    Source: Metz et al. 2017 (arXiv 1611.02163); protocol of Lin et al. 2018
     (arXiv 1712.04086): 26,000 samples.
     """
-    if labels.ndim != 2 or 0 in labels.shape:
-        raise UserError(f"labels: shape {tuple(labels.shape)}; it must be (N, channels), both at least 1")
-    class_histogram(labels.flatten(), classes)  # every label in range
     powers = classes ** torch.arange(labels.shape[1] - 1, -1, -1, device=labels.device)
-    counts = class_histogram((labels * powers).sum(1), classes ** labels.shape[1])
+    counts = torch.bincount((labels * powers).sum(1), minlength=classes ** labels.shape[1])
     hits = {n: int((counts >= n).sum()) for n in at_least}
     return StackedModes(int((counts > 0).sum()), kl_to_uniform(counts), hits)
