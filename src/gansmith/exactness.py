@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from gansmith import checkpoint
 from gansmith.errors import UserError
@@ -57,30 +58,27 @@ def verify(
 
 def compare(one: Path, other: Path) -> Comparison:
     """Two checkpoints, tensor by tensor and value by value; clocks apart."""
-    trees = []
-    for path in (one, other):
-        tensors: dict[str, torch.Tensor] = {}
-        tree, info = checkpoint.read(path)
-        checkpoint.pack(tree, tensors)
-        trees.append((tensors, _plain(tree), info["round"]))
-    (tensors_a, values_a, rounds), (tensors_b, values_b, _) = trees
-    different = [k for k in sorted({*tensors_a, *tensors_b}) if not _same(tensors_a.get(k), tensors_b.get(k))]
-    different += [k for k in sorted({*values_a, *values_b}) if values_a.get(k) != values_b.get(k)]
-    return Comparison(rounds, len(tensors_a), len(values_a), tuple(different))
+    (tree_a, info), (tree_b, _) = checkpoint.read(one), checkpoint.read(other)
+    a, b = _leaves(tree_a), _leaves(tree_b)
+    different = sorted(".".join(map(str, path)) for path in {*a, *b} if not _same(a.get(path), b.get(path)))
+    tensors = sum(isinstance(leaf, Tensor) for leaf in a.values())
+    return Comparison(info["round"], tensors, len(a) - tensors, tuple(different))
 
 
-def _plain(tree: Any, at: str = "") -> dict[str, Any]:
-    """Every value of a tree that is not a tensor, by its path; the clock left out."""
-    if isinstance(tree, torch.Tensor) or at == _CLOCK:
+def _leaves(tree: Any, at: tuple[Any, ...] = ()) -> dict[tuple[Any, ...], Any]:
+    """Every tensor and every value of a tree by its path; the clock left out."""
+    if at == (_CLOCK,):
         return {}
     if not isinstance(tree, (Mapping, list)):
         return {at: tree}
     parts = tree.items() if isinstance(tree, Mapping) else enumerate(tree)
-    return {path: v for key, part in parts for path, v in _plain(part, f"{at}.{key}" if at else str(key)).items()}
+    return {path: leaf for key, part in parts for path, leaf in _leaves(part, (*at, key)).items()}
 
 
-def _same(a: torch.Tensor | None, b: torch.Tensor | None) -> bool:
-    """Equal to the bit: nan equals nan, 0.0 differs from -0.0."""
-    if a is None or b is None or a.dtype != b.dtype or a.shape != b.shape:
+def _same(a: Any, b: Any) -> bool:
+    """Equal, tensors to the bit: nan equals nan, 0.0 differs from -0.0."""
+    if not (isinstance(a, Tensor) and isinstance(b, Tensor)):
+        return type(a) is type(b) and a == b
+    if a.dtype != b.dtype or a.shape != b.shape:
         return False
     return a.contiguous().view(-1).view(torch.uint8).equal(b.contiguous().view(-1).view(torch.uint8))

@@ -100,25 +100,24 @@ class Sampler:
         """G(z) or G(z, y) (N, C, H, W), as networks see images; leaves the networks in the modes that they were in."""
         if self.maker.pictures:
             raise UserError(f"{self!r} makes pictures from pictures: use translate")
-        z = z.to(self.device, self.dtype)
         if self.maker.labelled and labels is None:
             raise UserError("this generator asks for labels, one for each latent")
-        parts = torch.split(z, CHUNK)
-        told = [None] * len(parts) if labels is None else torch.split(labels.to(self.device), CHUNK)
+        fields = {"latent": z.to(self.device, self.dtype)}
+        if labels is not None:
+            fields["y"] = labels.to(self.device)
+        parts = [{f: rows[i : i + CHUNK] for f, rows in fields.items()} for i in range(0, len(z), CHUNK)]
         with self._evaluating():
-            return torch.cat([self._chunk(part, y) for part, y in zip(parts, told, strict=True)])
+            return torch.cat([self._chunk(part) for part in parts])
 
-    def _chunk(self, z: Tensor, y: Tensor | None) -> Tensor:
-        n = len(z)
-        inputs: dict[str, Tensor] = {}
-        for name, field in self.maker.inputs.items():
-            rows = z if field == "latent" else y
-            assert rows is not None
-            inputs[name] = torch.cat([rows, rows[-1:].expand(CHUNK - n, *rows.shape[1:])])
-        images: Tensor = self.maker.make(*self.nets, **inputs)
+    def _chunk(self, fields: Mapping[str, Tensor]) -> Tensor:
+        n = len(fields["latent"])
+        images = self._make({f: torch.cat([x, x[-1:].expand(CHUNK - n, *x.shape[1:])]) for f, x in fields.items()})
         if images.dim() != 4 or len(images) != CHUNK:
             raise UserError(f"G returned {tuple(images.shape)} for {CHUNK} latents; it must be ({CHUNK}, C, H, W)")
         return images[:n]
+
+    def _make(self, fields: Mapping[str, Tensor]) -> Tensor:
+        return self.maker.make(*self.nets, **{name: fields[field] for name, field in self.maker.inputs.items()})
 
     @contextmanager
     def _evaluating(self) -> Iterator[None]:
@@ -245,9 +244,6 @@ class Sampler:
             rows.append(torch.cat(row, 3))
         return torch.cat(rows, 2)
 
-    def _make(self, fields: Mapping[str, Tensor]) -> Tensor:
-        return self.maker.make(*self.nets, **{name: fields[field] for name, field in self.maker.inputs.items()})
-
     def _input(self, field: str, pictures: Mapping[str, Tensor], i: int, seed: int) -> Tensor:
         if field == "latent":
             return self.latents([seed])
@@ -257,9 +253,9 @@ class Sampler:
     @torch.no_grad()
     def logits(self, pictures: Mapping[str, Tensor]) -> Tensor:
         """What a classifying maker says (N, K) of fields of pictures as networks see them."""
-        given = {n: pictures[field].to(self.device, self.dtype) for n, field in self.maker.inputs.items()}
+        given = {field: pictures[field].to(self.device, self.dtype) for field in self.maker.inputs.values()}
         with self._evaluating():
-            return self.maker.make(*self.nets, **given)
+            return self._make(given)
 
     def translate(
         self,
@@ -465,22 +461,7 @@ def load(
     `maker` names it, `to` is the field that it imitates, `kind` what it makes pictures from. `ema` takes the moving
     average where the run has one. UserError where there is no such run, maker or checkpoint.
     """
-    return sampler_of(
-        open_run(run, round, say, trust=trust), maker=maker, to=to, kind=kind, ema=ema, device=device, say=say
-    )
-
-
-def sampler_of(
-    opened: Opened,
-    *,
-    maker: str | None = None,
-    to: str | None = None,
-    kind: Kind | None = None,
-    ema: bool = True,
-    device: str = "auto",
-    say: Callable[[str], None] = print,
-) -> Sampler:
-    """A maker of a run that is open, chosen as in `load`."""
+    opened = open_run(run, round, say, trust=trust)
     recipe, game = opened.recipe, game_of(opened.recipe)
     chosen = choose_maker(game, maker, to, kind)
     has_average = all(map(opened.has_average, chosen.players))

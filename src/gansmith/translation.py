@@ -13,7 +13,7 @@ from torch import Tensor
 from gansmith.data.folder import list_folder, printable
 from gansmith.data.pictures import EXTENSIONS, open_picture, to_array, why_broken
 from gansmith.errors import UserError
-from gansmith.inference import Kind, Round, Sampler, open_run, sampler_of
+from gansmith.inference import Kind, Round, Sampler, load
 from gansmith.run.pictures import grid, save_png, to_uint8
 
 SAY_SECONDS = 10.0
@@ -45,9 +45,8 @@ def translate(
     fills holes, a picture of the same size that is white where the hole is; `attributes` are those that it changes.
     `out` is a folder, by default in the run.
     """
-    opened = open_run(run, round, say, trust=trust)
     kind: Kind = "style" if style else "pictures"
-    sampler = sampler_of(opened, maker=maker, to=to, kind=kind, ema=ema, device=device, say=say)
+    sampler = load(run, maker=maker, to=to, kind=kind, round=round, ema=ema, device=device, trust=trust, say=say)
     chosen = [pictures] if isinstance(pictures, (str, Path)) else pictures
     files = [found for one in chosen for found in _files(Path(one).expanduser())]
     drawn = "" if list(seeds) == [0] else f"-seeds-{seeds[0]}-{seeds[-1]}"
