@@ -28,8 +28,8 @@ from gansmith.papers.density import Numbers, Stage, distance_of_d, jsd, pushforw
 from gansmith.papers.networks2014 import Maxout, MaxoutConv
 from gansmith.priors import Codes, Normal, Prior, Uniform
 from gansmith.recipe import Recipe, plan
-from gansmith.run.export import enlarged, save_film, save_images
-from gansmith.run.pictures import grid, save_png, to_uint8
+from gansmith.run.export import LOOKED_AT, save_film, save_images
+from gansmith.run.pictures import enlarged, grid, save_png, to_uint8
 from gansmith.schema import did_you_mean
 
 
@@ -116,7 +116,24 @@ def samples(source: Source, seeds: Sequence[int], path: Path) -> None:
     x = source.sampler.pixels(source.sampler.latents(seeds))
     found = nearest_training_images(source, x[ROW - 1 :: ROW])
     tiles = torch.cat([x.view(-1, ROW, *x.shape[1:]), found[:, None]], 1).flatten(0, 1)
-    save_images(to_uint8(tiles), path, columns=ROW + 1, frames=range(ROW, len(tiles), ROW + 1))
+    height, width = tiles.shape[2:]
+    picture = framed(grid(to_uint8(tiles), ROW + 1), range(ROW, len(tiles), ROW + 1), ROW + 1, (height, width))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_png(enlarged(picture, max(1, LOOKED_AT // ((ROW + 1) * width))), path)
+
+
+def framed(
+    picture: Image.Image, tiles: Sequence[int], columns: int, size: tuple[int, int], pad: int = 2
+) -> Image.Image:
+    """A grid in colour, with a yellow frame in the gap around some of its tiles, each of `size` (H, W)."""
+    picture = picture.convert("RGBA" if picture.mode == "RGBA" else "RGB")
+    draw = ImageDraw.Draw(picture)
+    height, width = size
+    for i in tiles:
+        top, left = i // columns * (height + pad), i % columns * (width + pad)
+        box = (left, top, left + width + 2 * pad - 1, top + height + 2 * pad - 1)
+        draw.rectangle(box, outline=(255, 213, 0), width=pad)
+    return picture
 
 
 def nearest_training_images(source: Source, x: Tensor) -> Tensor:

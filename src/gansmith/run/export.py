@@ -5,24 +5,19 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from gansmith.errors import UserError
 from gansmith.run.atomic import replacing
-from gansmith.run.pictures import framed, grid, save_gif, save_png
+from gansmith.run.pictures import enlarged, grid, save_gif, save_png
 
 _FRAME_MS = 80
 _FILM_WIDTH = 600  # at most: films are large files
-_LOOKED_AT = 900  # pixels: a grid for the eye is enlarged to about so wide
+LOOKED_AT = 900
+"""Pixels: a grid for the eye is enlarged to about so wide."""
 
 
-def save_images(
-    pictures: NDArray[np.uint8], path: Path, *, columns: int, names: Sequence[str] = (), frames: Sequence[int] = ()
-) -> None:
-    """Write pictures (N, C, H, W): .png an enlarged grid, .npz `images` and `names`, no ending a folder.
-
-    In a grid the tiles that `frames` counts have a yellow frame.
-    """
+def save_images(pictures: NDArray[np.uint8], path: Path, *, columns: int, names: Sequence[str] = ()) -> None:
+    """Write pictures (N, C, H, W): .png an enlarged grid, .npz `images` and `names`, no ending a folder."""
     suffix = path.suffix.lower()
     if suffix not in (".png", ".npz", ""):
         raise UserError(f"{path}: it must end in .png (a grid), .npz (arrays) or nothing (a folder of pictures)")
@@ -32,10 +27,7 @@ def save_images(
         raise UserError(f"{path} is a file; a name without an ending is a folder for the pictures")
     path.parent.mkdir(parents=True, exist_ok=True)
     if suffix == ".png":
-        picture = grid(pictures, columns)
-        if frames:
-            picture = framed(picture, frames, columns, (pictures.shape[2], pictures.shape[3]))
-        save_png(enlarged(picture, max(1, _LOOKED_AT // (columns * pictures.shape[3]))), path)
+        save_png(enlarged(grid(pictures, columns), max(1, LOOKED_AT // (columns * pictures.shape[3]))), path)
     elif suffix == ".npz":
         with replacing(path) as part, part.open("wb") as file:
             np.savez_compressed(file, images=pictures, names=np.array(names, dtype=str))
@@ -53,8 +45,3 @@ def save_film(pictures: NDArray[np.uint8], path: Path, *, columns: int = 1) -> N
     pages = [grid(frame, columns, pad=2 if len(frame) > 1 else 0) for frame in pictures]
     pages = [enlarged(page, max(1, _FILM_WIDTH // page.width)) for page in pages]
     save_gif(pages, [_FRAME_MS] * len(pages), path)
-
-
-def enlarged(picture: Image.Image, scale: int) -> Image.Image:
-    """Without smoothing."""
-    return picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)

@@ -28,7 +28,7 @@ from gansmith.run import folder as runs
 from gansmith.run import health
 from gansmith.run.curves import plot_curves
 from gansmith.run.log import RunLog, read_metrics
-from gansmith.run.pictures import enlarged, grid, growth_gif, save_png, stacked, to_uint8, usable_frames
+from gansmith.run.pictures import grid, growth_gif, of_one_size, save_png, stacked, to_uint8
 
 if TYPE_CHECKING:
     from gansmith.evaluation.receipts import Receipt
@@ -211,7 +211,7 @@ class Record:
         paired = any({*maker.pictures, maker.imitates} <= {*stream} for stream in self.experiment.game.needs)
         if paired and maker.imitates not in maker.pictures:
             rows.append(to_uint8(to_unit(held[maker.imitates][:n].clone())))
-        return grid(np.concatenate(enlarged(rows)), columns=n)
+        return grid(np.concatenate(of_one_size(rows)), columns=n)
 
     def _edits(self, sampler: Sampler, held: Mapping[str, Tensor]) -> Image.Image:
         """A row for each held-back picture: itself, then what it becomes as each attribute in turn changes."""
@@ -294,12 +294,10 @@ class Record:
         if finished and state.round % self.recipe.sample_interval:  # a run that was stopped goes on with its film
             self.pictures()
         paths = sorted(path for path in (self.run / "growth").glob("*.png") if path.stem.isdigit())
-        frames, bad = usable_frames([path for path in paths if int(path.stem) <= state.round])
+        bad = growth_gif([path for path in paths if int(path.stem) <= state.round], self.run / "growth.gif")
         for text in bad.difference(self._said):
             self.say(f"the film goes without {text}")
         self._said |= bad
-        if frames:
-            growth_gif(frames, self.run / "growth.gif")
         if read_metrics(self.run / "metrics.jsonl"):  # none where a signal came before the first round
             plot_curves(self.run / "metrics.jsonl", self.run / "curves.png", self.run.name)
         self._drawn = time.perf_counter()
