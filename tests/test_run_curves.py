@@ -74,8 +74,7 @@ def test_odd_rows_do_no_harm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert not output.texts and all(np.isfinite(line.get_ydata()).all() for line in loss.lines)
     figure = draw(tmp_path, rows_of(1), monkeypatch)
     assert all(line.get_marker() == "o" for ax in figure.axes for line in ax.lines)
-    figure = draw(tmp_path, [{"round": k, "grad/D": "nan", "loss/D": "nan"} for k in range(3)], monkeypatch)
-    assert len(figure.axes) == 2 and figure.axes[-1].get_xlabel() == "rounds"
+    assert len(draw(tmp_path, [{**row, "grad/D": "nan", "loss/D": "nan"} for row in rows_of(3)], monkeypatch).axes) == 3
 
 
 def test_all_targets_of_a_score_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,8 +106,8 @@ def test_the_running_median_ignores_a_spike_and_follows_a_slope() -> None:
 
 def test_no_rows_or_nothing_to_draw_is_said(tmp_path: Path) -> None:
     metrics = tmp_path / "metrics.jsonl"
-    for text, said in (('{"rou', "no complete row"), ('{"round": 1, "seconds": 2.0}\n', "nothing to draw")):
+    for text in ('{"rou', '{"round": 1, "seconds": 2.0}\n'):
         metrics.write_text(text)
-        with pytest.raises(UserError, match=said):
+        with pytest.raises(UserError, match="nothing to draw"):
             plot_curves(metrics, tmp_path / "c.png", "t")
     assert not (tmp_path / "c.png").exists()

@@ -103,7 +103,7 @@ def test_a_terminal_sees_one_line_and_what_is_said_above_it_and_is_given_back() 
 
 def test_a_file_gets_plain_lines_now_and_then(time: Time) -> None:
     out = io.StringIO()
-    with make(out, every_seconds=10.0) as live:
+    with make(out) as live:
         time.now += 60  # set-up
         for k in range(1, 2401):
             if live.due():

@@ -18,8 +18,7 @@ from gansmith.errors import UserError
 from gansmith.evaluation.evaluator import check_seeds, evaluate
 from gansmith.evaluation.receipts import Receipt, append, check_comparable, read
 from gansmith.recipe import Recipe, difference, is_run, plan, to_dict
-from gansmith.run.atomic import replacing
-from gansmith.run.curves import panels
+from gansmith.run.curves import panels, save
 from gansmith.run.folder import write_text
 from gansmith.run.log import read_metrics
 from gansmith.schema import did_you_mean
@@ -325,5 +324,4 @@ def plot_scores(
         ax.set_ylabel(score)
     axes[0].legend(frameon=False)
     axes[-1].set_xlabel({"epoch": "epochs", "seconds": "seconds of training, evaluation apart"}[over])
-    with replacing(out) as part:
-        figure.savefig(part, format="png")
+    save(figure, out)

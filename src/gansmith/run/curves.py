@@ -32,6 +32,7 @@ LINES = tuple(
 )
 """What tells the rows of `plot_overlaid` apart: colour and dash, by the names that HTML has for them, too."""
 
+_SEEN = "images seen by D (thousands)"
 _Curve = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 
@@ -40,11 +41,9 @@ def plot_curves(metrics: Path, out: Path, title: str) -> None:
 
     Faint lines are the rows, strong ones their running median. Panels without any key are left out; so are
     values that are not finite (or not positive, for gradient norms), and a note counts them. Raises UserError
-    if there is no complete row.
+    where there is nothing to draw.
     """
     rows = read_metrics(metrics)
-    if not rows:
-        raise UserError(f"{metrics} holds no complete row yet")
     keys = list(dict.fromkeys(key for row in rows for key in row))
     found = [(label, [key for key in keys if key.startswith(starts)], log) for label, starts, log in _PANELS]
     if not (drawn := [panel for panel in found if panel[1]]):
@@ -56,10 +55,9 @@ def plot_curves(metrics: Path, out: Path, title: str) -> None:
         _draw(ax, rows, shown, log)
         ax.set_ylabel(label)
     figure.align_ylabels(axes)
-    axes[-1].set_xlabel("images seen by D (thousands)" if "images" in rows[0] else "rounds")
+    axes[-1].set_xlabel(_SEEN)
     _epochs_on_top(axes[0], rows)
-    with replacing(out) as part:
-        figure.savefig(part, format="png")
+    save(figure, out)
 
 
 def plot_overlaid(rows: Sequence[Sequence[Path]], out: Path) -> None:
@@ -78,19 +76,17 @@ def plot_overlaid(rows: Sequence[Sequence[Path]], out: Path) -> None:
         for i, row in enumerate(logs):
             colour, dash = LINES[i % len(LINES)]
             curves = [curve for lines in row if len((curve := _curve(lines, key, log)[0])[0])]
-            several = len(curves) > 1 and len({x.tobytes() for x, _ in curves}) == 1
-            strong = [(curves[0][0], np.mean([y for _, y in curves], 0))] if several else curves
-            for x, y in curves if several else ():
-                ax.plot(*_running_median(x, y), color=colour, linewidth=0.6, alpha=0.3)
-            for x, y in strong:
-                lone = "o" if len(x) == 1 else ""
-                ax.plot(*_running_median(x, y), color=colour, linewidth=1.5, linestyle=dash, marker=lone)
+            if len(curves) > 1 and len({x.tobytes() for x, _ in curves}) == 1:
+                for x, y in curves:
+                    ax.plot(*_running_median(x, y), color=colour, linewidth=0.6, alpha=0.3)
+                curves = [(curves[0][0], np.mean([y for _, y in curves], 0))]
+            for x, y in curves:
+                ax.plot(*_running_median(x, y), color=colour, linewidth=1.5, linestyle=dash, marker=_lone(x))
         if log:
             ax.set_yscale("log")
         ax.set_title(key, fontsize=10, loc="left", parse_math=False)
-        ax.set_xlabel("images seen by D (thousands)", fontsize=8)
-    with replacing(out) as part:
-        figure.savefig(part, format="png")
+        ax.set_xlabel(_SEEN, fontsize=8)
+    save(figure, out)
 
 
 def panels(n: int, height: float, columns: int = 1) -> tuple[Any, Any]:
@@ -111,6 +107,11 @@ def panels(n: int, height: float, columns: int = 1) -> tuple[Any, Any]:
     return figure, axes
 
 
+def save(figure: Any, out: Path) -> None:
+    with replacing(out) as part:
+        figure.savefig(part, format="png")
+
+
 def _draw(ax: Any, rows: Sequence[Mapping[str, Any]], keys: Sequence[str], log: bool) -> None:
     more = iter(_MORE_COLOURS * (1 + len(keys) // len(_MORE_COLOURS)))
     left_out = 0
@@ -120,10 +121,9 @@ def _draw(ax: Any, rows: Sequence[Mapping[str, Any]], keys: Sequence[str], log: 
         name = key.split("/", 1)[1]
         colour = _COLOURS.get(name) or next(more)
         middle_x, middle_y = _running_median(x, y)
-        lone = "o" if len(x) == 1 else ""  # a line of one point would be invisible
         if len(middle_x) < len(x) or not np.array_equal(middle_y, y):
             ax.plot(x, y, color=colour, alpha=0.25, linewidth=0.7)
-        ax.plot(middle_x, middle_y, color=colour, linewidth=1.6, marker=lone, label=name)
+        ax.plot(middle_x, middle_y, color=colour, linewidth=1.6, marker=_lone(x), label=name)
     if log:
         ax.set_yscale("log")
     ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)
@@ -141,15 +141,16 @@ def _curve(rows: Sequence[Mapping[str, Any]], key: str, log: bool) -> tuple[_Cur
             continue
         value = float(row[key])
         if math.isfinite(value) and not (log and value <= 0):
-            x.append(_clock(row))
+            x.append(row["images"] / 1000)
             y.append(value)
         else:
             bad += 1
     return (np.array(x, np.float64), np.array(y, np.float64)), bad
 
 
-def _clock(row: Mapping[str, Any]) -> float:
-    return row["images"] / 1000 if "images" in row else float(row["round"])
+def _lone(x: NDArray[np.float64]) -> str:
+    """The marker of a curve: a line of one point would be invisible."""
+    return "o" if len(x) == 1 else ""
 
 
 def _running_median(x: NDArray[np.float64], y: NDArray[np.float64]) -> _Curve:
@@ -162,12 +163,9 @@ def _running_median(x: NDArray[np.float64], y: NDArray[np.float64]) -> _Curve:
 
 def _epochs_on_top(ax: Any, rows: Sequence[Mapping[str, Any]]) -> None:
     """Add an axis of epochs if the rows name two of them at least; epochs are linear in images."""
-    starts: dict[float, float] = {}
-    for row in rows:
-        if "epoch" in row:
-            starts.setdefault(float(row["epoch"]), _clock(row))
-    if len(set(starts.values())) < 2:
+    epochs, images = (np.array([row[key] for row in rows], np.float64) for key in ("epoch", "images"))
+    if epochs[0] == epochs[-1]:
         return
-    slope, offset = np.polyfit(list(starts.values()), list(starts), 1)
+    slope, offset = np.polyfit(images / 1000, epochs, 1)
     top = ax.secondary_xaxis("top", functions=(lambda x: slope * x + offset, lambda e: (e - offset) / slope))
     top.set_xlabel("epochs")

@@ -5,7 +5,6 @@ import sys
 from collections import deque
 from collections.abc import Mapping
 from time import monotonic
-from types import TracebackType
 from typing import Self, TextIO
 
 from rich.console import Console
@@ -13,6 +12,7 @@ from rich.live import Live as Screen
 from rich.text import Text
 
 _REFRESH_SECONDS = 0.25  # on a terminal; at each refresh the host waits once for the device
+_PLAIN_SECONDS = 10.0  # elsewhere
 _WINDOW_SECONDS = 30.0  # the speed shown is that of so long a time
 _WAIT_SHOWN = 0.2  # the least share of waiting for data that is worth a word
 _BAR_LEAST, _BAR_MOST = 6, 40  # columns
@@ -24,7 +24,7 @@ class Live:
     """A context manager that shows progress on stderr, or on `file`.
 
     `start`, `total`: rounds done before this session and at its end; `images`: images seen before it.
-    On a terminal there is one live line; elsewhere a plain line every `every_seconds`; if `quiet`, nothing.
+    On a terminal there is one live line; elsewhere a plain line every 10 seconds; if `quiet`, nothing.
     """
 
     def __init__(
@@ -37,7 +37,6 @@ class Live:
         images: int,
         file: TextIO | None = None,
         quiet: bool = False,
-        every_seconds: float = 10.0,
     ) -> None:
         self._round, self._total = start, total
         self._rounds_per_epoch, self._images_per_round = rounds_per_epoch, images_per_round
@@ -47,7 +46,7 @@ class Live:
         self._file = sys.stderr if file is None else file
         self._quiet = quiet
         self._console = None if quiet else _terminal(self._file)
-        self._interval = every_seconds if self._console is None else _REFRESH_SECONDS
+        self._interval = _PLAIN_SECONDS if self._console is None else _REFRESH_SECONDS
         self._screen: Screen | None = None
         self._began = monotonic()
         self._ended: float | None = None
@@ -70,9 +69,7 @@ class Live:
             self._screen.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._stop()
 
     def due(self) -> bool:
