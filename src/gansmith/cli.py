@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, redirect_stdout
+from functools import reduce
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
@@ -38,6 +39,9 @@ OPTIONS: dict[str, tuple[str, str, str]] = {
     "minutes": ("FLOAT", "length in minutes of this machine, in place of --n_epochs", ""),
     "seed": ("INT", "seed of weights, noise and order of the images", "0"),
 }
+
+Text = str | None
+"""What an option says, if it is given."""
 
 
 class _OneLine(click.Group):
@@ -137,62 +141,109 @@ def main(context: click.Context) -> None:
         click.echo(context.get_help())
 
 
-def _recipe_options(names: tuple[str, ...]) -> Callable[[Any], Any]:
-    def add(command: Any) -> Any:
-        for name in reversed(names):
-            metavar, text, default = OPTIONS[name]
-            shown = f"{text}  [{default}]" if default else text
-            command = click.option(f"--{name}", metavar=metavar, help=shown)(command)
-        return command
-
-    return add
+# ---- options, and what their texts say -----------------------------------------------------------------------------
 
 
-def _whole(name: str, metavar: str, text: str, *, least: int = 1, default: int | None = None) -> Callable[[Any], Any]:
-    """An option for a whole number of at least `least`."""
-    return click.option(name, type=click.IntRange(min=least), default=default, metavar=metavar, help=text)
+def _seeds(text: str) -> list[int]:
+    """The whole numbers in "0-63" or "1,5,9-12"."""
+    seeds: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()) or (dash and int(last) < int(first)):
+            raise UserError(f"--seeds is {text!r}; it must be whole numbers such as 0-63 or 1,5,9-12")
+        if int(last or first) >= 2**63:
+            raise UserError(f"--seeds is {text!r}; a seed is below 2**63")
+        if int(last or first) - int(first) >= 100_000:
+            raise UserError(f"--seeds is {text!r}; at most 100000 pictures at a time")
+        seeds += range(int(first), int(last or first) + 1)
+    return seeds
 
 
+def _listed(text: str) -> list[str]:
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
+def _attributes(text: str) -> dict[str, bool]:
+    """Attributes by name and what they shall be: hair=white is one that shall be, smiling=0 one that shall not."""
+    found = {}
+    for word in text.split(","):
+        name, _, value = word.strip().rpartition("=")
+        found[name if name and value in ("0", "1") else word.strip()] = value != "0"
+    return found
+
+
+def _round(text: str) -> int | str:
+    if text != "best" and not text.isdecimal():
+        raise UserError(f"--round is {text!r}; it must be the round of a checkpoint, such as 1000, or best")
+    return text if text == "best" else int(text)
+
+
+def _path(text: str) -> Path | None:
+    return Path(text) if text else None
+
+
+def _trust(context: click.Context, option: click.Parameter, given: bool) -> None:
+    """Processes that this one starts inherit it."""
+    if given:
+        os.environ["GANSMITH_TRUST"] = "1"
+
+
+def _averaged(context: click.Context, option: click.Parameter, raw: bool) -> bool:
+    return not raw
+
+
+def _option(
+    name: str, metavar: Text, text: str, type: Any = None, default: Any = None, *, read: Callable[[str], Any] = str
+) -> Callable[[Any], Any]:
+    """An option with a value, given as what `read` makes of its text where it has no `type`."""
+
+    def value(context: click.Context, option: click.Parameter, typed: Any) -> Any:
+        return typed if typed is None or type is not None else read(typed)
+
+    return click.option(name, metavar=metavar, help=text, type=type, default=default, callback=value)
+
+
+def _all(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    return lambda command: reduce(lambda made, option: option(made), reversed(options), command)
+
+
+_COUNT, _TWO_OR_MORE = click.IntRange(min=1), click.IntRange(min=2)
+_SPLITS = click.Choice(["test", "validation", "train"])
 _FREE_WORDS = {"ignore_unknown_options": True}
 _RECIPE = click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="[RECIPE] [--KEY VALUE]...")
-_DEVICE = click.option("--device", default="auto", metavar="DEVICE", help="auto, cpu, cuda or mps  [auto]")
-_TRUST = click.option("--trust", is_flag=True, help="import the modules that a recipe's file or a run names")
-_DATA = click.option("--data", metavar="NAME|FOLDER", help="a data set, or a folder of pictures  [the recipe's]")
+_KEYS = {
+    name: _option(f"--{name}", metavar, f"{text}  [{default}]" if default else text)
+    for name, (metavar, text, default) in OPTIONS.items()
+}
+_LENGTHS = ("steps", "n_epochs", "minutes")
+_DEVICE = _option("--device", "DEVICE", "auto, cpu, cuda or mps  [auto]", default="auto")
+_TRUST = click.option(
+    "--trust",
+    is_flag=True,
+    expose_value=False,
+    callback=_trust,
+    help="import the modules that a recipe's file or a run names",
+)
+_DATA = _option("--data", "NAME|FOLDER", "a data set, or a folder of pictures  [the recipe's]")
 _JSON = click.option("--json", "as_json", is_flag=True, help="print the result as JSON")
 _QUIET = click.option("--quiet", is_flag=True, help="print nothing but the table and errors")
-_ROUND = click.option("--round", metavar="N|best", help="the checkpoint of this round, or the best kept  [the newest]")
-_RAW = click.option("--raw", is_flag=True, help="the weights themselves where the run keeps a moving average")
-_MAKER = click.option("--maker", metavar="NAME", help="which of a game's makers  [the first]")
-_TO = click.option("--to", metavar="FIELD", help="the maker that imitates this field of the data, such as b")
-
-
-def _run_options(command: Any) -> Any:
-    """What every verb that opens a run takes."""
-    for option in (_TRUST, _DEVICE, _RAW, _ROUND):
-        command = option(command)
-    return command
-
-
-def _opened(*, round: str | None, raw: bool, device: str, trust: bool, **rest: Any) -> dict[str, Any]:
-    """The same, as arguments of the functions that are called, with what else they take as it is."""
-    _trust(trust)
-    return {**rest, "round": _round(round), "ema": not raw, "device": device, "say": _note}
-
-
-def _trust(trust: bool) -> None:
-    """Processes that this one starts inherit it."""
-    if trust:
-        os.environ["GANSMITH_TRUST"] = "1"
+_MAKER = _option("--maker", "NAME", "which of a game's makers  [the first]")
+_TO = _option("--to", "FIELD", "the maker that imitates this field of the data, such as b")
+_RAW_HELP = "the weights themselves where the run keeps a moving average"
+_RUN_OPTIONS = _all(  # of every verb that opens a run: what its function takes as round, ema and device
+    _option("--round", "N|best", "the checkpoint of this round, or the best kept  [the newest]", read=_round),
+    click.option("--raw", "ema", is_flag=True, callback=_averaged, help=_RAW_HELP),
+    _DEVICE,
+    _TRUST,
+)
 
 
 @main.command(context_settings=_FREE_WORDS, short_help="Train a recipe, or go on with a run.")
 @click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="[WHAT] [--KEY VALUE]...")
-@click.option("--data", metavar="NAME|FOLDER", help="a data set by name, or a folder of pictures  [mnist]")
-@click.option("--out", metavar="RUN", help="folder of the new run  [runs/RECIPE-DATA-NNN]")
-@_recipe_options(tuple(OPTIONS))
-@click.option(
-    "--from", "start", metavar="RUN", help="start all players from a run's newest weights, averaged ones if any"
-)
+@_option("--data", "NAME|FOLDER", "a data set by name, or a folder of pictures  [mnist]")
+@_option("--out", "RUN", "folder of the new run  [runs/RECIPE-DATA-NNN]")
+@_all(*_KEYS.values())
+@_option("--from", "RUN", "start all players from a run's newest weights, averaged ones if any")
 @click.option("--raw", is_flag=True, help="with --from: the weights themselves where that run keeps a moving average")
 @click.option("--no-flip", is_flag=True, help="mirror no picture, where the recipe does: for letters, clocks, ...")
 @_DEVICE
@@ -201,12 +252,10 @@ def _trust(trust: bool) -> None:
 @click.option("--quiet", is_flag=True, help="print nothing but errors")
 def train(
     words: tuple[str, ...],
-    out: str | None,
-    start: str | None,
     raw: bool,
     no_flip: bool,
+    out: str | None,
     device: str,
-    trust: bool,
     dry_run: bool,
     quiet: bool,
     **options: str | None,
@@ -216,8 +265,7 @@ def train(
     The defaults shown are those of the recipe gan. Any key of a recipe is a flag too: --game.n_critic 5, or
     --networks.G.widths 64,128. Flags win over the YAML.
     """
-    what, flags = recipe_words("gan", words, {**options, "from": start, "raw": "true" if raw else None})
-    _trust(trust)
+    what, flags = recipe_words("gan", words, {**options, "raw": raw or None})
     from gansmith.recipe import check_resumable, is_run, plan, recipe_names, without_flip
 
     if is_run(what):
@@ -270,24 +318,17 @@ def _say_what_next(run: Path) -> None:
 
 @main.command(short_help="Make pictures with a run's generator, by seed.")
 @click.argument("run")
-@click.option("--seeds", metavar="LIST", help="a picture per seed, such as 0-63 or 1,5,9-12  [as many as --grid holds]")
-@_whole("--n", "N", "the first N seeds")
-@click.option("--label", metavar="CLASS", help="of this class, by name or number  [a column for each class]")
-@click.option("--grid", metavar="COLSxROWS", help="how the pictures are laid out  [8x8]")
-@click.option("--out", metavar="PATH", help=".png: a grid; .npz: arrays; a folder: one .png each  [in RUN]")
-@click.option("--traverse", metavar="CODE", help="vary one code along each row (infogan): category, code1, ...")
+@_option("--seeds", "LIST", "a picture per seed, such as 0-63 or 1,5,9-12  [as many as --grid holds]")
+@_option("--n", "N", "the first N seeds", _COUNT)
+@_option("--label", "CLASS", "of this class, by name or number  [a column for each class]")
+@_option("--grid", "COLSxROWS", "how the pictures are laid out  [8x8]")
+@_option("--out", "PATH", ".png: a grid; .npz: arrays; a folder: one .png each  [in RUN]", read=_path)
+@_option("--traverse", "CODE", "vary one code along each row (infogan): category, code1, ...")
 @_MAKER
 @_TO
-@_run_options
+@_RUN_OPTIONS
 def sample(
-    run: str,
-    seeds: str | None,
-    n: int | None,
-    label: str | None,
-    grid: str | None,
-    out: str | None,
-    traverse: str | None,
-    **opened: Any,
+    run: str, seeds: Text, n: int | None, label: Text, grid: Text, out: Path | None, traverse: Text, **opened: Any
 ) -> None:
     """Make pictures with the generator of RUN; the same seed gives the same picture."""
     if n is not None and seeds is not None:
@@ -299,11 +340,13 @@ def sample(
     from gansmith.inference import load
     from gansmith.run.export import save_images
 
-    sampler = load(run, kind="latent", **_opened(**opened))
+    sampler = load(run, kind="latent", say=_note, **opened)
     if sampler.values == "raw":
         if label or grid or traverse:
             raise UserError(f"{run} makes numbers, not pictures: --label, --grid and --traverse do not go with it")
-        return _sample_points(run, sampler, seeds or f"0-{POINTS - 1}", out, opened)
+        seeds = seeds or f"0-{POINTS - 1}"
+        path = _place(out, run, "sample", sampler, opened["ema"], f"seeds-{seeds}")
+        return _sample_points(run, sampler, _seeds(seeds), path, opened["round"])
     by_class = sampler.maker.labelled and label is None and not traverse and grid is None
     if by_class:
         columns = len(sampler.classes.names)
@@ -315,21 +358,27 @@ def sample(
         pictures = sampler.traverse(traverse, chosen, columns)
         columns = pictures.shape[1]
         pictures = pictures.reshape(-1, *pictures.shape[2:])
-        names = [f"seed-{seed:0{digits}}-{traverse}-{i}" for seed in chosen for i in range(columns)]
+        own = [f"-{traverse}-{i}" for i in range(columns)]
     elif by_class:
         pictures = sampler.sample([seed for seed in chosen for _ in range(columns)], [*range(columns)] * len(chosen))
-        names = [f"seed-{seed:0{digits}}-class-{name}" for seed in chosen for name in sampler.classes.names]
+        own = [f"-class-{name}" for name in sampler.classes.names]
     else:
         pictures = sampler.sample(chosen, None if label is None else _class(label, sampler.classes.names))
-        names = [f"seed-{seed:0{digits}}" for seed in chosen]
+        own = [""]
+    names = [f"seed-{seed:0{digits}}{each}" for seed in chosen for each in own]
     what = "-".join(filter(None, (label and f"class-{label}", traverse or f"seeds-{seeds or f'0-{len(chosen) - 1}'}")))
-    path = Path(out) if out else Path(run) / f"sample-{sampler.round:06d}{'-raw' * opened['raw']}-{what}.png"
+    path = _place(out, run, "sample", sampler, opened["ema"], what)
     save_images(pictures, path, columns=columns, names=names)
     told = f", columns: {', '.join(sampler.classes.names)}" if by_class else ""
     click.echo(f"{len(pictures)} pictures of round {sampler.round}{told}: {path}")
 
 
-def _sample_points(run: str, sampler: Any, seeds: str, out: str | None, opened: Mapping[str, Any]) -> None:
+def _place(out: Path | None, run: str, verb: str, sampler: Any, ema: bool, what: str) -> Path:
+    """`out`, or a picture in the run whose name says how it was made."""
+    return out or Path(run) / f"{verb}-{sampler.round:06d}{'' if ema else '-raw'}-{what}.png"
+
+
+def _sample_points(run: str, sampler: Any, seeds: list[int], path: Path, round: int | Text) -> None:
     import numpy as np
 
     from gansmith.evaluation.points import points_picture
@@ -337,18 +386,17 @@ def _sample_points(run: str, sampler: Any, seeds: str, out: str | None, opened: 
     from gansmith.run.atomic import replacing
     from gansmith.run.pictures import save_png
 
-    path = Path(out) if out else Path(run) / f"sample-{sampler.round:06d}{'-raw' * opened['raw']}-seeds-{seeds}.png"
-    suffix, chosen = path.suffix.lower(), _seeds(seeds)
+    suffix = path.suffix.lower()
     if suffix not in (".png", ".npz") or path.is_dir():
         raise UserError(f"{path}: it must be a file that ends in .png (a picture) or .npz (an array)")
-    points = sampler.generate(sampler.latents(chosen))
+    points = sampler.generate(sampler.latents(seeds))
     path.parent.mkdir(parents=True, exist_ok=True)
     if suffix == ".png":
-        at: Any = "best" if opened["round"] == "best" else sampler.round
-        save_png(points_picture(open_run(run, at, _note, trust=opened["trust"]), points), path)
+        opened = open_run(run, "best" if round == "best" else sampler.round, _note)
+        save_png(points_picture(opened, points), path)
     else:
         with replacing(path) as part, part.open("wb") as file:
-            np.savez_compressed(file, points=points.flatten(1).cpu().numpy(), seeds=np.array(chosen))
+            np.savez_compressed(file, points=points.flatten(1).cpu().numpy(), seeds=np.array(seeds))
     click.echo(f"{len(points)} points of round {sampler.round}: {path}")
 
 
@@ -368,60 +416,46 @@ def _class(label: str, names: Sequence[str]) -> int:
     raise UserError(f"--label is {label!r}; it must be one of {', '.join(names)}{numbers}{did_you_mean(label, names)}")
 
 
-def _attributes(text: str) -> dict[str, bool]:
-    """Attributes by name and what they shall be: hair=white is one that shall be, smiling=0 one that shall not."""
-    found = {}
-    for word in text.split(","):
-        name, _, value = word.strip().rpartition("=")
-        found[name if name and value in ("0", "1") else word.strip()] = value != "0"
-    return found
-
-
 @main.command(short_help="Translate pictures with a run that was trained on pairs or two domains.")
 @click.argument("run")
 @click.argument("pictures", nargs=-1, required=True, metavar="PICTURE|FOLDER...")
-@click.option("--out", metavar="FOLDER", help="for the results, under the same names  [in RUN]")
+@_option("--out", "FOLDER", "for the results, under the same names  [in RUN]")
 @click.option("--resize", is_flag=True, help="take pictures to the next size that fits and back")
-@click.option(
-    "--seeds", default="0", metavar="LIST", help="an output per seed, where the network leaves some to chance"
-)
-@click.option("--style", metavar="PICTURE", help="make them in the style of this one (munit, bicyclegan)")
-@click.option("--mask", metavar="PICTURE", help="fill the hole, which is white in this one (context_encoder, ccgan)")
-@click.option("--attributes", metavar="LIST", help="change these, such as hair=white,smiling=0 (stargan)")
+@_option("--seeds", "LIST", "an output per seed, where the network leaves some to chance", default="0", read=_seeds)
+@_option("--style", "PICTURE", "make them in the style of this one (munit, bicyclegan)")
+@_option("--mask", "PICTURE", "fill the hole, which is white in this one (context_encoder, ccgan)")
+@_option("--attributes", "LIST", "change these, such as hair=white,smiling=0 (stargan)", read=_attributes)
 @_MAKER
 @_TO
-@_run_options
-def translate(run: str, pictures: tuple[str, ...], seeds: str, attributes: str | None, **opened: Any) -> None:
+@_RUN_OPTIONS
+def translate(run: str, pictures: tuple[str, ...], **opened: Any) -> None:
     """Translate PICTURES, files or folders of any size that the network takes, with RUN."""
-    chosen = _seeds(seeds)
-    wished = None if attributes is None else _attributes(attributes)
     from gansmith.translation import translate as run_translate
 
-    made = run_translate(run, pictures, seeds=chosen, attributes=wished, **_opened(**opened))
+    made = run_translate(run, pictures, say=_note, **opened)
     click.echo(f"{len(made)} pictures: {made[0] if len(made) == 1 else made[0].parent}")
 
 
 @main.command(short_help="Walk through a run's latent space, from seed to seed.")
 @click.argument("run")
-@click.option("--seeds", default="0-4", metavar="LIST", help="the path goes through these, such as 0,7 or 0-4  [0-4]")
-@_whole("--frames", "N", "from one seed to the next  [10]", least=2, default=10)
-@click.option("--label", metavar="CLASS", help="of this class, by name or number  [the first]")
-@click.option("--out", metavar="PATH", help=".png: a strip per pair of seeds; .gif: a film that loops  [in RUN]")
-@_run_options
-def interpolate(run: str, seeds: str, frames: int, label: str | None, out: str | None, **opened: Any) -> None:
+@_option("--seeds", "LIST", "the path goes through these, such as 0,7 or 0-4  [0-4]", default="0-4")
+@_option("--frames", "N", "from one seed to the next  [10]", _TWO_OR_MORE, 10)
+@_option("--label", "CLASS", "of this class, by name or number  [the first]")
+@_option("--out", "PATH", ".png: a strip per pair of seeds; .gif: a film that loops  [in RUN]", read=_path)
+@_RUN_OPTIONS
+def interpolate(run: str, seeds: str, frames: int, label: Text, out: Path | None, **opened: Any) -> None:
     """Walk through the latent space of RUN, from one seed to the next."""
     chosen = _seeds(seeds)
-    path = Path(out) if out else None
     if len(chosen) < 2:
         raise UserError(f"--seeds {seeds} is a single seed; a path needs at least two seeds, such as 0,7")
-    if path and path.suffix.lower() not in (".png", ".gif"):
-        raise UserError(f"--out {path}: it must end in .png (a strip) or .gif (a film)")
+    if out and out.suffix.lower() not in (".png", ".gif"):
+        raise UserError(f"--out {out}: it must end in .png (a strip) or .gif (a film)")
     from gansmith.inference import load
     from gansmith.run.export import save_film, save_images
 
-    sampler = load(run, kind="latent", **_opened(**opened))
+    sampler = load(run, kind="latent", say=_note, **opened)
     told = None if label is None else _class(label, sampler.classes.names)
-    path = path or Path(run) / f"interpolate-{sampler.round:06d}{'-raw' * opened['raw']}-seeds-{seeds}.png"
+    path = _place(out, run, "interpolate", sampler, opened["ema"], f"seeds-{seeds}")
     if path.suffix.lower() == ".gif":
         closed = [*chosen, chosen[0]]
         pictures = sampler.interpolate(closed, frames + 1, told)[:, :-1]  # each path's end is the next one's start
@@ -435,10 +469,10 @@ def interpolate(run: str, seeds: str, frames: int, label: str | None, out: str |
 @main.command(short_help="Draw a figure from a run: samples beside training images, weights, walks, ...")
 @click.argument("name")
 @click.argument("run")
-@click.option("--out", metavar="PATH", help="a .png, of walk a .gif  [in RUN]")
-@click.option("--seeds", metavar="LIST", help="where the figure starts from, such as 0-19 or 1,5,9-12")
-@_run_options
-def figure(name: str, run: str, out: str | None, seeds: str | None, **opened: Any) -> None:
+@_option("--out", "PATH", "a .png, of walk a .gif  [in RUN]")
+@_option("--seeds", "LIST", "where the figure starts from, such as 0-19 or 1,5,9-12", read=_seeds)
+@_RUN_OPTIONS
+def figure(name: str, run: str, **opened: Any) -> None:
     """Draw the figure NAME from RUN.
 
     \b
@@ -449,53 +483,36 @@ def figure(name: str, run: str, out: str | None, seeds: str | None, **opened: An
     weights        what D's first layer and G's last one look at and draw with
     density        p_data, p_g, D and the optimal D in four stages (of the recipe figure1)
     """
-    chosen = _seeds(seeds) if seeds is not None else None
     from gansmith.papers.figures import figure as draw
 
-    path = draw(name, run, out=out, seeds=chosen, **_opened(**opened))
-    click.echo(f"figure {name}: {path}")
+    click.echo(f"figure {name}: {draw(name, run, say=_note, **opened)}")
 
 
 @main.command(short_help="Score a run's generator, or a folder of pictures.")
 @click.argument("what", nargs=-1, required=True, metavar="RUN|FOLDER...")
-@click.option(
+@_option(
     "--metrics",
-    metavar="LIST",
-    help="of parzen_ll, fd, kd, pr, dc, score, classes, stacked, memorised, memorised_pixels; of pairs psnr, ssim, l1;"
+    "LIST",
+    "of parzen_ll, fd, kd, pr, dc, score, classes, stacked, memorised, memorised_pixels; of pairs psnr, ssim, l1;"
     " of points modes; of classes told accuracy; of clusters cluster_accuracy, nmi, ari  [all possible]",
+    read=_listed,
 )
-@_whole("--n", "N", "samples in a set  [what is usual for each metric]", least=2)
-@click.option("--seeds", metavar="LIST", help="one set of samples for each seed; +- is their spread  [0-2]")
-@click.option("--maker", metavar="NAME", help="one of a game's makers  [all]")
+@_option("--n", "N", "samples in a set  [what is usual for each metric]", _TWO_OR_MORE)
+@_option("--seeds", "LIST", "one set of samples for each seed; +- is their spread  [0-2]", read=_seeds)
+@_option("--maker", "NAME", "one of a game's makers  [all]")
 @_TO
-@click.option(
-    "--reference",
-    type=click.Choice(["test", "validation", "train"]),
-    help="the real images to compare with  [test; of a folder without, validation or train]",
+@_option(
+    "--reference", None, "the real images to compare with  [test; of a folder without, validation or train]", _SPLITS
 )
-@click.option(
-    "--features", type=click.Choice(["mnist", "inception"]), help="what images are compared by  [as the data]"
-)
-@click.option("--inception-weights", metavar="FILE", help="Inception's weights  [a download that is announced]")
-@click.option(
-    "--data", metavar="NAME|FOLDER|RUN", help="for a folder of pictures: the real images, or a run that has them"
-)
-@click.option("--img_size", metavar="INT|H,W", help="their size, with --data NAME|FOLDER  [28]")
-@click.option("--channels", type=click.IntRange(1, 3), metavar="INT", help="1 or 3, with --data NAME|FOLDER  [1]")
-@click.option("--out", metavar="FOLDER", help="for receipts.jsonl and the nearest training images  [the RUN itself]")
+@_option("--features", None, "what images are compared by  [as the data]", click.Choice(["mnist", "inception"]))
+@_option("--inception-weights", "FILE", "Inception's weights  [a download that is announced]")
+@_option("--data", "NAME|FOLDER|RUN", "for a folder of pictures: the real images, or a run that has them")
+@_option("--img_size", "INT|H,W", "their size, with --data NAME|FOLDER  [28]")
+@_option("--channels", "INT", "1 or 3, with --data NAME|FOLDER  [1]", click.IntRange(1, 3))
+@_option("--out", "FOLDER", "for receipts.jsonl and the nearest training images  [the RUN itself]", read=_path)
 @_JSON
-@_run_options
-def evaluate(
-    what: tuple[str, ...],
-    metrics: str | None,
-    seeds: str | None,
-    data: str | None,
-    img_size: str | None,
-    channels: int | None,
-    out: str | None,
-    as_json: bool,
-    **opened: Any,
-) -> None:
+@_RUN_OPTIONS
+def evaluate(what: tuple[str, ...], data: Text, out: Path | None, as_json: bool, **options: Any) -> None:
     """Score a generator: Parzen log-likelihood, distances in features, modes, memorisation, errors of pairs.
 
     Beside each score stands what real images reach. Several runs are printed side by side, if they are comparable.
@@ -503,16 +520,16 @@ def evaluate(
     """
     from gansmith.recipe import is_run
 
-    chosen, runs = _seeds(seeds or "0-2"), [is_run(Path(one)) for one in what]
+    runs = [is_run(Path(one)) for one in what]
     for one in what:
         if not Path(one).is_dir():
             raise UserError(f"{one} is neither a run nor a folder of pictures")
-    if not all(runs) and (seeds or opened["maker"] or opened["round"] or opened["raw"]):
+    if not all(runs) and (options["seeds"] or options["maker"] or options["round"] or not options["ema"]):
         raise UserError("--seeds, --maker, --round and --raw are for a run; a folder of pictures is one set of samples")
     if any(runs) and data is not None:
         raise UserError("--data is for a folder of pictures; a run is compared with its own data")
-    options = _opened(**opened, metrics=_listed(metrics), seeds=chosen)
-    options["data"] = _real_images(data, img_size, channels)  # of a run that may have to be trusted first
+    options["data"] = _real_images(data, options.pop("img_size"), options.pop("channels"))
+    options |= {"seeds": options["seeds"] or range(3), "say": _note}
     from gansmith import strict_json
     from gansmith.evaluation.evaluator import evaluate as run_evaluate
 
@@ -528,7 +545,7 @@ def evaluate(
         _print_scores(found)
 
 
-def _real_images(data: str | None, img_size: str | None, channels: int | None) -> Any:
+def _real_images(data: Text, img_size: Text, channels: int | None) -> Any:
     """What --data names: the recipe of a run, or the data section of a set by name or folder; None without --data."""
     from gansmith.recipe import Data, is_run, plan
 
@@ -547,13 +564,13 @@ def _real_images(data: str | None, img_size: str | None, channels: int | None) -
 
 @main.command(short_help="Reproduce a number of a paper, with its ablations.")
 @click.argument("name", required=False)
-@_whole("--seeds", "K", "seeds 0 to K-1: K trainings of each variant  [3]", default=3)
-@click.option("--only", metavar="LIST", help="some of the variants, such as paper,alternating  [all]")
-@_whole("--n_epochs", "INT", "length of each training  [the recipe's]")
-@click.option("--out", metavar="FOLDER", help="runs and table  [runs/reproduce-NAME]")
+@_option("--seeds", "K", "seeds 0 to K-1: K trainings of each variant  [3]", _COUNT, 3)
+@_option("--only", "LIST", "some of the variants, such as paper,alternating  [all]")
+@_option("--n_epochs", "INT", "length of each training  [the recipe's]", _COUNT)
+@_option("--out", "FOLDER", "runs and table  [runs/reproduce-NAME]", read=_path)
 @_DEVICE
 @_QUIET
-def reproduce(name: str | None, seeds: int, only: str | None, out: str | None, quiet: bool, **options: Any) -> None:
+def reproduce(name: Text, seeds: int, only: Text, quiet: bool, **options: Any) -> None:
     """Train every variant with K seeds, score the best checkpoints, write one table; without NAME list what there is.
 
     Stopped, the same command goes on where it was.
@@ -567,40 +584,28 @@ def reproduce(name: str | None, seeds: int, only: str | None, out: str | None, q
             for variant, row in what.variants.items():
                 click.echo(f"  {variant}: {row.about}")
         return
-    say = (lambda text: None) if quiet else _note
     chosen = None if only is None else [variant.strip() for variant in only.split(",")]
     with _goes_on():
-        rows = run_reproduce(name, seeds=range(seeds), only=chosen, out=out or None, quiet=quiet, say=say, **options)
+        rows = run_reproduce(name, seeds=range(seeds), only=chosen, quiet=quiet, say=_say(quiet), **options)
     table(REPRODUCTIONS[name], rows).show()
 
 
 @main.command(context_settings=_FREE_WORDS, short_help="Compare recipes, objectives or any keys over several seeds.")
 @click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="[RECIPE|RUN]... [--KEY VALUE]...")
-@click.option("--objective", metavar="LIST", help="a row for each objective, such as non_saturating,lsgan,hinge")
+@_option("--objective", "LIST", "a row for each objective, such as non_saturating,lsgan,hinge")
 @click.option("--vary", multiple=True, metavar="KEY=A|B", help="a row for each value, in quotes: 'lr=1e-4|2e-4'")
-@_whole("--seeds", "K", "seeds 0 to K-1: K trainings of each row  [5]", default=5)
+@_option("--seeds", "K", "seeds 0 to K-1: K trainings of each row  [5]", _COUNT, 5)
 @_DATA
-@_recipe_options(("steps", "n_epochs", "minutes"))
-@click.option("--metrics", metavar="LIST", help="as of gansmith evaluate  [fd,dc of digits, psnr of pairs, ...]")
-@_whole("--n", "N", "samples of each run  [what is usual for each metric]", least=2)
-@_whole("--jobs", "N", "trainings at once  [the cores; with --minutes 1]")
-@click.option("--out", metavar="FOLDER", help="runs, table, compare.html  [runs/compare-RECIPE-KEY]")
+@_all(*(_KEYS[name] for name in _LENGTHS))
+@_option("--metrics", "LIST", "as of gansmith evaluate  [fd,dc of digits, psnr of pairs, ...]", read=_listed)
+@_option("--n", "N", "samples of each run  [what is usual for each metric]", _TWO_OR_MORE)
+@_option("--jobs", "N", "trainings at once  [the cores; with --minutes 1]", _COUNT)
+@_option("--out", "FOLDER", "runs, table, compare.html  [runs/compare-RECIPE-KEY]", read=_path)
 @_DEVICE
 @_TRUST
 @_QUIET
 def compare(
-    words: tuple[str, ...],
-    objective: str | None,
-    vary: tuple[str, ...],
-    seeds: int,
-    metrics: str | None,
-    out: str | None,
-    trust: bool,
-    data: str | None,
-    steps: str | None,
-    n_epochs: str | None,
-    minutes: str | None,
-    **options: Any,
+    words: tuple[str, ...], objective: Text, vary: tuple[str, ...], seeds: int, quiet: bool, **options: Any
 ) -> None:
     """Train every RECIPE with every value and K seeds, score all, and write one table and one page, compare.html.
 
@@ -608,8 +613,7 @@ def compare(
     hold for all that is trained. A RUN stays as it is; those of one recipe are one row. Stopped, the same command goes
     on where it was.
     """
-    lengths = {"steps": steps, "n_epochs": n_epochs, "minutes": minutes}
-    what, flags = _split(words, {"data": data, **lengths})
+    what, flags = _split(words, {key: options.pop(key) for key in ("data", *_LENGTHS)})
     values = {} if objective is None else {"objective": objective.split(",")}
     for text in vary:
         key, equals, listed = text.partition("=")
@@ -618,7 +622,6 @@ def compare(
             raise UserError(f"--vary {text}: it {wrong}")
         values[key.strip().lstrip("-").replace("-", "_")] = listed.split("|")
     named = {key: {v.strip(): _value(key, v.strip()) for v in each if v.strip()} for key, each in values.items()}
-    _trust(trust)
     from gansmith.recipe import is_run, plan
 
     some = {key: value for key, each in named.items() for value in [*each.values()][:1]}
@@ -628,10 +631,9 @@ def compare(
     from gansmith.compare import compare as run_compare
     from gansmith.comparison import table
 
-    say = (lambda text: None) if options["quiet"] else _note
-    options |= {"metrics": _listed(metrics), "out": Path(out) if out else None, "say": say}
+    options |= {"seeds": range(seeds), "quiet": quiet, "say": _say(quiet)}
     with _goes_on(), _result_alone():
-        found = run_compare(what, vary=named, flags=flags, seeds=range(seeds), **options)
+        found = run_compare(what, vary=named, flags=flags, **options)
     table(found).show()
     if found.failed:
         _fail(f"{found.failed} of the runs failed; the same command tries them again", 1)
@@ -661,13 +663,12 @@ def bench() -> None:
 @_JSON
 @_DEVICE
 @_TRUST
-def bench_step(words: tuple[str, ...], data: str | None, as_json: bool, device: str, trust: bool) -> None:
+def bench_step(words: tuple[str, ...], data: Text, as_json: bool, device: str) -> None:
     """Time the parts of RECIPE's rounds, and compare a round with what this device could do at most.
 
     Any key of a recipe is a flag: --batch_size 256. Nothing is kept.
     """
     what, flags = recipe_words("gan", words, {"data": data})
-    _trust(trust)
     from gansmith.recipe import plan
 
     resolved = plan(what, flags=flags)  # before torch is imported: a wrong key is answered at once
@@ -685,13 +686,12 @@ def bench_step(words: tuple[str, ...], data: str | None, as_json: bool, device: 
 @main.command(context_settings=_FREE_WORDS, short_help="Check that a resumed run is the same run, bit for bit.")
 @_RECIPE
 @_DATA
-@_whole("--steps", "N", "rounds before and after the resume  [20]", default=20)
+@_option("--steps", "N", "rounds before and after the resume  [20]", _COUNT, 20)
 @_DEVICE
 @_TRUST
-def verify(words: tuple[str, ...], data: str | None, steps: int, device: str, trust: bool) -> None:
+def verify(words: tuple[str, ...], data: Text, steps: int, device: str) -> None:
     """Check on this machine that training 2N rounds equals N, a resume, and N more, bit for bit."""
     what, flags = recipe_words("gan", words, {"data": data})
-    _trust(trust)
     from gansmith.recipe import is_run, plan
 
     if is_run(what):
@@ -741,7 +741,7 @@ def recipes_show(name: str) -> None:
 @recipes.command("cp")
 @click.argument("name")
 @click.argument("path", required=False)
-def recipes_cp(name: str, path: str | None) -> None:
+def recipes_cp(name: str, path: Text) -> None:
     """Copy the recipe NAME to PATH, to change it and train it: gansmith train PATH."""
     from gansmith.recipe import recipe_text
 
@@ -815,9 +815,7 @@ def _value(key: str, text: str) -> Any:
 def _suggest(flag: str) -> str:
     from gansmith.schema import did_you_mean
 
-    return did_you_mean(
-        flag, [f"--{name}" for name in (*OPTIONS, "from", "data", "out", "device", "trust", "dry-run", "quiet")]
-    )
+    return did_you_mean(flag, [name for option in train.params[1:] for name in option.opts])
 
 
 def _grid(text: str) -> tuple[int, int]:
@@ -825,35 +823,6 @@ def _grid(text: str) -> tuple[int, int]:
     if columns.isdecimal() and rows.isdecimal() and int(columns) > 0 and int(rows) > 0:
         return int(columns), int(rows)
     raise UserError(f"--grid is {text!r}; it must be columns x rows, such as 8x8")
-
-
-def _seeds(text: str) -> list[int]:
-    """The whole numbers in "0-63" or "1,5,9-12"."""
-    seeds: list[int] = []
-    for part in text.split(","):
-        first, dash, last = part.strip().partition("-")
-        if not first.isdecimal() or (dash and not last.isdecimal()) or (dash and int(last) < int(first)):
-            raise UserError(f"--seeds is {text!r}; it must be whole numbers such as 0-63 or 1,5,9-12")
-        if int(last or first) >= 2**63:
-            raise UserError(f"--seeds is {text!r}; a seed is below 2**63")
-        if int(last or first) - int(first) >= 100_000:
-            raise UserError(f"--seeds is {text!r}; at most 100000 pictures at a time")
-        seeds += range(int(first), int(last or first) + 1)
-    return seeds
-
-
-def _listed(text: str | None) -> list[str] | None:
-    """The words of a list; None where none is given."""
-    return None if text is None else [word.strip() for word in text.split(",") if word.strip()]
-
-
-def _round(text: str | None) -> Any:
-    """A round's number, "best", or None."""
-    if text is None or text == "best":
-        return text
-    if not text.isdecimal():
-        raise UserError(f"--round is {text!r}; it must be the round of a checkpoint, such as 1000, or best")
-    return int(text)
 
 
 def _print_scores(found: Sequence[Sequence[Any]]) -> None:
@@ -876,6 +845,10 @@ def _print_scores(found: Sequence[Sequence[Any]]) -> None:
 
 def _note(text: str) -> None:
     click.echo(text, err=True)
+
+
+def _say(quiet: bool) -> Callable[[str], None]:
+    return (lambda text: None) if quiet else _note
 
 
 def _result_alone() -> AbstractContextManager[Any]:
