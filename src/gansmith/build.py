@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -118,44 +118,30 @@ def build(
     """
     world = world or World(device)
     engine.check(recipe.engine.precision, device)
-    game_class = game_of(recipe)
-    prior = build_prior(recipe)
+    game_class, prior = game_of(recipe), build_prior(recipe)
     # An impossible network is an error before a large set is read, unless a network asks for something of that set.
     load = partial(load_split, recipe, "train", say=say, progress=progress)
-    sets = load() if _wants(recipe, "mean_image") or _wants(recipe, "classes") else None
+    asked = {what for network in recipe.networks.values() for what in schema.handed(_find("networks", network))}
+    sets = load() if asked & {"mean_image", "classes"} else ()
     torch.manual_seed(derive_seed(recipe.seed, 0))  # weights, and whatever a network draws in training (dropout)
-    classes = Classes() if sets is None else _classes(sets)
-    mean_image = _mean_image(sets[0]) if sets is not None and _wants(recipe, "mean_image") else None
+    classes, mean_image = len(_classes(sets).names), _mean_image(sets[0]) if "mean_image" in asked else None
     networks = {
-        name: build_network(recipe, name, prior, classes=len(classes.names), mean_image=mean_image).to(device)
+        name: build_network(recipe, name, prior, classes=classes, mean_image=mean_image).to(device)
         for name in recipe.networks
     }
     _check_values(recipe, networks)
     frozen = {name: networks.pop(name).eval().requires_grad_(False) for name in game_class.frozen}
-    _start_frozen(recipe, frozen, say)
-    if not resume:
-        _start(recipe, networks, say)
-    if recipe.engine.channels_last:
-        for network in networks.values():
-            network.to(memory_format=torch.channels_last)
-    if world.size > 1 and recipe.sync_batchnorm:
-        from gansmith.distributed import synchronise
-
-        for network in networks.values():
-            synchronise(network)
-    players = {name: _player(recipe, game_class, name, network) for name, network in networks.items()}
+    _start(recipe, frozen if resume else {**frozen, **networks}, frozen, say)
+    players = {name: _player(recipe, game_class, name, network, world) for name, network in networks.items()}
     noise = torch.Generator(device).manual_seed(derive_seed(recipe.seed, 1))
-    for player in players.values():
-        player.reduce = world.reduce
     if world.rank > 0:
         own_streams(noise, recipe.seed, world.rank)
     penalty = _penalties(recipe, world)
-    game = _game(recipe, game_class, {**players, **frozen}, prior, penalty, noise, world)
+    game = _game(recipe, game_class, {**players, **frozen, "prior": prior, "penalty": penalty, "noise": noise}, world)
     _warn(recipe, game, say)
     augment = _augment(recipe, game, noise, world, say) if recipe.augment else None
     schedules = _schedules(recipe, game, penalty, say)
     sets = sets or load()
-    classes = _classes(sets)
     _check_parts(sets, recipe, networks, world.size, say)
     stream = Stream(
         sets,
@@ -181,7 +167,7 @@ def build(
     around = engine.autocast(recipe.engine.precision, device)
     if recipe.engine.compile:
         around = engine.compiled(recipe, game, around, say)
-    return Experiment(game, stream, state, meters, prior, schedules, around, classes, augment)
+    return Experiment(game, stream, state, meters, prior, schedules, around, _classes(sets), augment)
 
 
 def own_streams(noise: torch.Generator, seed: int, rank: int, round: int = 0) -> None:
@@ -315,10 +301,6 @@ def needs_of(recipe: Recipe) -> Needs:
     return to_load(game_of(recipe).needs, _views(recipe))
 
 
-def _wants(recipe: Recipe, what: str) -> bool:
-    return any(what in schema.handed(_find("networks", network)) for network in recipe.networks.values())
-
-
 def _classes(sets: Sequence[ImageSet]) -> Classes:
     for found in sets:
         if (bits := found.columns.get("bits")) is not None:
@@ -356,25 +338,22 @@ def start_digest(recipe: Recipe, say: Say) -> str | None:
     return digest
 
 
-def _start(recipe: Recipe, networks: Mapping[str, nn.Module], say: Say) -> None:
-    """Give networks the weights that the recipe asks for: of one run for all players, or of a run for each."""
-    run = Path(recipe.start.run) if recipe.start.run is not None else None
+def _start(recipe: Recipe, networks: Mapping[str, nn.Module], frozen: Collection[str], say: Say) -> None:
+    """Give networks the weights that the recipe asks for: of one run for all players, or of a run for each.
+
+    What is frozen gets its own at a resume, too, for they are in no checkpoint.
+    """
+    players = networks.keys() - frozen
+    run = Path(recipe.start.run) if recipe.start.run is not None and players else None
     there = {} if run is None else _weights(run, "start.run", say)[0]["players"]
     for name, network in networks.items():
         if (own := recipe.networks[name].args.get("weights")) is not None:
-            _start_from(Path(own), name, network, f"networks.{name}.weights", raw=True, say=say)
-        elif run is not None:
-            if name in there or not there.keys() & networks.keys():
+            _start_from(Path(own), name, network, f"networks.{name}.weights", raw=name not in frozen, say=say)
+        elif run is not None and name in players:
+            if name in there or not there.keys() & players:
                 _start_from(run, name, network, "start.run", raw=recipe.start.raw, say=say)
             else:
                 say(f"{name} starts anew: {run} has no such player")
-
-
-def _start_frozen(recipe: Recipe, frozen: Mapping[str, nn.Module], say: Say) -> None:
-    """The same at a start and at a resume: the weights of what is frozen are in no checkpoint."""
-    for name, network in frozen.items():
-        if (own := recipe.networks[name].args.get("weights")) is not None:
-            _start_from(Path(own), name, network, f"networks.{name}.weights", raw=False, say=say)
 
 
 def _weights(run: Path, key: str, say: Say) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -411,10 +390,18 @@ def averaged(game: type[Game]) -> set[str]:
     return {name for maker in game.makers.values() for name in maker.players}
 
 
-def _player(recipe: Recipe, game: type[Game], name: str, network: nn.Module) -> Player:
+def _player(recipe: Recipe, game: type[Game], name: str, network: nn.Module, world: World) -> Player:
+    if recipe.engine.channels_last:
+        network.to(memory_format=torch.channels_last)
+    if world.size > 1 and recipe.sync_batchnorm:
+        from gansmith.distributed import synchronise
+
+        synchronise(network)
     component = recipe.optimizers[name]
     make = partial(_find("optimizers", component), **component.args)
-    return Player(name, network, make, ema_halflife_kimg=recipe.ema.halflife_kimg if name in averaged(game) else None)
+    player = Player(name, network, make, ema_halflife_kimg=recipe.ema.halflife_kimg if name in averaged(game) else None)
+    player.reduce = world.reduce
+    return player
 
 
 def _penalties(recipe: Recipe, world: World) -> PenaltySum:
@@ -425,25 +412,13 @@ def _penalties(recipe: Recipe, world: World) -> PenaltySum:
         row = _find("penalties", component)
         if getattr(row, "batch", False):
             _check_whole(recipe, component)
-            args["everywhere"] = partial(_everywhere, world)
+            args["everywhere"] = world.everywhere
         terms.append(Term(weight, partial(getattr(row, "function", row), **args), every))
     return PenaltySum(terms)
 
 
-def _game(
-    recipe: Recipe,
-    cls: type[Game],
-    players: Mapping[str, Player | nn.Module],
-    prior: Prior,
-    penalty: PenaltySum,
-    noise: torch.Generator,
-    world: World,
-) -> Game:
-    handed: dict[str, Any] = {
-        **players,
-        **{"prior": prior, "penalty": penalty, "noise": noise, "accumulate": recipe.accumulate},
-        "everywhere": partial(_everywhere, world),
-    }
+def _game(recipe: Recipe, cls: type[Game], parts: Mapping[str, Any], world: World) -> Game:
+    handed = {**parts, "accumulate": recipe.accumulate, "everywhere": world.everywhere}
     if recipe.objective is not None:
         handed["objective"] = objective_of(recipe, world)
     game: Game = _construct(cls, handed, recipe.game.args, "game")
@@ -483,15 +458,8 @@ def _check_whole(recipe: Recipe, component: Component) -> None:
 
 
 def _over_all(loss: Callable[[Tensor, Tensor], Tensor], world: World, real: Tensor, fake: Tensor) -> Tensor:
-    both = _everywhere(world, torch.stack((real, fake), 1))
+    both = world.everywhere(torch.stack((real, fake), 1))
     return loss(both[:, 0], both[:, 1])
-
-
-def _everywhere(world: World, x: Tensor) -> Tensor:
-    """The rows of all processes (n, ...) -> (size, ...), differentiable."""
-    if world.reduce is None:
-        return x
-    return world.everywhere(x, int(world.reduce([x.new_full((), len(x), dtype=torch.float32)])[0]))
 
 
 def _augment(recipe: Recipe, game: Game, noise: torch.Generator, world: World, say: Say) -> Augment:
@@ -562,12 +530,8 @@ def _schedules(recipe: Recipe, game: Game, penalty: PenaltySum, say: Say) -> Sch
         terms.append((key, partial(_find("schedules", component), **args)))
     dials: dict[str, list[Dial]] = {}
     for player in game.players:
-        for key, value in player.optimizer.param_groups[0].items():
-            if isinstance(value, float):
-                dials.setdefault(key, []).append(Dial(f"{key}/{player.name}", value, partial(_set_option, player, key)))
-            for i, beta in enumerate(value if key == "betas" else ()):
-                name, set_it = f"b{i + 1}", partial(_set_beta, player, i)
-                dials.setdefault(name, []).append(Dial(f"{name}/{player.name}", float(beta), set_it))
+        for key, value in _numbers(player.optimizer.param_groups[0]).items():
+            dials.setdefault(key, []).append(Dial(f"{key}/{player.name}", value, partial(_set_option, player, key)))
         if player.ema_halflife_kimg is not None:
             key, name = "ema.halflife_kimg", f"ema_halflife_kimg/{player.name}"
             set_it = partial(setattr, player, "ema_halflife_kimg")
@@ -581,15 +545,24 @@ def _schedules(recipe: Recipe, game: Game, penalty: PenaltySum, say: Say) -> Sch
     return made
 
 
+def _numbers(options: Mapping[str, Any]) -> dict[str, float]:
+    """An optimizer's options that a schedule may set; its betas are called b1 and b2."""
+    found = dict[str, float]()
+    for key, value in options.items():
+        if key == "betas":
+            found |= {f"b{i}": float(beta) for i, beta in enumerate(value, 1)}
+        elif isinstance(value, float):
+            found[key] = value
+    return found
+
+
 def _set_option(player: Player, key: str, value: float) -> None:
-    # Asked for anew each time: a resume replaces the optimizer's groups.
-    for group in player.optimizer.param_groups:
-        group[key] = value
-
-
-def _set_beta(player: Player, i: int, value: float) -> None:
-    for group in player.optimizer.param_groups:
-        group["betas"] = (*group["betas"][:i], value, *group["betas"][i + 1 :])
+    for group in player.optimizer.param_groups:  # asked for anew each time: a resume replaces the optimizer's groups
+        if key in group:
+            group[key] = value
+        else:
+            i, betas = int(key[1:]) - 1, group["betas"]
+            group["betas"] = (*betas[:i], value, *betas[i + 1 :])
 
 
 def _construct(cls: Any, handed: Mapping[str, Any], args: Mapping[str, Any], key: str) -> Any:

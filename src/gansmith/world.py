@@ -47,11 +47,11 @@ class World:
         """What each rank brings, by rank, on all ranks."""
         return [thing]
 
-    def everywhere(self, x: Tensor, size: int) -> Tensor:
-        """The rows of all ranks, (n, ...) -> (size, ...), where `size` is that of the whole batch.
+    def everywhere(self, x: Tensor) -> Tensor:
+        """The rows of all ranks, (n, ...) -> (sum of n, ...), for a loss that looks at the whole batch.
 
-        For a loss that looks at the whole batch. All ranks compute it, and each weights it by its share of the batch,
-        as `players.move` does with every loss. There is no other factor: the shares of the ranks add up to 1.
+        All ranks compute it, and each weights it by its share of the batch, as `players.move` does with every loss.
+        There is no other factor: the shares of the ranks add up to 1.
         """
         return x
 
