@@ -12,64 +12,62 @@ all drawn for each digit from SHAKE-256.
 """
 
 import hashlib
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gansmith.data.imageset import Bytes, ImageSet
+from gansmith.data.imageset import Bytes, ImageSet, Labels
 from gansmith.data.prepare import Source, Wanted, array_source, prepare
 from gansmith.data.shipped import CLASSES, SPLITS, load_raw
 from gansmith.errors import UserError
 
 INK = 127
+Make = Callable[[Bytes, Labels], tuple[dict[str, Bytes], NDArray[Any]]]
 LOOKS = ("bold", "framed", "colour=red", "colour=green", "colour=blue")
 
 
 def load_mnist_edges(name: str, wanted: Wanted) -> ImageSet:
     """Pairs: outlines a and digits b, (N, C, H, W), with the digits' labels y; N as MNIST has them."""
-    digest = _digest("edges", wanted.split)
-
-    def find() -> Source:
-        raw = load_raw(wanted.split, wanted.say)
-        digits = np.asarray(raw.images[:, 0])
-        return array_source(name, {"a": outlines(digits), "b": digits}, raw.labels, CLASSES, digest)
-
-    return prepare(wanted.path(f"{name}-{wanted.split}", digest), wanted, find)
+    return _made(name, "edges 1", wanted, lambda digits, y: ({"a": outlines(digits), "b": digits}, y))
 
 
 def load_mnist_colours(name: str, wanted: Wanted) -> tuple[ImageSet, ImageSet]:
     """Two domains of N/2 digits each (N, 3, H, W), with labels: white on black, and bold colours on a light ground."""
-    if wanted.channels != 3:
-        raise UserError(f"{name} is in colour, and channels is {wanted.channels}; it must be 3")
-    half = SPLITS[wanted.split].count // 2
-
-    def domain(side: str, rows: slice) -> ImageSet:
-        digest = _digest(f"colours {side}", wanted.split)
-
-        def find() -> Source:
-            raw = load_raw(wanted.split, wanted.say)
-            digits = np.asarray(raw.images[rows, 0])
-            looks = coloured(digits, f"gansmith mnist_colours {wanted.split} 0") if side == "b" else digits
-            return array_source(f"{name} {side}", {"x": looks}, raw.columns["y"][rows], CLASSES, digest)
-
-        return prepare(wanted.path(f"{name}-{side}-{wanted.split}", digest), wanted, find)
-
-    return domain("a", slice(half)), domain("b", slice(half, None))
+    half, seed = SPLITS[wanted.split].count // 2, f"gansmith mnist_colours {wanted.split} 0"
+    _check_coloured(name, wanted)
+    return (
+        _made(f"{name} a", "colours a 1", wanted, lambda digits, y: ({"x": digits[:half]}, y[:half])),
+        _made(f"{name} b", "colours b 1", wanted, lambda digits, y: ({"x": coloured(digits[half:], seed)}, y[half:])),
+    )
 
 
 def load_mnist_looks(name: str, wanted: Wanted) -> ImageSet:
     """Digits (N, 3, H, W) with the attributes (N, 5) of LOOKS; N as MNIST has them."""
-    if wanted.channels != 3:
-        raise UserError(f"{name} is in colour, and channels is {wanted.channels}; it must be 3")
-    digest = _digest("looks 2", wanted.split)
+    _check_coloured(name, wanted)
+
+    def make(digits: Bytes, labels: Labels) -> tuple[dict[str, Bytes], NDArray[Any]]:
+        looks, bits = looking(digits, f"gansmith mnist_looks {wanted.split} 0")
+        return {"x": looks}, bits
+
+    return _made(name, "looks 2 1", wanted, make, LOOKS)
+
+
+def _made(name: str, what: str, wanted: Wanted, make: Make, classes: tuple[str, ...] = CLASSES) -> ImageSet:
+    """A set of the columns and marks that `make` gives of MNIST's digits (N, 28, 28) and labels (N,)."""
+    digest = hashlib.sha256(f"mnist {what} {SPLITS[wanted.split].digest}".encode()).hexdigest()
 
     def find() -> Source:
         raw = load_raw(wanted.split, wanted.say)
-        looks, bits = looking(np.asarray(raw.images[:, 0]), f"gansmith mnist_looks {wanted.split} 0")
-        return array_source(name, {"x": looks}, bits, LOOKS, digest)
+        return array_source(name, *make(np.asarray(raw.images[:, 0]), raw.columns["y"]), classes, digest)
 
-    return prepare(wanted.path(f"{name}-{wanted.split}", digest), wanted, find)
+    return prepare(wanted.path(f"{name.replace(' ', '-')}-{wanted.split}", digest), wanted, find)
+
+
+def _check_coloured(name: str, wanted: Wanted) -> None:
+    if wanted.channels != 3:
+        raise UserError(f"{name} is in colour, and channels is {wanted.channels}; it must be 3")
 
 
 def looking(digits: Bytes, seed: str) -> tuple[Bytes, NDArray[np.float32]]:
@@ -123,7 +121,3 @@ def brightest(pictures: NDArray[Any]) -> NDArray[Any]:
         np.maximum(rows[1:], before[:-1], out=rows[1:])
         np.maximum(rows[:-1], before[1:], out=rows[:-1])
     return out
-
-
-def _digest(what: str, split: str) -> str:
-    return hashlib.sha256(f"mnist {what} 1 {SPLITS[split].digest}".encode()).hexdigest()

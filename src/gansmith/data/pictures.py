@@ -1,12 +1,11 @@
 """One picture file, of any mode and size, as uint8 of one size."""
 
 import contextlib
-import struct
 from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageChops, UnidentifiedImageError
+from PIL import Image, ImageChops, ImageOps, UnidentifiedImageError
 
 from gansmith.data.imageset import Bytes
 
@@ -24,16 +23,6 @@ FORMATS = [
 ]
 
 MEGAPIXELS = 200
-ORIENTATION = 0x0112
-UPRIGHT = {  # EXIF orientation -> how to turn the picture upright
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # channels -> Pillow mode
 
 
@@ -51,12 +40,9 @@ def open_picture(path: Path, megapixels: int = MEGAPIXELS) -> Image.Image:
             size = f"{image.width}x{image.height} pixels are more than {megapixels} megapixels"
             raise ValueError(f"{size}; data.max_megapixels allows more")
         image.load()
-        orientation = None
-        # A picture with damaged EXIF is still a picture.
-        with contextlib.suppress(OSError, ValueError, SyntaxError, KeyError, TypeError, struct.error):
-            orientation = image.getexif().get(ORIENTATION)
-        turn = UPRIGHT.get(orientation) if isinstance(orientation, int) else None
-        return image.copy() if turn is None else image.transpose(turn)
+        with contextlib.suppress(Exception):  # a picture with damaged EXIF is still a picture
+            ImageOps.exif_transpose(image, in_place=True)
+        return image.copy()
 
 
 def opened(path: Path) -> Image.Image:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,14 +22,10 @@ from gansmith.data import pictures
 from gansmith.data.cache import Broken, Draft, Say, entry_path, load_entry
 from gansmith.data.imageset import Bytes, ImageSet
 from gansmith.errors import UserError
+from gansmith.recipe import Data
+from gansmith.schema import convert
 
-CHOICES: dict[str, tuple[object, ...]] = {
-    "channels": tuple(pictures.MODES),
-    "split": ("train", "validation", "test"),
-    "fit": ("crop", "pad", "stretch"),
-    "pairs": ("auto", "halves", "folders"),
-    "direction": ("a2b", "b2a"),
-}
+CHECKED = {"split": Literal["train", "validation", "test"], **Data.__annotations__}
 KINDS = {(1,): "plain", (2,): "pairs", (1, 1): "domains"}  # by how many pictures each stream has
 TOLERATED = 10  # broken pictures, even where max_broken allows fewer: one bad link must not refuse a small folder
 UNLABELLED = ("u",)  # a stream of all pictures of the first one, without labels
@@ -88,9 +84,8 @@ class Wanted:
     fold: int = 1
 
     def __post_init__(self) -> None:
-        for name, known in CHOICES.items():
-            if (value := getattr(self, name)) not in known:
-                raise UserError(f"{name} is {value!r}; it must be one of {', '.join(map(repr, known))}")
+        for name in ("channels", "split", "fit", "pairs", "direction"):
+            convert(getattr(self, name), CHECKED[name], name)
 
     @property
     def side(self) -> int | tuple[int, int]:
