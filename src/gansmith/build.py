@@ -54,6 +54,10 @@ class Experiment:
     """Of labelled data."""
     augment: Augment | None = None
 
+    @property
+    def rounds_per_epoch(self) -> float:
+        return self.stream.batches_per_epoch / self.game.batches_per_round
+
 
 @dataclass(frozen=True)
 class Classes:

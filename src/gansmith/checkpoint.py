@@ -15,7 +15,7 @@ import math
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -85,19 +85,9 @@ def write(folder: Path, round: int, tree: Mapping[str, Any], *, info: Mapping[st
         tensors: dict[str, Tensor] = {}
         packed = pack(tree, tensors)
         _save(tensors, temporary / TENSORS)
-        body = {
-            "schema": SCHEMA,
-            "gansmith": __version__,
-            "round": round,
-            **info,
-            "sha256": {TENSORS: file_digest(temporary / TENSORS)},
-            "finite": all(
-                bool(torch.isfinite(x).all())
-                for at, x in tensors.items()
-                if at.startswith("players.") and x.is_floating_point()
-            ),
-            "state": packed,
-        }
+        finite = all_finite(x for at, x in tensors.items() if at.startswith("players."))
+        body: dict[str, Any] = {"schema": SCHEMA, "gansmith": __version__, "round": round, **info}
+        body |= {"sha256": {TENSORS: file_digest(temporary / TENSORS)}, "finite": finite, "state": packed}
         body = strict_json.plain(body)
         text = json.dumps({"digest": _digest(body), **body}, allow_nan=False)
         (temporary / STATE).write_text(text, encoding="utf-8")
@@ -114,6 +104,11 @@ def write(folder: Path, round: int, tree: Mapping[str, Any], *, info: Mapping[st
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     return final
+
+
+def all_finite(tensors: Iterable[Tensor]) -> bool:
+    """Whether no number with a point is nan or infinite."""
+    return all(bool(torch.isfinite(x).all()) for x in tensors if x.is_floating_point())
 
 
 def _save(tensors: dict[str, Tensor], path: Path) -> None:
@@ -215,27 +210,17 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     return tree, body
 
 
-def newest(folder: Path) -> Iterator[tuple[Path, str | None]]:
-    """The checkpoints, the newest first, each with why it is broken or None; stops after the first good one."""
+def newest_good(folder: Path, say: Callable[[str], None]) -> Path:
+    """The newest checkpoint that verifies, saying which broken ones were skipped; UserError if there is none."""
+    skipped = 0
     for path in everything(folder):
         try:
             verify(path)
-        except Broken as error:
-            yield path, str(error)
-        else:
-            yield path, None
-            return
-
-
-def newest_good(folder: Path, say: Any) -> Path:
-    """The newest checkpoint that verifies, saying which broken ones were skipped; UserError if there is none."""
-    skipped = []
-    for path, reason in newest(folder):
-        if reason is None:
             return path
-        if not path.exists():  # pruned by a training that goes on beside, which has written a newer one
-            return newest_good(folder, say)
-        say(f"skipped the broken checkpoint {path}: {reason}")
-        skipped.append(path)
-    what = f"all {len(skipped)} checkpoints are broken" if skipped else "there is no checkpoint"
+        except Broken as reason:
+            if not path.exists():  # pruned by a training that goes on beside, which has written a newer one
+                return newest_good(folder, say)
+            say(f"skipped the broken checkpoint {path}: {reason}")
+            skipped += 1
+    what = f"all {skipped} checkpoints are broken" if skipped else "there is no checkpoint"
     raise UserError(f"{folder}: {what}, so there is nothing to load")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import bisect
 import copy
-import dataclasses
 import math
 import os
 import re
@@ -13,8 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -132,7 +130,7 @@ def alone(device: torch.device, *, tf32: bool) -> Iterator[None]:
 def play(
     experiment: Experiment,
     record: Record | None,
-    live: Live,
+    live: Live | None,
     total: int,
     session: Session | None = None,
     enough: Enough | None = None,
@@ -157,7 +155,7 @@ def play(
         if session:
             session.share()
         state.seconds += (played := time.perf_counter()) - began
-        if record is None:
+        if record is None or live is None:
             continue
         evaluating = record.after_round(metrics)
         # Pictures and checkpoints count in the next line of the log; scores are no part of training.
@@ -196,7 +194,6 @@ class Session:
     total: int
     live: Live
     quiet: bool
-    log: RunLog | None = None
     record: Record | None = None
 
     def share(self) -> None:
@@ -218,11 +215,11 @@ def _session(world: World, resolved: Resolved, out: Path | None, quiet: bool) ->
         run = world.on_first(lambda: _found(resolved, out, say, held))
         # A run that ended before its first checkpoint begins anew.
         saved = run if world.on_first(lambda: run is not None and _has_checkpoint(run)) else None
-        if saved is None:
-            resolved = _with_start(world, resolved, say)
-            settle = partial(settled, resolved.recipe, world.device, say)
-            resolved = dataclasses.replace(resolved, recipe=world.on_first(settle))
         recipe = resolved.recipe
+        if saved is None:
+            digest = world.on_first(lambda: start_digest(resolved.recipe, say))
+            recipe = world.on_first(lambda: settled(resolved.recipe, world.device, say))
+            recipe = replace(recipe, start=replace(recipe.start, digest=digest))
         experiment = world.in_turn(
             lambda: build(recipe, world.device, say=say, progress=not quiet, resume=saved is not None, world=world)
         )
@@ -233,7 +230,7 @@ def _session(world: World, resolved: Resolved, out: Path | None, quiet: bool) ->
                 _load(newest, recipe, experiment, say, world)
         _check_alike(world, experiment)
         recipe = _with_steps(world, recipe, experiment, say)
-        total = _total_rounds(recipe, experiment)
+        total = recipe.steps or math.ceil(recipe.n_epochs * experiment.rounds_per_epoch - 1e-9)
         done = world.on_first(lambda: run is not None and runs.finished(run))
         _check_unfinished(run, done, recipe, experiment, total)
         _warn_of_rest(experiment, total, say)
@@ -291,15 +288,6 @@ def _started_before(out: Path | None, recipe: Recipe, restarts: int, say: Callab
     return out
 
 
-def _with_start(world: World, resolved: Resolved, say: Callable[[str], None]) -> Resolved:
-    """The same with the digest of the weights that it starts from."""
-    recipe = resolved.recipe
-    digest = world.on_first(lambda: start_digest(recipe, say))
-    return dataclasses.replace(
-        resolved, recipe=dataclasses.replace(recipe, start=dataclasses.replace(recipe.start, digest=digest))
-    )
-
-
 def _check_alike(world: World, experiment: Experiment) -> None:
     """All processes have the same images and frozen networks, and the weights of rank 0."""
     digest, parts = experiment.stream.digest, experiment.state.parts
@@ -312,14 +300,6 @@ def _check_alike(world: World, experiment: Experiment) -> None:
             raise UserError(f"the frozen networks are not those of rank 0: digests {frozen}, {first_frozen}")
     for player in experiment.game.players:
         world.equalise(player.net)
-
-
-def _epoch_rounds(experiment: Experiment) -> float:
-    return experiment.stream.batches_per_epoch / experiment.game.batches_per_round
-
-
-def _total_rounds(recipe: Recipe, experiment: Experiment) -> int:
-    return recipe.steps if recipe.steps is not None else math.ceil(recipe.n_epochs * _epoch_rounds(experiment) - 1e-9)
 
 
 def _check_unfinished(run: Path | None, done: bool, recipe: Recipe, experiment: Experiment, total: int) -> None:
@@ -336,10 +316,9 @@ def _check_unfinished(run: Path | None, done: bool, recipe: Recipe, experiment: 
 
 def _warn_of_rest(experiment: Experiment, total: int, say: Callable[[str], None]) -> None:
     """Say where the schedules stop all players before the end: those rounds would change nothing."""
-    per_epoch = _epoch_rounds(experiment)
 
     def stands(round: int) -> bool:
-        clock = Clock(round * experiment.game.batches_per_round, int(round / per_epoch), round)
+        clock = Clock(round * experiment.game.batches_per_round, int(round / experiment.rounds_per_epoch), round)
         rates = experiment.schedules.at(clock, "lr/")
         return len(rates) == len(experiment.game.players) and not any(rates)
 
@@ -358,13 +337,12 @@ def _with_steps(world: World, recipe: Recipe, experiment: Experiment, say: Calla
         return recipe
     state, seconds = experiment.state, 60 * recipe.minutes
     before = copy.deepcopy(state.state_dict())
-    live = _live(recipe, experiment, 0, quiet=True)
     began, rounds = time.perf_counter(), 0
     with suppress(NonFinite):  # which the training itself will meet, and explain
-        play(experiment, None, live, state.round + WARM_UP)
+        play(experiment, None, None, state.round + WARM_UP)
         began = time.perf_counter()
         while rounds < TIMED and world.on_first(lambda: time.perf_counter() - began < seconds / 20):
-            play(experiment, None, live, state.round + 1)
+            play(experiment, None, None, state.round + 1)
             rounds += 1
     each = world.on_first(lambda: (time.perf_counter() - began) / max(1, rounds))
     state.load_state_dict(before)
@@ -372,19 +350,19 @@ def _with_steps(world: World, recipe: Recipe, experiment: Experiment, say: Calla
     steps = state.round + max(1, round(seconds / each))
     say(
         f"--minutes {recipe.minutes:g}: a round takes {1000 * each:.3g} ms here, so the run has --steps {steps:,}"
-        f" ({steps / _epoch_rounds(experiment):.3g} epochs); pictures, checkpoints and scores take their time beside it"
+        f" ({steps / experiment.rounds_per_epoch:.3g} epochs); pictures, checkpoints and scores take their time beside"
+        " it"
     )
-    return dataclasses.replace(recipe, minutes=None, steps=steps)
+    return replace(recipe, minutes=None, steps=steps)
 
 
 def _live(recipe: Recipe, experiment: Experiment, total: int, quiet: bool) -> Live:
-    state, per_epoch = experiment.state, _epoch_rounds(experiment)
     return Live(
-        start=state.round,
+        start=experiment.state.round,
         total=total,
-        rounds_per_epoch=per_epoch,
+        rounds_per_epoch=experiment.rounds_per_epoch,
         images_per_round=recipe.batch_size * experiment.game.batches_per_round,
-        images=state.images,
+        images=experiment.state.images,
         quiet=quiet,
     )
 
@@ -398,9 +376,9 @@ def _open(session: Session, resolved: Resolved, held: ExitStack) -> None:
     runs.begin(run)
     # A session that ended between two lines left one of its own; that at the interval comes again, whole.
     at_line = state.round - state.round % recipe.log_interval
-    session.log = RunLog(run, at_round=at_line, scores_until=state.round) if state.round else RunLog(run)
-    held.callback(session.log.close)
-    session.record = Record(run, recipe, session.experiment, session.log, session.world.device, session.live.say)
+    log = RunLog(run, at_round=at_line, scores_until=state.round) if state.round else RunLog(run)
+    held.callback(log.close)
+    session.record = Record(run, recipe, session.experiment, log, session.world.device, session.live.say)
 
 
 def _begin(session: Session, resolved: Resolved) -> None:
@@ -408,8 +386,8 @@ def _begin(session: Session, resolved: Resolved) -> None:
     state, record = session.experiment.state, session.record
     state.gather_own(session.world.gather)
     with session.world.together():
-        if record is not None and session.log is not None:
-            session.live.say(_banner(session, resolved, session.log.tensorboard))
+        if record is not None:
+            session.live.say(_banner(session, resolved.label, record.log.tensorboard))
             if state.round == 0:
                 record.checkpoint()  # so that a run that is killed early can go on, too
                 record.evaluate()  # what cannot be measured shows now
@@ -433,25 +411,24 @@ def _told(session: Session) -> Iterator[None]:
     """Turn what ends a training early into one line that says what is kept and how to go on."""
     state = session.experiment.state
     try:
-        yield
-    except NonFinite as error:
         try:
-            said = _diverged(session, error)
-        except RankLost as lost:
-            raise RankLost(f"{lost}{session.world.goes_on()}") from None
-        raise Diverged(said) from None
-    except OutOfMemory as error:
-        if session.world.size > 1:  # the others are in the middle of the round, and cannot save it with this one
-            raise RankLost(f"{error}{session.world.goes_on()}") from None
-        kept = f". Round {state.round + 1} was stopped, and {_kept(session)}"
-        raise UserError(f"{error}{kept if state.round else ''}") from None
+            yield
+        except NonFinite as error:
+            raise Diverged(_diverged(session, error)) from None
+        except OutOfMemory as error:
+            if session.world.size > 1:  # the others are in the middle of the round, and cannot save it with this one
+                raise RankLost(str(error)) from None
+            kept = f". Round {state.round + 1} was stopped, and {_kept(session)}"
+            raise UserError(f"{error}{kept if state.round else ''}") from None
+        except RankLost:
+            raise
+        except Exception:  # a closed pipe, a full disk, a folder that cannot be written: what was trained is not lost
+            if state.round and session.world.size == 1:
+                with suppress(Exception):
+                    _say(session.quiet)(f"round {state.round + 1} was not finished: {_kept(session)}")
+            raise
     except RankLost as error:
         raise RankLost(f"{error}{session.world.goes_on()}") from None
-    except Exception:  # a closed pipe, a full disk, a folder that cannot be written: what was trained is not lost
-        if state.round and session.world.size == 1:
-            with suppress(Exception):
-                _say(session.quiet)(f"round {state.round + 1} was not finished: {_kept(session)}")
-        raise
 
 
 # ---- stopping --------------------------------------------------------------------------------------------------
@@ -511,12 +488,13 @@ def _kept(session: Session) -> str:
         return ""
     tensors: dict[str, torch.Tensor] = {}
     checkpoint.pack(state.state_dict()["players"], tensors)
-    finite = all(torch.isfinite(t).all() for t in tensors.values() if t.is_floating_point())
-    if finite and not moved:
+    if checkpoint.all_finite(tensors.values()) and not moved:
         return f"the state before it is saved in {session.record.checkpoint()}"
     # A state in the middle of a round is none that an uninterrupted training passes through.
-    good = next((p for p, reason in checkpoint.newest(session.run / "checkpoints") if reason is None), None)
-    return f"the newest good checkpoint is {good}" if good else "there is no checkpoint from before"
+    with suppress(UserError):
+        good = checkpoint.newest_good(session.run / "checkpoints", lambda text: None)
+        return f"the newest good checkpoint is {good}"
+    return "there is no checkpoint from before"
 
 
 # ---- starting --------------------------------------------------------------------------------------------------
@@ -573,7 +551,7 @@ def _count(player: Player) -> str:
     return f"{n / 1e6:.2f} M" if n >= 100_000 else f"{n:,}"
 
 
-def _banner(session: Session, resolved: Resolved, tensorboard: bool) -> str:
+def _banner(session: Session, label: str, tensorboard: bool) -> str:
     experiment, recipe, total = session.experiment, session.recipe, session.total
     game, stream = experiment.game, experiment.stream
     players = ", ".join(f"{p.name} {_count(p)}" for p in game.players)
@@ -585,7 +563,7 @@ def _banner(session: Session, resolved: Resolved, tensorboard: bool) -> str:
     flips = "\npictures are mirrored at random; --no-flip leaves that out" * any(v.name == "flip" for v in recipe.views)
     seen = f"\nD sees them, and G's, changed: {', '.join(c.name for c in recipe.augment)}" if recipe.augment else ""
     return (
-        f"{resolved.label}: {type(game).__name__}, {players} parameters, {session.world.device}{ranks},"
+        f"{label}: {type(game).__name__}, {players} parameters, {session.world.device}{ranks},"
         f" seed {recipe.seed}\n{sets} {where}; {begin}to round {total:,}"
-        f" = {total / _epoch_rounds(experiment):.4g} epochs{flips}{seen}\nrun folder: {session.run}{events}"
+        f" = {total / experiment.rounds_per_epoch:.4g} epochs{flips}{seen}\nrun folder: {session.run}{events}"
     )
