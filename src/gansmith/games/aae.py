@@ -5,18 +5,16 @@ Legend: N samples, Z latents. E encodes pictures, Dec decodes codes, D tells dra
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import mse_loss
 
-from gansmith.games.critique import Critique, criticised, full, per_sample, shown
-from gansmith.games.game import Batch, Game, Maker, Metrics
+from gansmith.games.critique import criticised, full, loss_d, per_sample
+from gansmith.games.game import Batch, Game, Losses, Maker, Metrics
 from gansmith.objectives import Objective
-from gansmith.players import Moved, Player, move
+from gansmith.players import Player, move
 from gansmith.priors import Prior
 
 
@@ -49,20 +47,21 @@ class AdversarialAutoencoder(Game):
         d = move(batch, self.accumulate, self.losses_d)
         return reconstruction | d | move(batch, self.accumulate, self.losses_e)  # of two norms of E's the second
 
-    def losses_reconstruction(self, part: Batch) -> tuple[Moved, Metrics]:
+    def losses_reconstruction(self, part: Batch) -> Losses:
         x = part["x"]
         return {"reconstruction": ((self.E, self.Dec), mse_loss(full(self.Dec.net(self.E.net(x))), x))}, {}
 
-    def losses_d(self, part: Batch) -> tuple[Moved, Metrics]:
+    def losses_d(self, part: Batch) -> Losses:
         with torch.no_grad():
             codes = self.E.lend(part["x"])
-        c = self.critique(part, codes, self.D.net)
-        said = shown(c, self.objective)
-        return {"D": (self.D, per_sample(self.objective.d, c).mean())}, said
+        loss, said = loss_d(self.objective, self.D.net, self.drawn(codes), codes)
+        return {"D": (self.D, loss)}, said
 
-    def losses_e(self, part: Batch) -> tuple[Moved, Metrics]:
-        c = self.critique(part, self.E.net(part["x"]), self.D.lend)
+    def losses_e(self, part: Batch) -> Losses:
+        codes = self.E.net(part["x"])
+        c = criticised(self.D.lend, self.drawn(codes), codes)
         return {"E": (self.E, per_sample(self.objective.g, c).mean())}, {}
 
-    def critique(self, part: Batch, codes: Tensor, critic: Callable[[Tensor], Any]) -> Critique:
-        return criticised(critic, self.prior.sample(len(part), self.noise, codes.dtype), codes)
+    def drawn(self, codes: Tensor) -> Tensor:
+        """As many draws of the prior."""
+        return self.prior.sample(len(codes), self.noise, codes.dtype)

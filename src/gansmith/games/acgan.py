@@ -1,6 +1,6 @@
 """AC-GAN: D also tells the class of every picture (Odena et al. 2017, arXiv 1610.09585).
 
-Legend: N samples, K classes, Z latents, C H W image, y labels (N,).
+Legend: K classes, y labels (N,).
 """
 
 from __future__ import annotations
@@ -10,11 +10,10 @@ from dataclasses import KW_ONLY, dataclass
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from gansmith.games.critique import Critique, full, per_sample, score, scores
-from gansmith.games.game import Batch, Maker, Metrics
-from gansmith.games.two_player import Simultaneous, judged
+from gansmith.games.critique import Critique, full, judged, per_sample, score, scores
+from gansmith.games.game import LABELLED, Batch, Losses, Maker
+from gansmith.games.two_player import Simultaneous
 from gansmith.networks.labels import Judged
-from gansmith.players import Moved
 from gansmith.schema import NonNegativeFloat
 
 
@@ -33,12 +32,9 @@ class AuxiliaryClassifierGAN(Simultaneous):
     lambda_category: NonNegativeFloat = 1.0
 
     needs = (("x", "y"),)
-    makers = {
-        "sample": Maker(("G",), {"z": "latent", "y": "y"}, "x", lambda G, z, y: G(z, y)),
-        "classify": Maker(("D",), {"x": "x"}, "y", lambda D, x: D(x).category),
-    }
+    makers = {**LABELLED, "classify": Maker(("D",), {"x": "x"}, "y", lambda D, x: D(x).category)}
 
-    def losses(self, part: Batch) -> tuple[Moved, Metrics]:
+    def losses(self, part: Batch) -> Losses:
         x, y, n = part["x"], part["y"], len(part)
         fake = self.G.net(self.latent(n), y)
         of_real, of_fake = self.D.net(x), self.D.net(fake)

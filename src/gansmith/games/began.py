@@ -10,8 +10,8 @@ from torch import Tensor
 
 from gansmith.errors import UserError
 from gansmith.games.critique import full
-from gansmith.games.game import SAMPLE, Batch, Game, Metrics
-from gansmith.players import Moved, Player, move
+from gansmith.games.game import SAMPLE, Batch, Losses, Metrics, OneMove
+from gansmith.players import Player
 from gansmith.priors import Prior
 from gansmith.schema import Fraction, PositiveFloat
 
@@ -26,7 +26,7 @@ def energy(x: Tensor, reconstruction: Tensor) -> Tensor:
 
 
 @dataclass
-class Began(Game):
+class Began(OneMove):
     """L_D = L(x) - k L(G(z_D)),  L_G = L(G(z_G)),  k <- k + lambda_k (gamma L(x) - L(G(z_G))), k in [0, 1].
 
     Both gradients are taken at the same point, on noise of their own; k starts at 0 and is the game's memory. "game/M"
@@ -49,15 +49,14 @@ class Began(Game):
         self.k = torch.zeros((), device=self.noise.device, dtype=self.G.dtype)
 
     def round(self, *batches: Batch) -> Metrics:
-        (batch,) = batches
-        metrics = move(batch, self.accumulate, self.losses)
+        metrics = super().round(*batches)
         real, fake = metrics["D/real"], metrics["loss/G"]
         balance = self.gamma * real - fake
         metrics |= {"D/fake": fake, "game/k": self.k, "game/M": real + balance.abs()}
         self.k = (self.k + self.lambda_k * balance).clamp(0, 1)
         return metrics
 
-    def losses(self, part: Batch) -> tuple[Moved, Metrics]:
+    def losses(self, part: Batch) -> Losses:
         x, n = part["x"], len(part)
         with torch.no_grad():
             x_d = self.G.lend(self.prior.sample(n, self.noise, self.G.dtype))

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import l1_loss
 
-from gansmith.games.critique import criticised, full, loss_g, per_sample, shown
-from gansmith.games.game import Batch, Game, Maker, Metrics
+from gansmith.games.critique import full, loss_d, loss_g
+from gansmith.games.game import Batch, Losses, Maker, OneMove
 from gansmith.objectives import Objective
-from gansmith.players import Moved, Player, move
+from gansmith.players import Player
 from gansmith.priors import Prior
 from gansmith.schema import NonNegativeFloat
 
@@ -26,7 +26,7 @@ def kl(mu: Tensor, logvar: Tensor) -> Tensor:
 
 
 @dataclass
-class BicycleGAN(Game):
+class BicycleGAN(OneMove):
     """G*, E* = arg min_{G, E} max_{D_VAE, D_LR} L_cVAE-GAN + L_cLR-GAN, eq. 9, with |.|_1 the mean of absolute values.
 
     b -> z -> b: z ~ E(b); G and E move along L_GAN(G(a, z), D_VAE) + lambda_l1 |G(a, z) - b|_1 + lambda_kl KL(E(b)).
@@ -57,11 +57,7 @@ class BicycleGAN(Game):
         "reconstruct": Maker(("G", "E"), {"a": "a", "b": "b"}, "b", lambda G, E, a, b: G(a, E(b)[0])),
     }
 
-    def round(self, *batches: Batch) -> Metrics:
-        (batch,) = batches
-        return move(batch, self.accumulate, self.losses)
-
-    def losses(self, part: Batch) -> tuple[Moved, Metrics]:
+    def losses(self, part: Batch) -> Losses:
         a, b, n = part["a"], part["b"], len(part)
         mu, logvar = self.E.net(b)
         drawn = torch.randn(mu.shape, generator=self.noise, device=mu.device, dtype=mu.dtype)
@@ -75,12 +71,11 @@ class BicycleGAN(Game):
         }
         of_vae = self.lambda_gan * loss_g(self.objective, self.D_VAE.lend, fake_vae, b)
         of_lr = self.lambda_gan * loss_g(self.objective, self.D_LR.lend, fake_lr, b)
-        moved: dict[str, tuple[Player | tuple[Player, ...], Tensor]] = {
+        d_vae, said_vae = loss_d(self.objective, self.D_VAE.net, b, fake_vae.detach(), "_VAE")
+        d_lr, said_lr = loss_d(self.objective, self.D_LR.net, b, fake_lr.detach(), "_LR")
+        return {
             "G+E": ((self.G, self.E), of_vae + self.lambda_l1 * said["game/l1"] + self.lambda_kl * said["game/kl"]),
             "G": (self.G, of_lr + self.lambda_latent * said["game/latent"]),
-        }
-        for of, critic, fake in (("VAE", self.D_VAE, fake_vae), ("LR", self.D_LR, fake_lr)):
-            c = criticised(critic.net, b, fake.detach())
-            moved[critic.name] = critic, per_sample(self.objective.d, c).mean()
-            said |= shown(c, self.objective, f"_{of}")
-        return moved, said
+            "D_VAE": (self.D_VAE, d_vae),
+            "D_LR": (self.D_LR, d_lr),
+        }, {**said, **said_vae, **said_lr}

@@ -13,11 +13,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from gansmith.games.critique import criticised, full, loss_g, per_sample
-from gansmith.games.game import Batch, Game, Maker, Metrics
-from gansmith.games.two_player import judged, with_jsd
+from gansmith.games.critique import criticised, full, judged, loss_g, per_sample
+from gansmith.games.game import Batch, Losses, Maker, OneMove
 from gansmith.objectives import Objective
-from gansmith.players import Moved, Player, move
+from gansmith.players import Moved, Player
 from gansmith.schema import NonNegativeFloat
 
 
@@ -27,7 +26,7 @@ def fill(G: Any, holed: Tensor, mask: Tensor) -> Tensor:
 
 
 @dataclass
-class ContextConditionalGAN(Game):
+class ContextConditionalGAN(OneMove):
     """D moves along lambda_gan L_D(u, filled) - E log p(y | x), and G along L_G(filled), of the objective's losses.
 
     filled = mask G(holed) + (1 - mask) u: D looks at the whole picture, most of which is real. Both gradients are taken
@@ -47,11 +46,7 @@ class ContextConditionalGAN(Game):
         "classify": Maker(("D",), {"x": "x"}, "y", lambda D, x: D(x).category),
     }
 
-    def round(self, *batches: Batch) -> Metrics:
-        (batch,) = batches
-        return with_jsd(move(batch, self.accumulate, self.losses))
-
-    def losses(self, part: Batch) -> tuple[Moved, Metrics]:
+    def losses(self, part: Batch) -> Losses:
         u = part["u"]
         filled = fill(self.G.net, part["holed"], part["mask"])
         c = criticised(self.D.net, u, filled.detach())

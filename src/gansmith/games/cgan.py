@@ -1,29 +1,25 @@
-"""Conditional GAN: both players are told the label (Mirza & Osindero 2014, arXiv 1411.1784).
-
-Legend: N samples, Z latents, C H W image, y labels (N,).
-"""
+"""Conditional GAN: both players are told the label (Mirza & Osindero 2014, arXiv 1411.1784)."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from gansmith.games.critique import Critique, per_sample, score, scores
-from gansmith.games.game import Batch, Maker, Metrics
-from gansmith.games.two_player import Simultaneous, judged
-from gansmith.players import Moved
+from gansmith.games.critique import Critique, judged, per_sample, score, scores
+from gansmith.games.game import LABELLED, Batch, Losses
+from gansmith.games.two_player import Simultaneous
 
 
 @dataclass
 class ConditionalGAN(Simultaneous):
-    """min_G max_D E[log D(x|y)] + E[log(1 - D(G(z|y)|y))], eq. 2, with the losses of the objective.
+    """min_G max_D E[log D(x|y)] + E[log(1 - D(G(z|y)|y))], eq. 2, with the losses of the objective; y (N,) are labels.
 
     Fakes are made for the labels of the batch; both gradients are taken at the same point, then both players move.
     """
 
     needs = (("x", "y"),)
-    makers = {"sample": Maker(("G",), {"z": "latent", "y": "y"}, "x", lambda G, z, y: G(z, y))}
+    makers = LABELLED
 
-    def losses(self, part: Batch) -> tuple[Moved, Metrics]:
+    def losses(self, part: Batch) -> Losses:
         x, y, n = part["x"], part["y"], len(part)
         fake = self.G.net(self.latent(n), y)
         c = Critique(scores(self.D.net(x, y), n), scores(self.D.net(fake, y), n))

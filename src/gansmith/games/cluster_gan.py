@@ -1,6 +1,6 @@
 """ClusterGAN: latents made of clusters, and an encoder that finds them again (Mukherjee et al. 2019, arXiv 1809.03627).
 
-Legend: N samples, K clusters, C H W image; z = (z_n, z_c), noise and a one-hot cluster.
+Legend: K clusters; z = (z_n, z_c), noise and a one-hot cluster.
 """
 
 from __future__ import annotations
@@ -13,12 +13,11 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, one_hot
 
 from gansmith.errors import UserError
-from gansmith.games.critique import criticised, full, loss_g, per_sample, score
-from gansmith.games.game import SAMPLE, Batch, Game, Maker, Metrics
-from gansmith.games.two_player import judged, with_jsd
+from gansmith.games.critique import criticised, full, judged, loss_g, per_sample, score
+from gansmith.games.game import SAMPLE, Batch, InTurns, Losses, Maker
 from gansmith.objectives import Objective
 from gansmith.penalties import PenaltySum
-from gansmith.players import Moved, Player, move
+from gansmith.players import Player
 from gansmith.priors import Codes
 from gansmith.schema import NonNegativeFloat, PositiveInt
 
@@ -31,7 +30,7 @@ def reconstruct(G: Any, E: Any, x: Tensor) -> Tensor:
 
 
 @dataclass
-class ClusterGAN(Game):
+class ClusterGAN(InTurns):
     """min_{G, E} max_D adversarial + beta_noise |z_n - E(G(z))_n|^2 + beta_category H(z_c, E(G(z))_c).
 
     The adversarial part is that of the objective and the penalties: the paper's choice for pictures is WGAN-GP. A round
@@ -61,14 +60,9 @@ class ClusterGAN(Game):
     def __post_init__(self) -> None:
         if not isinstance(self.prior, Codes) or self.prior.continuous:
             raise ValueError("it needs the prior codes with continuous 0")
-        self.batches_per_round = self.n_critic
+        super().__post_init__()
 
-    def round(self, *batches: Batch) -> Metrics:
-        for batch in batches:
-            metrics = move(batch, self.accumulate, self.losses_d)
-        return with_jsd(metrics | move(batches[-1], self.accumulate, self.losses_g))
-
-    def losses_d(self, part: Batch) -> tuple[Moved, Metrics]:
+    def losses_d(self, part: Batch) -> Losses:
         x, n = part["x"], len(part)
         with torch.no_grad():
             fake = self.G.lend(self.prior.sample(n, self.noise, self.G.dtype))
@@ -77,7 +71,7 @@ class ClusterGAN(Game):
         loss = loss + self.penalty(score(self.D.probe), x, fake, self.noise, self.D.moves)
         return {"D": (self.D, loss)}, judged(c, self.objective)
 
-    def losses_g(self, part: Batch) -> tuple[Moved, Metrics]:
+    def losses_g(self, part: Batch) -> Losses:
         z = self.prior.sample(len(part), self.noise, self.G.dtype)
         fake, (noise, cluster, _) = self.G.net(z), self.prior.split(z)
         code = self.E.net(fake)

@@ -9,17 +9,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from gansmith.games.critique import Critique, per_sample, scores, shown
-from gansmith.games.game import Batch, Game, Maker, Metrics
+from gansmith.games.game import Batch, InTurns, Losses, Maker, Metrics
 from gansmith.objectives import Objective
-from gansmith.players import Moved, Player, move
+from gansmith.players import Player
 from gansmith.priors import Prior
 
 
 @dataclass
-class CoupledGAN(Game):
+class CoupledGAN(InTurns):
     """max_G min_D of the sum of two games on one z, eq. 4: a move of D, then one of G on the same G(z), Algorithm 1.
 
     What the two generators share, and the two critics, is one module, in which the gradients of both domains meet: so G
@@ -40,24 +39,18 @@ class CoupledGAN(Game):
         "b": Maker(("G",), {"z": "latent"}, "b", lambda G, z: G(z)[1]),
     }
 
-    def round(self, *batches: Batch) -> Metrics:
-        (batch,) = batches
-        made: list[tuple[Tensor, Tensor]] = []  # G(z) of each part, with its graph
+    def losses_d(self, part: Batch) -> Losses:
+        n = len(part)
+        made = self.G.net(self.prior.sample(n, self.noise, self.G.dtype))
+        self.made.append(made)
+        c = Critique(scores(self.D.net(part["a"], part["b"]), n), scores(self.D.net(*(x.detach() for x in made)), n))
+        said: Metrics = {}
+        for i, of in enumerate("AB"):
+            said |= shown(Critique(c.real[i : i + 1], c.fake[i : i + 1]), self.objective, f"_{of}")
+        return {"D": (self.D, per_sample(self.objective.d, c).mean())}, said
 
-        def losses_d(part: Batch) -> tuple[Moved, Metrics]:
-            n = len(part)
-            made.append(self.G.net(self.prior.sample(n, self.noise, self.G.dtype)))
-            fake = (x.detach() for x in made[-1])
-            c = Critique(scores(self.D.net(part["a"], part["b"]), n), scores(self.D.net(*fake), n))
-            said: Metrics = {}
-            for i, of in enumerate("AB"):
-                said |= shown(Critique(c.real[i : i + 1], c.fake[i : i + 1]), self.objective, f"_{of}")
-            return {"D": (self.D, per_sample(self.objective.d, c).mean())}, said
-
-        def losses_g(part: Batch) -> tuple[Moved, Metrics]:
-            n = len(part)
-            fake = scores(self.D.lend(*made.pop(0)), n)
-            real = scores(self.D.lend(part["a"], part["b"]), n) if self.objective.g_uses_real else fake
-            return {"G": (self.G, per_sample(self.objective.g, Critique(real, fake)).mean())}, {}
-
-        return move(batch, self.accumulate, losses_d) | move(batch, self.accumulate, losses_g)
+    def losses_g(self, part: Batch) -> Losses:
+        n = len(part)
+        fake = scores(self.D.lend(*self.made.pop(0)), n)
+        real = scores(self.D.lend(part["a"], part["b"]), n) if self.objective.g_uses_real else fake
+        return {"G": (self.G, per_sample(self.objective.g, Critique(real, fake)).mean())}, {}

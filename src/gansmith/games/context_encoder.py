@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import max_pool2d
 
-from gansmith.games.critique import criticised, full, loss_g, per_sample, shown
-from gansmith.games.game import Batch, Game, Maker, Metrics
+from gansmith.games.critique import full, loss_d, loss_g
+from gansmith.games.game import Batch, InTurns, Losses, Maker
 from gansmith.objectives import Objective
-from gansmith.players import Moved, Player, move
+from gansmith.players import Player
 from gansmith.schema import NonNegativeFloat, NonNegativeInt
 
 
@@ -25,7 +25,7 @@ def fill(G: Any, holed: Tensor, mask: Tensor) -> Tensor:
 
 
 @dataclass
-class ContextEncoder(Game):
+class ContextEncoder(InTurns):
     """lambda_rec L_rec + lambda_adv L_adv, eq. 3: L_rec is the mean of w (G(holed) - x)^2 over the pixels that count.
 
     These are the hole, w = 1, and a border of `overlap` pixels around it, which G sees and makes again, w =
@@ -46,26 +46,19 @@ class ContextEncoder(Game):
     needs = (("holed", "mask", "x"),)
     makers = {"fill": Maker(("G",), {"holed": "holed", "mask": "mask"}, "x", fill)}
 
-    def round(self, *batches: Batch) -> Metrics:
-        (batch,) = batches
-        made: list[Tensor] = []  # G(holed) of each part, with its graph
+    def losses_d(self, part: Batch) -> Losses:
+        x = part["x"]
+        made = full(self.G.net(part["holed"]))
+        self.made.append(made)
+        loss, said = loss_d(self.objective, self.D.net, x, torch.where(part["mask"] > 0, made.detach(), x))
+        return {"D": (self.D, loss)}, said
 
-        def losses_d(part: Batch) -> tuple[Moved, Metrics]:
-            x = part["x"]
-            made.append(full(self.G.net(part["holed"])))
-            filled = torch.where(part["mask"] > 0, made[-1].detach(), x)
-            c = criticised(self.D.net, x, filled)
-            said = shown(c, self.objective)
-            return {"D": (self.D, per_sample(self.objective.d, c).mean())}, said
-
-        def losses_g(part: Batch) -> tuple[Moved, Metrics]:
-            x, mask, own = part["x"], part["mask"], made.pop(0)
-            adversarial = loss_g(self.objective, self.D.lend, torch.where(mask > 0, own, x), x)
-            reconstruction = self.reconstruction(own, x, mask)
-            loss = self.lambda_rec * reconstruction + self.lambda_adv * adversarial
-            return {"G": (self.G, loss)}, {"game/adversarial": adversarial, "game/reconstruction": reconstruction}
-
-        return move(batch, self.accumulate, losses_d) | move(batch, self.accumulate, losses_g)
+    def losses_g(self, part: Batch) -> Losses:
+        x, mask, made = part["x"], part["mask"], self.made.pop(0)
+        adversarial = loss_g(self.objective, self.D.lend, torch.where(mask > 0, made, x), x)
+        reconstruction = self.reconstruction(made, x, mask)
+        loss = self.lambda_rec * reconstruction + self.lambda_adv * adversarial
+        return {"G": (self.G, loss)}, {"game/adversarial": adversarial, "game/reconstruction": reconstruction}
 
     def reconstruction(self, made: Tensor, x: Tensor, mask: Tensor) -> Tensor:
         """The mean over a picture's pixels that count, then over pictures: 0-dim."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from math import log
 from typing import Any, NamedTuple
 
@@ -53,6 +53,14 @@ def per_sample(loss: Callable[[Tensor, Tensor], Tensor], c: Critique) -> Tensor:
     """The loss of each sample (N,): the mean over a patch map, the sum over scales."""
     parts = [loss(r, f).flatten(1).mean(1) if r.dim() > 1 else loss(r, f) for r, f in zip(*c, strict=True)]
     return torch.stack(parts).sum(0)
+
+
+def loss_d(
+    objective: Objective, critic: Callable[[Tensor], Any], x_real: Tensor, x_fake: Tensor, of: str = ""
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The critic's mean loss and, for the log, its mean outputs (see `shown`)."""
+    c = criticised(critic, x_real, x_fake)
+    return per_sample(objective.d, c).mean(), shown(c, objective, of)
 
 
 def loss_g(objective: Objective, critic: Callable[[Tensor], Any], x_fake: Tensor, x_real: Tensor) -> Tensor:
@@ -114,6 +122,16 @@ def shown(c: Critique, objective: Objective, of: str = "") -> dict[str, Tensor]:
 
 def _above(s: Tensor) -> Tensor:
     return (s > 0).to(s.dtype)
+
+
+def judged(c: Critique, objective: Objective) -> dict[str, Tensor]:
+    """For the log of a game whose only critic is D: its mean outputs and, where scores are logits, the theory."""
+    return {**shown(c, objective), **(theory(c) if objective.probability else {})}
+
+
+def with_jsd(metrics: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The divergence that the whole batch's V says."""
+    return {**metrics, **({"value/jsd": jsd(metrics["value/V"])} if "value/V" in metrics else {})}
 
 
 def mean(scales: tuple[Tensor, ...], output: Callable[[Tensor], Tensor]) -> Tensor:

@@ -12,16 +12,16 @@ from typing import Literal
 import torch
 from torch.nn.functional import l1_loss, mse_loss
 
-from gansmith.games.critique import criticised, full, loss_g, per_sample, shown
-from gansmith.games.game import Batch, Game, Maker, Metrics
+from gansmith.games.critique import full, loss_d, loss_g
+from gansmith.games.game import TRANSLATE, Batch, Losses, OneMove
 from gansmith.games.pool import Pool
 from gansmith.objectives import Objective
-from gansmith.players import Moved, Player, move
+from gansmith.players import Moved, Player
 from gansmith.schema import NonNegativeFloat, NonNegativeInt
 
 
 @dataclass
-class CycleGAN(Game):
+class CycleGAN(OneMove):
     """L_GAN(AB, DB) + L_GAN(BA, DA) + lambda_cycle (|BA(AB(a)) - a|_1 + |AB(BA(b)) - b|_1), eq. 3,
 
     and lambda_identity lambda_cycle (|BA(a) - a|_1 + |AB(b) - b|_1), section 5.2. The paper's least squares loss of the
@@ -47,10 +47,7 @@ class CycleGAN(Game):
     needs = (("a",), ("b",))
     generators = ("AB", "BA")
     critics = ("DA", "DB")
-    makers = {
-        "a2b": Maker(("AB",), {"a": "a"}, "b", lambda AB, a: AB(a)),
-        "b2a": Maker(("BA",), {"b": "b"}, "a", lambda BA, b: BA(b)),
-    }
+    makers = TRANSLATE
 
     def __post_init__(self) -> None:
         self.past = {"a": Pool(self.pool), "b": Pool(self.pool)}
@@ -58,11 +55,7 @@ class CycleGAN(Game):
     def pools(self) -> Mapping[str, Pool]:
         return self.past
 
-    def round(self, *batches: Batch) -> Metrics:
-        (batch,) = batches
-        return move(batch, self.accumulate, self.losses)
-
-    def losses(self, part: Batch) -> tuple[Moved, Metrics]:
+    def losses(self, part: Batch) -> Losses:
         a, b = part["a"], part["b"]
         fake_b, fake_a = self.AB.net(a), self.BA.net(b)
         apart = l1_loss if self.distance == "l1" else mse_loss
@@ -73,13 +66,8 @@ class CycleGAN(Game):
         if self.lambda_identity:
             said["game/identity"] = l1_loss(full(self.BA.net(a)), a) + l1_loss(full(self.AB.net(b)), b)
             loss = loss + self.lambda_identity * self.lambda_cycle * said["game/identity"]
-        c_a = criticised(self.DA.net, a, self.past["a"].swap(fake_a.detach(), self.noise))
-        c_b = criticised(self.DB.net, b, self.past["b"].swap(fake_b.detach(), self.noise))
-        for c, of in ((c_a, "A"), (c_b, "B")):
-            said |= shown(c, self.objective, f"_{of}")
-        moved: Moved = {
-            "G": ((self.AB, self.BA), loss),
-            "DA": (self.DA, per_sample(self.objective.d, c_a).mean()),
-            "DB": (self.DB, per_sample(self.objective.d, c_b).mean()),
-        }
-        return moved, said
+        past_a, past_b = (self.past[of].swap(fake.detach(), self.noise) for of, fake in (("a", fake_a), ("b", fake_b)))
+        loss_a, said_a = loss_d(self.objective, self.DA.net, a, past_a, "_A")
+        loss_b, said_b = loss_d(self.objective, self.DB.net, b, past_b, "_B")
+        moved: Moved = {"G": ((self.AB, self.BA), loss), "DA": (self.DA, loss_a), "DB": (self.DB, loss_b)}
+        return moved, {**said, **said_a, **said_b}

@@ -8,19 +8,18 @@ from __future__ import annotations
 from dataclasses import KW_ONLY, dataclass
 
 import torch
-from torch import Tensor
 from torch.nn.functional import l1_loss
 
-from gansmith.games.critique import criticised, full, loss_g, per_sample, score, shown
-from gansmith.games.game import Batch, Game, Maker, Metrics
+from gansmith.games.critique import full, loss_d, loss_g, score
+from gansmith.games.game import TRANSLATE, Batch, InTurns, Losses
 from gansmith.objectives import Objective
 from gansmith.penalties import PenaltySum
-from gansmith.players import Moved, Player, move
+from gansmith.players import Player
 from gansmith.schema import NonNegativeFloat, PositiveInt
 
 
 @dataclass
-class DualGAN(Game):
+class DualGAN(InTurns):
     """n_critic moves of DA and DB, each on a batch of its own; then one of AB and BA, on the last of them: Algorithm 1.
 
     DA and DB: E DA(BA(b)) - E DA(a) and E DB(AB(a)) - E DB(b), eq. 1 and 2, and the penalties. AB and BA: lambda_a
@@ -44,33 +43,19 @@ class DualGAN(Game):
     needs = (("a",), ("b",))
     generators = ("AB", "BA")
     critics = ("DA", "DB")
-    makers = {
-        "a2b": Maker(("AB",), {"a": "a"}, "b", lambda AB, a: AB(a)),
-        "b2a": Maker(("BA",), {"b": "b"}, "a", lambda BA, b: BA(b)),
-    }
+    makers = TRANSLATE
 
-    def __post_init__(self) -> None:
-        self.batches_per_round = self.n_critic
-
-    def round(self, *batches: Batch) -> Metrics:
-        for batch in batches:
-            metrics = move(batch, self.accumulate, self.losses_d)
-        return metrics | move(batches[-1], self.accumulate, self.losses_g)
-
-    def losses_d(self, part: Batch) -> tuple[Moved, Metrics]:
+    def losses_d(self, part: Batch) -> Losses:
         a, b = part["a"], part["b"]
         with torch.no_grad():
             fake_b, fake_a = self.AB.lend(a), self.BA.lend(b)
-        moved: dict[str, tuple[Player, Tensor]] = {}
-        said: Metrics = {}
-        for of, critic, real, fake in (("A", self.DA, a, fake_a), ("B", self.DB, b, fake_b)):
-            c = criticised(critic.net, real, fake)
-            penalty = self.penalty(score(critic.probe), real, fake, self.noise, critic.moves)
-            moved[f"D{of}"] = critic, per_sample(self.objective.d, c).mean() + penalty
-            said |= shown(c, self.objective, f"_{of}")
-        return moved, said
+        loss_a, said_a = loss_d(self.objective, self.DA.net, a, fake_a, "_A")
+        loss_b, said_b = loss_d(self.objective, self.DB.net, b, fake_b, "_B")
+        loss_a = loss_a + self.penalty(score(self.DA.probe), a, fake_a, self.noise, self.DA.moves)
+        loss_b = loss_b + self.penalty(score(self.DB.probe), b, fake_b, self.noise, self.DB.moves)
+        return {"DA": (self.DA, loss_a), "DB": (self.DB, loss_b)}, {**said_a, **said_b}
 
-    def losses_g(self, part: Batch) -> tuple[Moved, Metrics]:
+    def losses_g(self, part: Batch) -> Losses:
         a, b = part["a"], part["b"]
         fake_b, fake_a = self.AB.net(a), self.BA.net(b)
         adversarial = loss_g(self.objective, self.DB.lend, fake_b, b) + loss_g(self.objective, self.DA.lend, fake_a, a)

@@ -12,9 +12,9 @@ from torch.nn.functional import normalize, relu
 
 from gansmith.errors import UserError
 from gansmith.games.critique import full
-from gansmith.games.game import SAMPLE, Batch, Game, Metrics
+from gansmith.games.game import SAMPLE, Batch, Losses, OneMove
 from gansmith.networks.ebgan import Coded
-from gansmith.players import Moved, Player, move
+from gansmith.players import Player
 from gansmith.priors import Prior
 from gansmith.schema import NonNegativeFloat, PositiveFloat
 
@@ -38,7 +38,7 @@ def pull_away(codes: Tensor) -> Tensor:
 
 
 @dataclass
-class EBGAN(Game):
+class EBGAN(OneMove):
     """L_D = E(x) + max(0, margin - E(G(z))),  L_G = E(G(z)) + pull_away PT(codes of G(z)): eq. 1, 2 and section 2.4.
 
     Both gradients are taken at the same point, on the same fakes; one pass of D over them serves both. G's gradient
@@ -57,11 +57,7 @@ class EBGAN(Game):
     sees = ()
     makers = SAMPLE
 
-    def round(self, *batches: Batch) -> Metrics:
-        (batch,) = batches
-        return move(batch, 1, self.losses)
-
-    def losses(self, part: Batch) -> tuple[Moved, Metrics]:
+    def losses(self, part: Batch) -> Losses:
         x = part["x"]
         x_fake = self.G.net(self.prior.sample(len(part), self.noise, self.G.dtype))
         said = self.D.net(x_fake)

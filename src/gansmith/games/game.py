@@ -1,4 +1,7 @@
-"""What every game is: the algorithm box of a paper, played one round at a time."""
+"""What every game is: the algorithm box of a paper, played one round at a time.
+
+Legend of all games: N samples, Z latents, C H W image.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +12,13 @@ from typing import Any, ClassVar, NamedTuple
 from torch import Tensor
 
 from gansmith.batch import NOT_PICTURES, Batch
-from gansmith.players import Metrics, Player
+from gansmith.games.critique import with_jsd
+from gansmith.players import Metrics, Moved, Player, move
 
 __all__ = ["Batch", "Game", "Maker", "Metrics"]
+
+Losses = tuple[Moved, Metrics]
+"""Who moves along which loss of a part of a batch, and what else to log."""
 
 
 class Maker(NamedTuple):
@@ -65,6 +72,7 @@ class Game(ABC):
     eager: ClassVar[Mapping[str, str]] = {}
     """Players whose networks torch.compile must leave alone, each with the reason."""
     batches_per_round: int = 1
+    accumulate: int = 1
 
     @property
     def players(self) -> tuple[Player, ...]:
@@ -88,5 +96,49 @@ class Game(ABC):
         return {}
 
 
+class OneMove(Game):
+    """A round is one move: all gradients are taken at one point, on one batch, then every player moves."""
+
+    @abstractmethod
+    def losses(self, part: Batch) -> Losses:
+        """Of all players."""
+
+    def round(self, *batches: Batch) -> Metrics:
+        (batch,) = batches
+        return with_jsd(move(batch, self.accumulate, self.losses))
+
+
+class InTurns(Game):
+    """A round is `n_critic` moves of the critics, each on a batch of its own, then one of the others on the last."""
+
+    n_critic: int = 1
+    made: list[Any]
+    """What `losses_d` has made of each part, with its graph, where `losses_g` goes on with that."""
+
+    def __post_init__(self) -> None:
+        self.batches_per_round = self.n_critic
+
+    @abstractmethod
+    def losses_d(self, part: Batch) -> Losses:
+        """Of the critics."""
+
+    @abstractmethod
+    def losses_g(self, part: Batch) -> Losses:
+        """Of the others, against critics that have moved."""
+
+    def round(self, *batches: Batch) -> Metrics:
+        self.made = []
+        for batch in batches:
+            metrics = move(batch, self.accumulate, self.losses_d)
+        return with_jsd(metrics | move(batches[-1], self.accumulate, self.losses_g))
+
+
 SAMPLE = {"sample": Maker(("G",), {"z": "latent"}, "x", lambda G, z: G(z))}
 """What most games make: pictures G(z) from latents z (N, Z)."""
+LABELLED = {"sample": Maker(("G",), {"z": "latent", "y": "y"}, "x", lambda G, z, y: G(z, y))}
+"""Pictures G(z, y) for labels y (N,)."""
+TRANSLATE = {
+    "a2b": Maker(("AB",), {"a": "a"}, "b", lambda AB, a: AB(a)),
+    "b2a": Maker(("BA",), {"b": "b"}, "a", lambda BA, b: BA(b)),
+}
+"""Each domain's pictures out of the other's."""

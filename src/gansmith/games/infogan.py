@@ -9,11 +9,11 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from gansmith.errors import UserError
-from gansmith.games.critique import criticised, loss_g, per_sample, shown
-from gansmith.games.game import SAMPLE, Batch, Game, Metrics
+from gansmith.games.critique import loss_d, loss_g
+from gansmith.games.game import SAMPLE, Batch, Game, Losses, Metrics
 from gansmith.networks.infogan import Heads
 from gansmith.objectives import Objective
-from gansmith.players import Moved, Player, move
+from gansmith.players import Player, move
 from gansmith.priors import Codes
 from gansmith.schema import NonNegativeFloat, PositiveFloat
 
@@ -55,19 +55,17 @@ class InfoGAN(Game):
         g = move(batch, self.accumulate, self.losses_g)
         return move(batch, self.accumulate, self.losses_info) | d | g  # of two norms of a player's gradient the first
 
-    def losses_d(self, part: Batch) -> tuple[Moved, Metrics]:
-        n = len(part)
+    def losses_d(self, part: Batch) -> Losses:
         with torch.no_grad():
-            x_fake = self.G.lend(self.latent(n))
-        c = criticised(self.D.net, part["x"], x_fake)
-        said = shown(c, self.objective)
-        return {"D": (self.D, per_sample(self.objective.d, c).mean())}, said
+            fake = self.G.lend(self.latent(len(part)))
+        loss, said = loss_d(self.objective, self.D.net, part["x"], fake)
+        return {"D": (self.D, loss)}, said
 
-    def losses_g(self, part: Batch) -> tuple[Moved, Metrics]:
+    def losses_g(self, part: Batch) -> Losses:
         fake = self.G.net(self.latent(len(part)))
         return {"G": (self.G, loss_g(self.objective, self.D.lend, fake, part["x"]))}, {}
 
-    def losses_info(self, part: Batch) -> tuple[Moved, Metrics]:
+    def losses_info(self, part: Batch) -> Losses:
         z = self.latent(len(part))
         category, code = self.information_losses(z, self.D.net(self.G.net(z)))
         loss = self.lambda_category * category + self.lambda_code * code

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import l1_loss
 
-from gansmith.games.critique import criticised, full, loss_g, per_sample, shown
-from gansmith.games.game import Batch, Game, Maker, Metrics
+from gansmith.games.critique import full, loss_d, loss_g
+from gansmith.games.game import Batch, InTurns, Losses, Maker
 from gansmith.objectives import Objective
-from gansmith.players import Moved, Player, move
+from gansmith.players import Moved, Player
 from gansmith.priors import Prior
 from gansmith.schema import NonNegativeFloat
 
@@ -25,7 +25,7 @@ def l1(one: Tensor, other: Tensor) -> Tensor:
 
 
 @dataclass
-class MUNIT(Game):
+class MUNIT(InTurns):
     """lambda_gan L_GAN + lambda_image L_x + lambda_content L_c + lambda_style L_s + lambda_cycle L_cc, eq. 5.
 
     With styles s_a, s_b ~ the prior, x_ab = B(c_a, s_b), x_ba = A(c_b, s_a), and |.| the mean of absolute values:
@@ -60,27 +60,20 @@ class MUNIT(Game):
         "b2a_like": Maker(("B", "A"), {"b": "b", "a": "a"}, "a", lambda B, A, b, a: A(B(b)[0], A(a)[1])),
     }
 
-    def round(self, *batches: Batch) -> Metrics:
-        (batch,) = batches
-        return move(batch, self.accumulate, self.losses_d) | move(batch, self.accumulate, self.losses_g)
-
     def style(self, part: Batch) -> Tensor:
         return self.prior.sample(len(part), self.noise, self.A.dtype)  # (N, Z)
 
-    def losses_d(self, part: Batch) -> tuple[Moved, Metrics]:
+    def losses_d(self, part: Batch) -> Losses:
         s_a, s_b = self.style(part), self.style(part)
         with torch.no_grad():
             x_ab = self.B.lend(self.A.lend(part["a"])[0], s_b)
             x_ba = self.A.lend(self.B.lend(part["b"])[0], s_a)
-        moved: dict[str, tuple[Player, Tensor]] = {}
-        said: Metrics = {}
-        for of, critic, real, fake in (("A", self.DA, part["a"], x_ba), ("B", self.DB, part["b"], x_ab)):
-            c = criticised(critic.net, real, fake)
-            moved[critic.name] = critic, self.lambda_gan * per_sample(self.objective.d, c).mean()
-            said |= shown(c, self.objective, f"_{of}")
-        return moved, said
+        loss_a, said_a = loss_d(self.objective, self.DA.net, part["a"], x_ba, "_A")
+        loss_b, said_b = loss_d(self.objective, self.DB.net, part["b"], x_ab, "_B")
+        moved: Moved = {"DA": (self.DA, self.lambda_gan * loss_a), "DB": (self.DB, self.lambda_gan * loss_b)}
+        return moved, {**said_a, **said_b}
 
-    def losses_g(self, part: Batch) -> tuple[Moved, Metrics]:
+    def losses_g(self, part: Batch) -> Losses:
         A, B, a, b = self.A.net, self.B.net, part["a"], part["b"]
         s_a, s_b = self.style(part), self.style(part)
         (c_a, own_a), (c_b, own_b) = A(a), B(b)

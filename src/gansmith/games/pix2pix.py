@@ -8,18 +8,17 @@ from __future__ import annotations
 from dataclasses import KW_ONLY, dataclass
 from functools import partial
 
-from torch import Tensor
 from torch.nn.functional import l1_loss
 
-from gansmith.games.critique import criticised, full, loss_g, per_sample, shown
-from gansmith.games.game import Batch, Game, Maker, Metrics
+from gansmith.games.critique import full, loss_d, loss_g
+from gansmith.games.game import Batch, InTurns, Losses, Maker
 from gansmith.objectives import Objective
-from gansmith.players import Moved, Player, move
+from gansmith.players import Player
 from gansmith.schema import NonNegativeFloat
 
 
 @dataclass
-class Pix2Pix(Game):
+class Pix2Pix(InTurns):
     """G* = arg min_G max_D L_cGAN(G, D) + lambda_l1 E[|b - G(a)|_1]: eq. 1 to 4, with the losses of the objective.
 
     One step of D, then one of G against the D that has moved, on the same G(a): section 3.3. G's noise is its dropout,
@@ -36,21 +35,15 @@ class Pix2Pix(Game):
     needs = (("a", "b"),)
     makers = {"a2b": Maker(("G",), {"a": "a"}, "b", lambda G, a: G(a))}
 
-    def round(self, *batches: Batch) -> Metrics:
-        (batch,) = batches
-        made: list[Tensor] = []  # G(a) of each part, with its graph
+    def losses_d(self, part: Batch) -> Losses:
+        a, b = part["a"], part["b"]
+        fake_b = self.G.net(a)
+        self.made.append(fake_b)
+        loss, said = loss_d(self.objective, partial(self.D.net, a), b, fake_b.detach())
+        return {"D": (self.D, loss)}, said
 
-        def losses_d(part: Batch) -> tuple[Moved, Metrics]:
-            a, b = part["a"], part["b"]
-            made.append(self.G.net(a))
-            c = criticised(partial(self.D.net, a), b, made[-1].detach())
-            said = shown(c, self.objective)
-            return {"D": (self.D, per_sample(self.objective.d, c).mean())}, said
-
-        def losses_g(part: Batch) -> tuple[Moved, Metrics]:
-            a, b, fake_b = part["a"], part["b"], made.pop(0)
-            adversarial = loss_g(self.objective, partial(self.D.lend, a), fake_b, b)
-            l1 = l1_loss(full(fake_b), b)
-            return {"G": (self.G, adversarial + self.lambda_l1 * l1)}, {"game/adversarial": adversarial, "game/l1": l1}
-
-        return move(batch, self.accumulate, losses_d) | move(batch, self.accumulate, losses_g)
+    def losses_g(self, part: Batch) -> Losses:
+        a, b, fake_b = part["a"], part["b"], self.made.pop(0)
+        adversarial = loss_g(self.objective, partial(self.D.lend, a), fake_b, b)
+        l1 = l1_loss(full(fake_b), b)
+        return {"G": (self.G, adversarial + self.lambda_l1 * l1)}, {"game/adversarial": adversarial, "game/l1": l1}

@@ -11,16 +11,16 @@ from dataclasses import KW_ONLY, dataclass
 import torch
 from torch.nn.functional import cross_entropy
 
-from gansmith.games.critique import criticised, full, loss_g, per_sample, shown
-from gansmith.games.game import Batch, Game, Maker, Metrics
+from gansmith.games.critique import full, loss_d, loss_g
+from gansmith.games.game import Batch, InTurns, Losses, Maker, Metrics
 from gansmith.objectives import Objective
-from gansmith.players import Moved, Player, move
+from gansmith.players import Player, move
 from gansmith.priors import Prior
 from gansmith.schema import NonNegativeFloat
 
 
 @dataclass
-class PixelDA(Game):
+class PixelDA(InTurns):
     """min_{G, T} max_D alpha L_d(D, G) + beta L_t(T, G), L_t = H(y, T(G(a, z))) + H(y, T(a)): section 3.1.
 
     A round is the two steps of section 3.1: D and T move with G fixed, then G moves with D and T fixed, on the same
@@ -49,25 +49,22 @@ class PixelDA(Game):
     }
 
     def round(self, *batches: Batch) -> Metrics:
-        (batch,) = batches
         if self.source_only:
-            return move(batch, self.accumulate, self.losses_source)
-        return move(batch, self.accumulate, self.losses_d) | move(batch, self.accumulate, self.losses_g)
+            return move(batches[0], self.accumulate, self.losses_source)
+        return super().round(*batches)
 
-    def losses_source(self, part: Batch) -> tuple[Moved, Metrics]:
+    def losses_source(self, part: Batch) -> Losses:
         return {"T": (self.T, self.beta * cross_entropy(full(self.T.net(part["a"])), part["y"]))}, {}
 
-    def losses_d(self, part: Batch) -> tuple[Moved, Metrics]:
+    def losses_d(self, part: Batch) -> Losses:
         a, b, y, n = part["a"], part["b"], part["y"], len(part)
         with torch.no_grad():
             fake = self.G.lend(a, self.prior.sample(n, self.noise, self.G.dtype))
-        c = criticised(self.D.net, b, fake)
+        loss, said = loss_d(self.objective, self.D.net, b, fake)
         task = cross_entropy(full(self.T.net(fake)), y) + cross_entropy(full(self.T.net(a)), y)
-        said = shown(c, self.objective)
-        loss_d = self.alpha * per_sample(self.objective.d, c).mean()
-        return {"D": (self.D, loss_d), "T": (self.T, self.beta * task)}, said
+        return {"D": (self.D, self.alpha * loss), "T": (self.T, self.beta * task)}, said
 
-    def losses_g(self, part: Batch) -> tuple[Moved, Metrics]:
+    def losses_g(self, part: Batch) -> Losses:
         fake = self.G.net(part["a"], self.prior.sample(len(part), self.noise, self.G.dtype))
         adversarial = loss_g(self.objective, self.D.lend, fake, part["b"])
         task = cross_entropy(full(self.T.lend(fake)), part["y"])

@@ -1,6 +1,6 @@
 """Semi-supervised GAN: D has a class for each label and one for fakes (Odena 2016, arXiv 1606.01583).
 
-Legend: N samples, K classes, C H W image; x pictures with their labels y (N,), u pictures without.
+Legend: K classes; x pictures with their labels y (N,), u pictures without.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from gansmith.games.critique import Critique, full, per_sample
-from gansmith.games.game import Batch, Maker, Metrics
-from gansmith.games.two_player import Simultaneous, judged
+from gansmith.games.critique import Critique, full, judged, per_sample
+from gansmith.games.game import Batch, Losses, Maker
+from gansmith.games.two_player import Simultaneous
 from gansmith.players import Moved
 from gansmith.schema import NonNegativeFloat
 
@@ -38,7 +38,7 @@ class SemiSupervisedGAN(Simultaneous):
         "classify": Maker(("D",), {"x": "x"}, "y", lambda D, x: D(x)[:, :-1]),
     }
 
-    def losses(self, part: Batch) -> tuple[Moved, Metrics]:
+    def losses(self, part: Batch) -> Losses:
         u, n = part["u"], len(part)
         fake = self.G.net(self.latent(n))
         supervised = cross_entropy(full(self.D.net(part["x"])), part["y"])

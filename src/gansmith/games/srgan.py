@@ -13,11 +13,10 @@ from torch import Tensor, nn
 from torch.nn.functional import l1_loss, mse_loss
 
 from gansmith.errors import UserError
-from gansmith.games.critique import criticised, full, loss_g, per_sample
-from gansmith.games.game import Batch, Game, Maker, Metrics
-from gansmith.games.two_player import judged, with_jsd
+from gansmith.games.critique import criticised, full, judged, loss_g, per_sample
+from gansmith.games.game import Batch, Losses, Maker, OneMove
 from gansmith.objectives import Objective
-from gansmith.players import Moved, Player, move
+from gansmith.players import Player
 from gansmith.schema import NonNegativeFloat
 
 DISTANCES = {"l1": l1_loss, "l2": mse_loss}
@@ -36,7 +35,7 @@ UPSCALE = {"upscale": Maker(("G",), {"low": "low"}, "x", lambda G, low: G(low))}
 
 
 @dataclass
-class Regression(Game):
+class Regression(OneMove):
     """G moves along the mean distance of G(low) from x: what both papers start from."""
 
     G: Player
@@ -48,16 +47,12 @@ class Regression(Game):
     critics = ()
     makers = UPSCALE
 
-    def round(self, *batches: Batch) -> Metrics:
-        (batch,) = batches
-        return move(batch, self.accumulate, self.losses)
-
-    def losses(self, part: Batch) -> tuple[Moved, Metrics]:
+    def losses(self, part: Batch) -> Losses:
         return {"G": (self.G, DISTANCES[self.distance](enlarged(self.G, part), part["x"]))}, {}
 
 
 @dataclass
-class SuperResolution(Game):
+class SuperResolution(OneMove):
     """lambda_features |F(G(low)) - F(x)| + lambda_gan L_GAN(G, D) + lambda_pixel |G(low) - x|_1; D tells x from G(low).
 
     SRGAN: the features' distance is a mean of squares, and lambda_pixel 0 (eq. 3 and 5). ESRGAN: it is a mean of
@@ -80,11 +75,7 @@ class SuperResolution(Game):
     frozen = ("F",)
     makers = UPSCALE
 
-    def round(self, *batches: Batch) -> Metrics:
-        (batch,) = batches
-        return with_jsd(move(batch, self.accumulate, self.losses))
-
-    def losses(self, part: Batch) -> tuple[Moved, Metrics]:
+    def losses(self, part: Batch) -> Losses:
         x = part["x"]
         made = enlarged(self.G, part)
         c = criticised(self.D.net, x, made.detach())

@@ -14,12 +14,11 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, l1_loss
 
 from gansmith.errors import UserError
-from gansmith.games.critique import Critique, full, loss_g, per_sample, score, scores
-from gansmith.games.game import Batch, Game, Maker, Metrics
-from gansmith.games.two_player import judged, with_jsd
+from gansmith.games.critique import Critique, full, judged, loss_g, per_sample, score, scores
+from gansmith.games.game import Batch, InTurns, Losses, Maker, Metrics
 from gansmith.objectives import Objective
 from gansmith.penalties import PenaltySum
-from gansmith.players import Moved, Player, move
+from gansmith.players import Player
 from gansmith.schema import NonNegativeFloat, PositiveInt
 
 
@@ -40,7 +39,7 @@ def attribute_loss(said: Any, bits: Tensor) -> Tensor:
 
 
 @dataclass
-class StarGAN(Game):
+class StarGAN(InTurns):
     """L_D = objective.d + lambda_attributes BCE(D(x), c), with the penalties, and
 
     L_G = objective.g + lambda_attributes BCE(D(G(x, c')), c') + lambda_cycle |G(G(x, c'), c) - x|_1: eq. 1 to 6 and 8.
@@ -64,21 +63,15 @@ class StarGAN(Game):
     needs = (("x", "bits"),)
     makers = {"edit": Maker(("G", "D"), {"x": "x", "bits": "bits"}, "x", edit)}
 
-    def __post_init__(self) -> None:
-        self.batches_per_round = self.n_critic
-
     def round(self, *batches: Batch) -> Metrics:
-        wished = [batch.plus(wished=self.wishes(batch["bits"])) for batch in batches]
-        for batch in wished:
-            metrics = move(batch, self.accumulate, self.losses_d)
-        return with_jsd(metrics | move(wished[-1], self.accumulate, self.losses_g))
+        return super().round(*(batch.plus(wished=self.wishes(batch["bits"])) for batch in batches))
 
     def wishes(self, bits: Tensor) -> Tensor:
         """c' (N, K)"""
         whole = self.everywhere(bits)
         return whole[torch.randint(len(whole), (len(bits),), generator=self.noise, device=bits.device)]
 
-    def losses_d(self, part: Batch) -> tuple[Moved, Metrics]:
+    def losses_d(self, part: Batch) -> Losses:
         x, n = part["x"], len(part)
         with torch.no_grad():
             fake = self.G.lend(x, part["wished"])
@@ -88,7 +81,7 @@ class StarGAN(Game):
         loss = loss + self.penalty(score(self.D.probe), x, fake, self.noise, self.D.moves)
         return {"D": (self.D, loss)}, {**judged(c, self.objective), "game/attributes_real": told}
 
-    def losses_g(self, part: Batch) -> tuple[Moved, Metrics]:
+    def losses_g(self, part: Batch) -> Losses:
         x = part["x"]
         fake = self.G.net(x, part["wished"])
         said = self.D.lend(fake)

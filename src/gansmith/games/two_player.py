@@ -1,27 +1,26 @@
 """The two-player game of Goodfellow et al. 2014 (arXiv 1406.2661), played simultaneously or in turns.
 
-Legend: N samples, Z latents, C H W image. G and D are players, `real` and `fake` in a critique are D's scores.
+G and D are players, `real` and `fake` in a critique are D's scores.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass
 
 import torch
 from torch import Tensor
 
-from gansmith.games.critique import Critique, criticised, jsd, loss_g, per_sample, score, shown, theory
-from gansmith.games.game import SAMPLE, Batch, Game, Metrics
+from gansmith.games.critique import criticised, judged, loss_g, per_sample, score
+from gansmith.games.game import SAMPLE, Batch, InTurns, Losses, OneMove
 from gansmith.objectives import Objective
 from gansmith.penalties import PenaltySum
-from gansmith.players import Moved, Player, move
+from gansmith.players import Player
 from gansmith.priors import Prior
 from gansmith.schema import PositiveInt
 
 
 @dataclass
-class Simultaneous(Game):
+class Simultaneous(OneMove):
     """Both gradients are taken at the same point, then both players move.
 
     This is the update of the post (G steps first, D then learns from the same, detached fakes: neither gradient sees
@@ -42,11 +41,7 @@ class Simultaneous(Game):
         """Fresh z (n, Z)."""
         return self.prior.sample(n, self.noise, self.G.dtype)
 
-    def round(self, *batches: Batch) -> Metrics:
-        (batch,) = batches
-        return with_jsd(move(batch, self.accumulate, self.losses))
-
-    def losses(self, part: Batch) -> tuple[Moved, Metrics]:
+    def losses(self, part: Batch) -> Losses:
         x, n = part["x"], len(part)
         fake = self.G.net(self.latent(n))  # (N, C, H, W), with its graph
         c = criticised(self.D.net, x, fake)
@@ -57,7 +52,7 @@ class Simultaneous(Game):
 
 
 @dataclass
-class Alternating(Simultaneous):
+class Alternating(InTurns, Simultaneous):
     """Algorithm 1 as printed: n_critic steps of D, each on fresh noise and a fresh batch, then one of G on fresh noise.
 
     A round takes n_critic batches. G's move needs no real images, unless its loss does (`g_uses_real`): then those of
@@ -67,15 +62,7 @@ class Alternating(Simultaneous):
     _: KW_ONLY
     n_critic: PositiveInt = 1
 
-    def __post_init__(self) -> None:
-        self.batches_per_round = self.n_critic
-
-    def round(self, *batches: Batch) -> Metrics:
-        for batch in batches:
-            metrics = move(batch, self.accumulate, self.losses_d)
-        return with_jsd(metrics | move(batches[-1], self.accumulate, self.losses_g))
-
-    def losses_d(self, part: Batch) -> tuple[Moved, Metrics]:
+    def losses_d(self, part: Batch) -> Losses:
         x, n = part["x"], len(part)
         with torch.no_grad():
             fake = self.G.lend(self.latent(n))
@@ -84,16 +71,6 @@ class Alternating(Simultaneous):
         loss = loss + self.penalty(score(self.D.probe), x, fake, self.noise, self.D.moves)
         return {"D": (self.D, loss)}, judged(c, self.objective)
 
-    def losses_g(self, part: Batch) -> tuple[Moved, Metrics]:
+    def losses_g(self, part: Batch) -> Losses:
         fake = self.G.net(self.latent(len(part)))
         return {"G": (self.G, loss_g(self.objective, self.D.lend, fake, part["x"]))}, {}
-
-
-def judged(c: Critique, objective: Objective) -> Metrics:
-    """What D says of real and generated images, for the log."""
-    return {**shown(c, objective), **(theory(c) if objective.probability else {})}
-
-
-def with_jsd(metrics: Mapping[str, Tensor]) -> Metrics:
-    """The divergence that the whole batch's V says."""
-    return {**metrics, **({"value/jsd": jsd(metrics["value/V"])} if "value/V" in metrics else {})}

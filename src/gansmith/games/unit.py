@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import l1_loss
 
-from gansmith.games.critique import criticised, full, loss_g, per_sample, shown
-from gansmith.games.game import Batch, Game, Maker, Metrics
+from gansmith.games.critique import full, loss_d, loss_g
+from gansmith.games.game import Batch, InTurns, Losses, Maker
 from gansmith.objectives import Objective
-from gansmith.players import Moved, Player, move
+from gansmith.players import Moved, Player
 from gansmith.schema import NonNegativeFloat
 
 
@@ -27,7 +27,7 @@ def square(*means: Tensor) -> Tensor:
 
 
 @dataclass
-class UNIT(Game):
+class UNIT(InTurns):
     """Two variational auto-encoders, z ~ N(mu(x), I), with codes of one space: section 3.
 
     L = lambda_gan L_GAN + lambda_kl KL(mu) + lambda_l1 (|GA(a) - a|_1 + |GB(b) - b|_1), and with the weights
@@ -61,10 +61,6 @@ class UNIT(Game):
         "b2a": Maker(("EB", "S", "GA"), {"b": "b"}, "a", lambda EB, S, GA, b: GA(S(EB(b))[1])),
     }
 
-    def round(self, *batches: Batch) -> Metrics:
-        (batch,) = batches
-        return move(batch, self.accumulate, self.losses_d) | move(batch, self.accumulate, self.losses_g)
-
     def code(self, encode: Callable[[Tensor], Tensor], share: Callable[..., Any], x: Tensor) -> tuple[Tensor, Tensor]:
         """The mean of x's code, and what the shared layers make of a draw around it, for either decoder."""
         maps = encode(x)
@@ -72,19 +68,16 @@ class UNIT(Game):
         mu, decoded = share(maps, drawn)
         return mu, decoded
 
-    def losses_d(self, part: Batch) -> tuple[Moved, Metrics]:
+    def losses_d(self, part: Batch) -> Losses:
         with torch.no_grad():
             fake_b = self.GB.lend(self.code(self.EA.lend, self.S.lend, part["a"])[1])
             fake_a = self.GA.lend(self.code(self.EB.lend, self.S.lend, part["b"])[1])
-        moved: dict[str, tuple[Player, Tensor]] = {}
-        said: Metrics = {}
-        for of, critic, real, fake in (("A", self.DA, part["a"], fake_a), ("B", self.DB, part["b"], fake_b)):
-            c = criticised(critic.net, real, fake)
-            moved[critic.name] = critic, self.lambda_gan * per_sample(self.objective.d, c).mean()
-            said |= shown(c, self.objective, f"_{of}")
-        return moved, said
+        loss_a, said_a = loss_d(self.objective, self.DA.net, part["a"], fake_a, "_A")
+        loss_b, said_b = loss_d(self.objective, self.DB.net, part["b"], fake_b, "_B")
+        moved: Moved = {"DA": (self.DA, self.lambda_gan * loss_a), "DB": (self.DB, self.lambda_gan * loss_b)}
+        return moved, {**said_a, **said_b}
 
-    def losses_g(self, part: Batch) -> tuple[Moved, Metrics]:
+    def losses_g(self, part: Batch) -> Losses:
         a, b = part["a"], part["b"]
         mu_a, h_a = self.code(self.EA.net, self.S.net, a)
         mu_b, h_b = self.code(self.EB.net, self.S.net, b)
