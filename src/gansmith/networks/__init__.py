@@ -1,8 +1,11 @@
-"""The networks by name. A row is "module:Class"; any other importable "module:Class" may stand in a recipe as well."""
+"""The networks by name. A row is "module:Class"; any other importable "module:Class" may stand in a recipe as well.
+
+Legend of all networks: N samples, Z latents, C H W image, y labels (N,) in 0 ... classes - 1.
+"""
 
 NETWORKS: dict[str, str] = {
     "mlp_generator": "gansmith.networks.mlp:Generator",
-    "point_generator": "gansmith.networks.points:Generator",
+    "point_generator": "gansmith.networks.mlp:PointGenerator",
     "mlp_discriminator": "gansmith.networks.mlp:Discriminator",
     "mlp_clipped_critic": "gansmith.networks.mlp:ClippedCritic",
     "began_generator": "gansmith.networks.began:Generator",
@@ -10,7 +13,7 @@ NETWORKS: dict[str, str] = {
     "ebgan_autoencoder": "gansmith.networks.ebgan:Autoencoder",
     "infogan_generator": "gansmith.networks.infogan:Generator",
     "infogan_discriminator": "gansmith.networks.infogan:Discriminator",
-    "conv_discriminator": "gansmith.networks.conv:Discriminator",
+    "conv_discriminator": "gansmith.networks.dcgan:SmallDiscriminator",
     "cgan_generator": "gansmith.networks.cgan:Generator",
     "cgan_discriminator": "gansmith.networks.cgan:Discriminator",
     "cgan_conv_generator": "gansmith.networks.cgan:ConvGenerator",
@@ -33,7 +36,7 @@ NETWORKS: dict[str, str] = {
     "resnet_translator": "gansmith.networks.cyclegan:Translator",
     "discogan_translator": "gansmith.networks.discogan:Translator",
     "discogan_critic": "gansmith.networks.discogan:Critic",
-    "clipped_patch_critic": "gansmith.networks.dualgan:ClippedPatchCritic",
+    "clipped_patch_critic": "gansmith.networks.pix2pix:ClippedPatchCritic",
     "cogan_generator": "gansmith.networks.cogan:Generator",
     "cogan_discriminator": "gansmith.networks.cogan:Discriminator",
     "unit_encoder": "gansmith.networks.unit:Encoder",

@@ -1,7 +1,6 @@
 """The adversarial auto-encoder's networks (Makhzani et al. 2016, arXiv 1511.05644, appendix A.1).
 
 Fully connected, two hidden layers of 1000 ReLU units in each; weights start as N(0, 0.01^2).
-Legend: N samples, Z latents, C H W image.
 """
 
 from __future__ import annotations

@@ -3,14 +3,13 @@
 3x3 convolutions with ELU, two per resolution from 8x8 up (from less where the sides are not 8 times a power of two),
 nearest-neighbour doubling on the way out, strided halving with linearly growing width on the way in, linear maps to and
 from the code; linear output, no normalisation.
-Legend: N samples, Z latents, C H W image.
 """
 
 from __future__ import annotations
 
 from torch import Tensor, nn
 
-from gansmith.networks.blocks import Shape, check_multiple
+from gansmith.networks.blocks import Layers, Shape, check_multiple
 from gansmith.schema import PositiveInt
 
 
@@ -59,12 +58,8 @@ class Generator(nn.Module):
         return self.model(z)
 
 
-class Autoencoder(nn.Module):
+class Autoencoder(Layers):
     """Images (N, C, H, W) -> their reconstructions (N, C, H, W); `code` is the paper's N_h."""
 
     def __init__(self, shape: Shape, *, width: PositiveInt = 64, code: PositiveInt = 64) -> None:
-        super().__init__()
-        self.model = nn.Sequential(*_encoder(code, shape, width), *_decoder(code, shape, width))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.model(x)
+        super().__init__(*_encoder(code, shape, width), *_decoder(code, shape, width))

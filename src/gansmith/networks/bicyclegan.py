@@ -1,7 +1,7 @@
 """BicycleGAN's networks: a U-Net that takes a code, an encoder, critics of two scales (Zhu et al. 2017, 1711.11586).
 
-Layers are those of the authors' code (github.com/junyanz/BicycleGAN). Weights start as N(0, 0.02^2). Legend: N samples,
-C H W image, Z numbers of a code, a the input, b what belongs to it.
+Layers are those of the authors' code (github.com/junyanz/BicycleGAN). Weights start as N(0, 0.02^2). Legend: Z
+numbers of a code, a the input, b what belongs to it.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d
 
-from gansmith.networks.blocks import Patch, PatchCritic, Shape, check_multiple, check_size, conv, start_normal, up
+from gansmith.networks.blocks import AnySize, Patch, PatchCritic, Shape, check_least, conv, start_normal, up
 from gansmith.schema import Fraction, PositiveInt, Range
 
 Depth = Annotated[int, Range(1, 8)]
 
 
-class UNet(nn.Module):
+class UNet(AnySize):
     """a (N, C, H, W) and z (N, Z) -> b (N, C, H, W) in (-1, 1), of any size whose sides are multiples of 2^depth.
 
     pix2pix's U-Net, but for its noise: z stands beside the maps, at each of their places, before every halving
@@ -39,25 +39,20 @@ class UNet(nn.Module):
         dropout: Fraction = 0.5,
         z_at: Literal["all", "input"] = "all",
     ) -> None:
-        super().__init__()
-        channels, *sides = shape
-        self.depth = max(1, math.gcd(*sides, 256).bit_length() - 1) if depth is None else depth
-        check_multiple(*shape[1:], 1 << self.depth)
-        self.codes = [latent_dim if z_at == "all" or i == 0 else 0 for i in range(self.depth)]
-        maps = [channels, *(width * min(1 << i, 8) for i in range(self.depth))]
+        if depth is None:
+            depth = max(1, math.gcd(*shape[1:], 256).bit_length() - 1)
+        super().__init__(shape, 1 << depth)
+        self.codes = [latent_dim if z_at == "all" or i == 0 else 0 for i in range(depth)]
+        maps = [shape[0], *(width * min(1 << i, 8) for i in range(depth))]
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
-        for i in range(self.depth):
-            layers = conv(maps[i] + self.codes[i], maps[i + 1], 4, 2, norm=0 < i < self.depth - 1)
+        for i in range(depth):
+            layers = conv(maps[i] + self.codes[i], maps[i + 1], 4, 2, norm=0 < i < depth - 1)
             self.down.append(nn.Sequential(*([nn.LeakyReLU(0.2)] if i > 0 else []), *layers))
-        for i in reversed(range(self.depth)):
-            before = maps[i + 1] * (1 if i == self.depth - 1 else 2)
-            drop = [nn.Dropout(dropout)] if 4 <= i < self.depth - 1 else []
+        for i in reversed(range(depth)):
+            before = maps[i + 1] * (1 if i == depth - 1 else 2)
+            drop = [nn.Dropout(dropout)] if 4 <= i < depth - 1 else []
             self.up.append(nn.Sequential(nn.ReLU(), *up(before, maps[i], 4, norm=i > 0), *drop))
         start_normal(self, 0.02)
-
-    def check_size(self, height: int, width: int) -> None:
-        """A ValueError that names the nearest (H, W), unless pictures of this size can be translated."""
-        check_multiple(height, width, 1 << self.depth, what="its size")
 
     def forward(self, a: Tensor, z: Tensor) -> Tensor:
         maps = [a]
@@ -100,8 +95,7 @@ class Encoder(nn.Module):
     ) -> None:
         super().__init__()
         least = 2 << blocks  # the last block normalises maps of two pixels a side, or more
-        nearest = max(shape[1], least), max(shape[2], least)
-        check_size(*shape[1:], nearest, f"at least {least} with {blocks} blocks")
+        check_least(shape, least, f" with {blocks} blocks")
         maps = [width * min(i + 1, 4) for i in range(blocks + 1)]
         self.model = nn.Sequential(
             *conv(shape[0], width, 4, 2, norm=False),
@@ -127,8 +121,7 @@ class Critic(nn.Module):
     ) -> None:
         super().__init__()
         least = (patch + 2) // 3 << (scales - 1)
-        nearest = max(shape[1], least), max(shape[2], least)
-        check_size(*shape[1:], nearest, f"at least {least} with a patch of {patch} and {scales} scales")
+        check_least(shape, least, f" with a patch of {patch} and {scales} scales")
         c, h, w = shape
         halved = [(c, -(-h // (1 << i)), -(-w // (1 << i))) for i in range(scales)]
         self.critics = nn.ModuleList(

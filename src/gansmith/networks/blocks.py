@@ -1,11 +1,10 @@
-"""What families of networks share: sizes that fit, first weights, layers, the patch critic.
-
-Legend: N samples, C H W image.
-"""
+"""What families of networks share: sizes that fit, first weights, rows of layers, layers, the patch critic."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -45,6 +44,12 @@ def check_multiple(height: int, width: int, of: int, *, least: int = 1, what: st
     check_size(height, width, (nearest[0], nearest[1]), rule, what)
 
 
+def check_least(shape: Shape, least: int, why: str = "") -> None:
+    """A ValueError that names the nearest (H, W), unless both sides are at least `least`."""
+    height, width = shape[1:]
+    check_size(height, width, (max(height, least), max(width, least)), f"at least {least}{why}")
+
+
 def halvings(height: int, width: int) -> int:
     """How often both sides can be halved before the shorter is under 4: twice for 28, 4 times for 64.
 
@@ -67,6 +72,47 @@ def start_normal(net: nn.Module, deviation: float) -> None:
                 nn.init.zeros_(layer.bias)
 
 
+# ---- rows of layers ----------------------------------------------------------------------------------------------
+
+
+class Layers(nn.Module):
+    """One layer after the other."""
+
+    def __init__(self, *layers: nn.Module) -> None:
+        super().__init__()
+        self.model = nn.Sequential(*layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.model(x)
+
+
+class Scores(Layers):
+    """Layers that end in one number, (N, 1) -> (N,), or in one map, (N, 1, h, w) -> (N, h, w): logits."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.model(x).squeeze(1)
+
+
+class Added(Layers):
+    """x + f(x), f the layers."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.model(x)
+
+
+class AnySize(nn.Module):
+    """A network for pictures of all sizes that are multiples of a number, and at least `least`, on both sides."""
+
+    def __init__(self, shape: Shape, multiple: int, *, least: int = 1) -> None:
+        super().__init__()
+        check_multiple(*shape[1:], multiple, least=least)
+        self.multiple, self.least = multiple, least
+
+    def check_size(self, height: int, width: int) -> None:
+        """A ValueError that names the nearest (H, W), unless pictures of this size can be translated."""
+        check_multiple(height, width, self.multiple, least=self.least, what="its size")
+
+
 # ---- layers ------------------------------------------------------------------------------------------------------
 
 
@@ -83,6 +129,20 @@ def conv(
     return [layer, nn.InstanceNorm2d(after, affine=True)] if norm else [layer]  # the norm has the bias
 
 
+def down(
+    maps: Sequence[int], kernel: int = 4, *, norm: bool = False, reflect: bool = False, slope: float = 0.2
+) -> list[nn.Module]:
+    """Convolutions with stride 2 from each number of maps to the next, each with a LeakyReLU.
+
+    With `norm` as in `conv`, but for the first, which sees the picture.
+    """
+    layers: list[nn.Module] = []
+    for i, (before, after) in enumerate(pairwise(maps)):
+        layers += conv(before, after, kernel, 2, norm=norm and i > 0, reflect=reflect)
+        layers.append(nn.LeakyReLU(slope, inplace=True))
+    return layers
+
+
 def up(before: int, after: int, kernel: Literal[3, 4], *, norm: bool = True) -> list[nn.Module]:
     """A transposed convolution, (N, before, H, W) -> (N, after, 2 H, 2 W), with `norm` as in `conv`."""
     layer = nn.ConvTranspose2d(before, after, kernel, 2, 1, output_padding=kernel % 2, bias=not norm)
@@ -92,8 +152,9 @@ def up(before: int, after: int, kernel: Literal[3, 4], *, norm: bool = True) -> 
 def small_generator(before: int, shape: Shape, width: int) -> nn.Sequential:
     """(N, before) -> images (N, C, H, W) in (-1, 1): two linear layers, two transposed convolutions, BatchNorm, ReLU.
 
-    For small pictures; H and W multiples of 4. Source: InfoGAN, arXiv 1606.03657, appendix C.1.
+    For small pictures, H and W multiples of 4. Source: InfoGAN, arXiv 1606.03657, appendix C.1.
     """
+    check_multiple(*shape[1:], 4)
     h, w = shape[1] // 4, shape[2] // 4
     return nn.Sequential(
         *(nn.Linear(before, 16 * width), nn.BatchNorm1d(16 * width), nn.ReLU(inplace=True)),
@@ -106,6 +167,7 @@ def small_generator(before: int, shape: Shape, width: int) -> nn.Sequential:
 
 def small_critic(channels: int, shape: Shape, width: int, slope: float, *, norm: bool = True) -> nn.Sequential:
     """(N, channels, H, W) -> (N, 1): two strided convolutions and a linear layer after DCGAN's rules (1511.06434)."""
+    check_multiple(*shape[1:], 4)
     return nn.Sequential(
         *(nn.Conv2d(channels, width, 4, 2, 1), nn.LeakyReLU(slope, inplace=True)),
         nn.Conv2d(width, 2 * width, 4, 2, 1, bias=not norm),  # BatchNorm has the bias
@@ -134,8 +196,14 @@ class UpConv(nn.Conv2d):
 
 
 class Upscaler(nn.Module):
-    """What makes pictures `scale` times as large as it is given; `shape` is that of the large ones."""
+    """What makes pictures `scale` times as large as it is given: (N, C, h, w) of any size -> (N, C, H, W).
 
+    `shape` is that of the large ones. `first` makes maps, to which `blocks` add what they make of them; `up` enlarges.
+    """
+
+    first: nn.Module
+    blocks: nn.Module
+    up: nn.Module
     reach: int
     """How many pixels away what it is given can change what it makes."""
 
@@ -146,6 +214,10 @@ class Upscaler(nn.Module):
 
     def check_size(self, height: int, width: int) -> None:
         """Pictures of all sizes can be enlarged."""
+
+    def forward(self, low: Tensor) -> Tensor:
+        h = self.first(low)
+        return self.up(h + self.blocks(h))
 
 
 class Spectral(nn.Module):
@@ -192,16 +264,12 @@ def iterate_spectra(net: nn.Module) -> None:
             layer[0].iterate(layer.original)
 
 
-class Residual(nn.Module):
+class Residual(Added):
     """x + f(x) on maps (N, width, H, W): f is two 3x3 convolutions, reflected by default, with a ReLU between them."""
 
     def __init__(self, width: int, *, reflect: bool = True) -> None:
-        super().__init__()
         first, second = (conv(width, width, 3, reflect=reflect) for _ in range(2))
-        self.model = nn.Sequential(*first, nn.ReLU(inplace=True), *second)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.model(x)
+        super().__init__(*first, nn.ReLU(inplace=True), *second)
 
 
 class Maxout(nn.Module):
@@ -228,7 +296,7 @@ class AlwaysDropout(nn.Module):
         return dropout(x, self.share, training=True)
 
 
-class PatchCritic(nn.Module):
+class PatchCritic(Scores):
     """Images (N, C, H, W) -> a map of scores (N, h, w), logits, one for each patch of `patch` by `patch` pixels.
 
     4x4 convolutions of `width` maps, doubled up to 8 `width`, all but the last two with stride 2; LeakyReLU 0.2;
@@ -236,17 +304,12 @@ class PatchCritic(nn.Module):
     """
 
     def __init__(self, shape: Shape, *, width: PositiveInt = 64, patch: Patch = 70) -> None:
-        super().__init__()
         strided = ((patch + 2) // 9).bit_length() - 1
         least = 3 << strided  # the two layers without stride take one pixel each
-        nearest = max(shape[1], least), max(shape[2], least)
-        check_size(*shape[1:], nearest, f"at least {least} with a patch of {patch}")
+        check_least(shape, least, f" with a patch of {patch}")
         maps = [width * min(1 << i, 8) for i in range(strided + 1)]
         layers = [*conv(shape[0], width, 4, 2, norm=False), nn.LeakyReLU(0.2, inplace=True)]
         for i in range(1, strided + 1):
             layers += [*conv(maps[i - 1], maps[i], 4, 2 if i < strided else 1), nn.LeakyReLU(0.2, inplace=True)]
-        self.model = nn.Sequential(*layers, *conv(maps[-1], 1, 4, norm=False))
+        super().__init__(*layers, *conv(maps[-1], 1, 4, norm=False))
         start_normal(self, 0.02)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.model(x).squeeze(1)

@@ -2,7 +2,6 @@
 
 In the paper's the label, as a one-hot vector, and the other input meet after a hidden layer of their own, with dropout
 on all hidden units. In the convolutional ones the one-hot label is a part of z, and further channels of the image.
-Legend: N samples, Z latents, C H W image, y labels (N,) in 0 ... classes - 1.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
-from gansmith.networks.blocks import Maxout, Shape, check_multiple, small_critic, small_generator
+from gansmith.networks.blocks import Maxout, Shape, small_critic, small_generator
 from gansmith.schema import Fraction, NonNegativeFloat, PositiveInt
 
 Three = tuple[PositiveInt, PositiveInt, PositiveInt]
@@ -74,7 +73,6 @@ class ConvGenerator(nn.Module):
 
     def __init__(self, latent_dim: int, shape: Shape, classes: int, *, width: PositiveInt = 16) -> None:
         super().__init__()
-        check_multiple(*shape[1:], 4)
         self.classes = classes
         self.model = small_generator(latent_dim + classes, shape, width)
 
@@ -87,7 +85,6 @@ class ConvDiscriminator(nn.Module):
 
     def __init__(self, shape: Shape, classes: int, *, width: PositiveInt = 32, slope: NonNegativeFloat = 0.2) -> None:
         super().__init__()
-        check_multiple(*shape[1:], 4)
         self.classes = classes
         self.model = small_critic(shape[0] + classes, shape, width, slope)
 

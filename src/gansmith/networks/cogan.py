@@ -1,7 +1,7 @@
 """CoGAN's networks for digits (Liu & Tuzel 2016, arXiv 1606.07536, appendix A): shared where the meaning is.
 
 A generator begins with the meaning and ends with pixels, a critic the other way round: G shares its first layers and D
-its last. Legend: N samples, Z latents, C H W image, a and b one of each domain.
+its last. Legend: a and b a picture of each domain.
 """
 
 from __future__ import annotations
@@ -9,13 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from gansmith.networks.blocks import Shape, check_size
+from gansmith.networks.blocks import Shape, check_least
 from gansmith.schema import PositiveInt
-
-
-def check_least(shape: Shape) -> None:
-    height, width = shape[1:]
-    check_size(height, width, (max(16, height), max(16, width)), "at least 16")
 
 
 class Generator(nn.Module):
@@ -30,7 +25,7 @@ class Generator(nn.Module):
 
     def __init__(self, latent_dim: int, shape: Shape, *, width: PositiveInt = 128) -> None:
         super().__init__()
-        check_least(shape)
+        check_least(shape, 16)
         sides = [[side - 3 for side in shape[1:]]]  # a 6x6 layer adds 3, one of stride 2 gives 2 s - 1, or 2 s
         while len(sides) < 4:
             sides.insert(0, [(side + 1) // 2 for side in sides[0]])
@@ -60,7 +55,7 @@ class Discriminator(nn.Module):
 
     def __init__(self, shape: Shape, *, width: PositiveInt = 20) -> None:
         super().__init__()
-        check_least(shape)
+        check_least(shape, 16)
         h, w = (((side - 4) // 2 - 4) // 2 for side in shape[1:])
         maps, units = 5 * width // 2, 25 * width
         self.own = nn.ModuleList(nn.Sequential(nn.Conv2d(shape[0], width, 5), nn.MaxPool2d(2)) for _ in range(2))

@@ -1,17 +1,14 @@
-"""The context encoder's network (Pathak et al. 2016, arXiv 1604.07379, and its authors' code).
-
-Legend: N samples, C H W image.
-"""
+"""The context encoder's network (Pathak et al. 2016, arXiv 1604.07379, and its authors' code)."""
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import nn
 
-from gansmith.networks.blocks import Shape, conv, halvings, start_normal, up
+from gansmith.networks.blocks import Layers, Shape, down, halvings, start_normal, up
 from gansmith.schema import PositiveInt
 
 
-class Generator(nn.Module):
+class Generator(Layers):
     """Pictures with a hole (N, C, H, W) -> whole pictures (N, C, H, W) in (-1, 1).
 
     4x4 convolutions halve the maps until the shorter side is under 8; of what is left a convolution as large as that
@@ -23,20 +20,14 @@ class Generator(nn.Module):
     values = "signed"
 
     def __init__(self, shape: Shape, *, width: PositiveInt = 64, bottleneck: PositiveInt = 4000) -> None:
-        super().__init__()
         c, h, w = shape
         depth = halvings(h, w)
         maps = [c, *(width * min(1 << i, 8) for i in range(depth))]
-        layers: list[nn.Module] = []
-        for i in range(depth):
-            layers += [*conv(maps[i], maps[i + 1], 4, 2, norm=i > 0), nn.LeakyReLU(0.2, inplace=True)]
+        layers = down(maps, norm=True)
         rest = (h >> depth, w >> depth)
         layers += [nn.Conv2d(maps[-1], bottleneck, rest), nn.LeakyReLU(0.2, inplace=True)]
         layers += [nn.ConvTranspose2d(bottleneck, maps[-1], rest), nn.InstanceNorm2d(maps[-1], affine=True)]
         for i in reversed(range(depth)):
             layers += [nn.ReLU(inplace=True), *up(maps[i + 1], maps[i], 4, norm=i > 0)]
-        self.model = nn.Sequential(*layers, nn.Tanh())
+        super().__init__(*layers, nn.Tanh())
         start_normal(self, 0.02)
-
-    def forward(self, holed: Tensor) -> Tensor:
-        return self.model(holed)

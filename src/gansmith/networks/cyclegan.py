@@ -1,17 +1,14 @@
-"""CycleGAN's translator (Zhu et al. 2017, arXiv 1703.10593, appendix 7.2); its critics are `blocks.PatchCritic`.
-
-Legend: N samples, C H W image.
-"""
+"""CycleGAN's translator (Zhu et al. 2017, arXiv 1703.10593, appendix 7.2); its critics are `blocks.PatchCritic`."""
 
 from __future__ import annotations
 
 from torch import Tensor, nn
 
-from gansmith.networks.blocks import Residual, Shape, check_multiple, conv, start_normal, up
+from gansmith.networks.blocks import AnySize, Residual, Shape, conv, start_normal, up
 from gansmith.schema import PositiveInt
 
 
-class Translator(nn.Module):
+class Translator(AnySize):
     """Images (N, C, H, W) -> images (N, C, H, W) in (-1, 1), of any size whose sides are multiples of 4, at least 8.
 
     In the paper's words, for width 64: c7s1-64, d128, d256, R256 `blocks` times (6 for 128x128, 9 from 256x256 on),
@@ -22,8 +19,7 @@ class Translator(nn.Module):
     values = "signed"
 
     def __init__(self, shape: Shape, *, width: PositiveInt = 64, blocks: PositiveInt = 6) -> None:
-        super().__init__()
-        check_multiple(*shape[1:], 4, least=8)
+        super().__init__(shape, 4, least=8)
         self.model = nn.Sequential(
             *(*conv(shape[0], width, 7, reflect=True), nn.ReLU(inplace=True)),
             *(*conv(width, 2 * width, 3, 2), nn.ReLU(inplace=True)),
@@ -34,10 +30,6 @@ class Translator(nn.Module):
             *(*conv(width, shape[0], 7, norm=False, reflect=True), nn.Tanh()),
         )
         start_normal(self, 0.02)
-
-    def check_size(self, height: int, width: int) -> None:
-        """A ValueError that names the nearest (H, W), unless pictures of this size can be translated."""
-        check_multiple(height, width, 4, least=8, what="its size")
 
     def forward(self, x: Tensor) -> Tensor:
         return self.model(x)

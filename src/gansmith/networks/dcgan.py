@@ -1,13 +1,13 @@
 """DCGAN's networks (Radford et al. 2016, arXiv 1511.06434), and those of the script that most people know it by.
 
-Weights start as N(0, 0.02^2). Legend: N samples, Z latents, C H W image.
+Weights start as N(0, 0.02^2), but for `SmallDiscriminator`.
 """
 
 from __future__ import annotations
 
 from torch import Tensor, nn
 
-from gansmith.networks.blocks import Shape, UpConv, check_multiple, halvings, start_normal
+from gansmith.networks.blocks import Scores, Shape, UpConv, check_multiple, halvings, small_critic, start_normal
 from gansmith.schema import Fraction, NonNegativeFloat, PositiveFloat, PositiveInt
 
 
@@ -39,14 +39,13 @@ class Generator(nn.Module):
         return self.model(z)
 
 
-class Discriminator(nn.Module):
+class Discriminator(Scores):
     """Images (N, C, H, W) -> one score each (N,), a logit: 4x4 convolutions halve the maps as G doubles them.
 
     LeakyReLU, and BatchNorm but after the first and the last layer. The last is the paper's flattening and one sum.
     """
 
     def __init__(self, shape: Shape, *, width: PositiveInt = 128, slope: NonNegativeFloat = 0.2) -> None:
-        super().__init__()
         n = halvings(*shape[1:])
         maps = [width << i for i in range(n)]
         layers: list[nn.Module] = [nn.Conv2d(shape[0], width, 4, 2, 1), nn.LeakyReLU(slope, inplace=True)]
@@ -54,8 +53,21 @@ class Discriminator(nn.Module):
             layers += [nn.Conv2d(before, after, 4, 2, 1, bias=False), nn.BatchNorm2d(after)]
             layers.append(nn.LeakyReLU(slope, inplace=True))
         last = nn.Linear(maps[-1] * (shape[1] >> n) * (shape[2] >> n), 1)
-        self.model = nn.Sequential(*layers, nn.Flatten(), last)
+        super().__init__(*layers, nn.Flatten(), last)
         start_normal(self, 0.02)
+
+
+class SmallDiscriminator(nn.Module):
+    """Images (N, C, H, W) -> one score each (N,), a logit: two halvings by the same rules, to `width` and 2 `width`.
+
+    LeakyReLU, and BatchNorm (unless `norm` is false) but for the first and the last layer; H and W multiples of 4.
+    """
+
+    def __init__(
+        self, shape: Shape, *, width: PositiveInt = 32, slope: NonNegativeFloat = 0.2, norm: bool = True
+    ) -> None:
+        super().__init__()
+        self.model = small_critic(shape[0], shape, width, slope, norm=norm)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.model(x).squeeze(1)
@@ -94,7 +106,7 @@ class UpsamplingGenerator(nn.Module):
         return self.model(z)
 
 
-class DropoutCritic(nn.Module):
+class DropoutCritic(Scores):
     """Images (N, C, H, W) -> one score each (N,), a logit: PyTorch-GAN's `dcgan.py`, without its sigmoid.
 
     Four 3x3 convolutions of stride 2, `width` to 8 `width` maps, each with LeakyReLU, dropout of whole maps and, but
@@ -110,7 +122,6 @@ class DropoutCritic(nn.Module):
         dropout: Fraction = 0.25,
         batchnorm_eps: PositiveFloat = 1e-5,
     ) -> None:
-        super().__init__()
         check_multiple(*shape[1:], 16)
         maps = [shape[0], *(width << i for i in range(4))]
         layers: list[nn.Module] = []
@@ -118,8 +129,5 @@ class DropoutCritic(nn.Module):
             layers += [nn.Conv2d(before, after, 3, 2, 1), nn.LeakyReLU(slope, inplace=True), nn.Dropout2d(dropout)]
             layers += [nn.BatchNorm2d(after, eps=batchnorm_eps)] if i > 0 else []
         last = nn.Linear(maps[-1] * (shape[1] // 16) * (shape[2] // 16), 1)
-        self.model = nn.Sequential(*layers, nn.Flatten(), last)
+        super().__init__(*layers, nn.Flatten(), last)
         start_normal(self, 0.02)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.model(x).squeeze(1)

@@ -1,7 +1,4 @@
-"""EBGAN's discriminator: a small auto-encoder that shows its code (Zhao et al. 2017, arXiv 1609.03126, section 2.3).
-
-Legend: N samples, C H W image.
-"""
+"""EBGAN's discriminator: a small auto-encoder that shows its code (Zhao et al. 2017, arXiv 1609.03126, section 2.3)."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""ESRGAN's generator (Wang et al. 2018, arXiv 1809.00219, section 3.1); its critic is SRGAN's.
-
-Legend: N samples, C H W image, h = H / scale, w = W / scale.
-"""
+"""ESRGAN's generator (Wang et al. 2018, arXiv 1809.00219, section 3.1); its critic is SRGAN's."""
 
 from __future__ import annotations
 
@@ -90,7 +87,3 @@ class Generator(Upscaler):
         )
         self.up = nn.Sequential(*up, *last)
         self.reach = min(SEEN, 1 + 15 * blocks + 1 + 3)
-
-    def forward(self, low: Tensor) -> Tensor:
-        h = self.first(low)
-        return self.up(h + self.blocks(h))

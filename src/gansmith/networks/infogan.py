@@ -1,6 +1,6 @@
 """InfoGAN's MNIST networks (Chen et al. 2016, appendix C.1 and the authors' code).
 
-Legend: N samples, Z latents (noise, one-hot category, codes), C H W image, K categories, L codes.
+Legend: K categories, L codes; z is noise, a one-hot category and codes.
 """
 
 from __future__ import annotations
@@ -13,12 +13,6 @@ from gansmith.networks.blocks import Shape, check_multiple, small_generator
 from gansmith.schema import NonNegativeFloat, PositiveInt
 
 
-def _quarter(shape: Shape) -> tuple[int, int]:
-    """Height and width of the smallest maps."""
-    check_multiple(*shape[1:], 4)
-    return shape[1] // 4, shape[2] // 4
-
-
 class Generator(nn.Module):
     """z (N, Z) -> images (N, C, H, W) in (-1, 1): two linear layers, two transposed convolutions, BatchNorm, ReLU."""
 
@@ -26,7 +20,6 @@ class Generator(nn.Module):
 
     def __init__(self, latent_dim: int, shape: Shape, *, width: PositiveInt = 64) -> None:
         super().__init__()
-        _quarter(shape)
         self.model = small_generator(latent_dim, shape, width)
 
     def forward(self, z: Tensor) -> Tensor:
@@ -57,7 +50,8 @@ class Discriminator(nn.Module):
         slope: NonNegativeFloat = 0.1,
     ) -> None:
         super().__init__()
-        h, w = _quarter(shape)
+        check_multiple(*shape[1:], 4)
+        h, w = shape[1] // 4, shape[2] // 4
         self.trunk = nn.Sequential(
             *(nn.Conv2d(shape[0], width, 4, 2, 1), nn.LeakyReLU(slope, inplace=True)),
             *(nn.Conv2d(width, 2 * width, 4, 2, 1), nn.BatchNorm2d(2 * width), nn.LeakyReLU(slope, inplace=True)),

@@ -3,7 +3,7 @@
 Two strided convolutions of width w and 2 w, a hidden layer of 16 w, and a linear layer: the body of InfoGAN's D
 (arXiv 1606.03657, appendix C.1) and, without any norm, of ClusterGAN's networks (1809.03627). `norm`: the second
 convolution's maps are normalised, each picture's by themselves, so that no statistics mix real pictures and fakes.
-Legend: N samples, C H W image, K classes; H and W multiples of 4, at least 8.
+Legend: K classes; H and W multiples of 4, at least 8.
 """
 
 from __future__ import annotations

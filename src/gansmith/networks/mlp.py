@@ -1,7 +1,4 @@
-"""Fully connected networks: the post's generator and discriminator (PyTorch-GAN's `gan.py`).
-
-Legend: N samples, Z latents, C H W image.
-"""
+"""Fully connected networks: the post's generator and discriminator (PyTorch-GAN's `gan.py`), and kin."""
 
 from __future__ import annotations
 
@@ -47,6 +44,26 @@ class Generator(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         return self.model(z).view(len(z), *self.shape)
+
+
+class PointGenerator(Generator):
+    """z (N, Z) -> points (N, C, H, W), here 1 1 2, that lie anywhere in the plane: no BatchNorm, the last layer linear.
+
+    `slope` 0: ReLU.
+    """
+
+    values = "raw"
+
+    def __init__(
+        self,
+        latent_dim: int,
+        shape: Shape,
+        *,
+        widths: Sequence[PositiveInt] = (128, 128),
+        slope: NonNegativeFloat = 0.2,
+    ) -> None:
+        super().__init__(latent_dim, shape, widths=widths, slope=slope, batchnorm=False)
+        self.model = self.model[:-1]  # without the tanh
 
 
 class Discriminator(nn.Module):

@@ -1,7 +1,7 @@
 """MUNIT's networks: auto-encoders with contents and styles, critics of several scales (Huang et al. 2018, 1804.04732).
 
-Sizes and layers are those of the authors' code (github.com/NVlabs/MUNIT). Legend: N samples, C H W image, Z numbers of
-a style, K = 4 width maps of a content.
+Sizes and layers are those of the authors' code (github.com/NVlabs/MUNIT). Legend: Z numbers of a style, K = 4 width
+maps of a content.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, instance_norm
 
-from gansmith.networks.blocks import Residual, Shape, check_multiple, check_size, conv, start_normal
+from gansmith.networks.blocks import AnySize, Residual, Shape, check_least, conv, down, start_normal
 from gansmith.schema import PositiveInt
 
 
@@ -39,7 +39,7 @@ class AdaptiveResidual(nn.Module):
         return x + instance_norm(self.second(h)) * scale_2 + shift_2
 
 
-class AutoEncoder(nn.Module):
+class AutoEncoder(AnySize):
     """Images (N, C, H, W) -> contents (N, K, H / 4, W / 4) and styles (N, Z); both -> images in (-1, 1).
 
     Contents: c7s1-width, two halvings, `blocks` residual blocks, normalised per picture. Styles: c7s1-width, four
@@ -59,8 +59,7 @@ class AutoEncoder(nn.Module):
         blocks: PositiveInt = 4,
         units: PositiveInt = 256,
     ) -> None:
-        super().__init__()
-        check_multiple(*shape[1:], 4, least=16)
+        super().__init__(shape, 4, least=16)
         relu = nn.ReLU(inplace=True)
         maps = [width, 2 * width, 4 * width]
         content = [*conv(shape[0], width, 7, reflect=True), relu]
@@ -81,10 +80,6 @@ class AutoEncoder(nn.Module):
             doubled += [nn.GroupNorm(1, after), relu]
         self.up = nn.Sequential(*doubled, *conv(width, shape[0], 7, norm=False, reflect=True), nn.Tanh())
         start_he(self)
-
-    def check_size(self, height: int, width: int) -> None:
-        """A ValueError that names the nearest (H, W), unless pictures of this size can be translated."""
-        check_multiple(height, width, 4, least=16, what="its size")
 
     def forward(self, x: Tensor, style: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:
         """Encode a picture, or decode a content with a style."""
@@ -107,17 +102,11 @@ class Critic(nn.Module):
     ) -> None:
         super().__init__()
         least = 1 << (layers + scales - 1)
-        rule = f"at least {least} with {layers} layers and {scales} scales"
-        check_size(*shape[1:], (max(shape[1], least), max(shape[2], least)), rule)
+        check_least(shape, least, f" with {layers} layers and {scales} scales")
         maps = [shape[0], *(width << i for i in range(layers))]
         self.critics = nn.ModuleList()
         for _ in range(scales):
-            halve = [
-                layer
-                for before, after in zip(maps, maps[1:], strict=False)
-                for layer in (*conv(before, after, 4, 2, norm=False, reflect=True), nn.LeakyReLU(0.2, inplace=True))
-            ]
-            self.critics.append(nn.Sequential(*halve, *conv(maps[-1], 1, 1, norm=False)))
+            self.critics.append(nn.Sequential(*down(maps, reflect=True), *conv(maps[-1], 1, 1, norm=False)))
         start_normal(self, 0.02)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:

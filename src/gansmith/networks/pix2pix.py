@@ -1,7 +1,7 @@
-"""pix2pix's networks: a U-Net and a critic of pairs (Isola et al. 2017, arXiv 1611.07004, appendix 6.1).
+"""pix2pix's networks: a U-Net and a critic of pairs (Isola et al. 2017, arXiv 1611.07004, appendix 6.1); DualGAN's.
 
 The paper normalises by the statistics of a batch of one, in testing too: here each picture is normalised by its own.
-Weights start as N(0, 0.02^2). Legend: N samples, C H W image, a the input, b what belongs to it.
+Weights start as N(0, 0.02^2). Legend: a the input, b what belongs to it.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from typing import Annotated
 import torch
 from torch import Tensor, nn
 
-from gansmith.networks.blocks import AlwaysDropout, Patch, PatchCritic, Shape, check_multiple, conv, start_normal, up
-from gansmith.schema import Fraction, PositiveInt, Range
+from gansmith.networks.blocks import AlwaysDropout, AnySize, Patch, PatchCritic, Shape, conv, start_normal, up
+from gansmith.schema import Fraction, PositiveFloat, PositiveInt, Range
 
 Depth = Annotated[int, Range(1, 8)]
 
 
-class UNet(nn.Module):
+class UNet(AnySize):
     """a (N, C, H, W) -> b (N, C, H, W) in (-1, 1), of any size whose sides are multiples of 2^depth.
 
     `depth` 4x4 convolutions halve the maps, as many transposed ones double them, each on its own input and on what
@@ -33,27 +33,21 @@ class UNet(nn.Module):
     def __init__(
         self, shape: Shape, *, width: PositiveInt = 64, depth: Depth | None = None, dropout: Fraction = 0.5
     ) -> None:
-        super().__init__()
-        channels, *sides = shape
-        halvings = math.gcd(*sides, 256).bit_length() - 1
-        self.depth = max(4, halvings) if depth is None else depth
-        check_multiple(*shape[1:], 1 << self.depth)
-        maps = [channels, *(width * min(1 << i, 8) for i in range(self.depth))]
+        if depth is None:
+            depth = max(4, math.gcd(*shape[1:], 256).bit_length() - 1)
+        super().__init__(shape, 1 << depth)
+        maps = [shape[0], *(width * min(1 << i, 8) for i in range(depth))]
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
-        for i in range(self.depth):
-            layers = conv(maps[i], maps[i + 1], 4, 2, norm=0 < i < self.depth - 1)
+        for i in range(depth):
+            layers = conv(maps[i], maps[i + 1], 4, 2, norm=0 < i < depth - 1)
             self.down.append(nn.Sequential(*([nn.LeakyReLU(0.2)] if i > 0 else []), *layers))
-        for i in reversed(range(self.depth)):
-            before = maps[i + 1] * (1 if i == self.depth - 1 else 2)
+        for i in reversed(range(depth)):
+            before = maps[i + 1] * (1 if i == depth - 1 else 2)
             layers = [nn.ReLU(), *up(before, maps[i], 4, norm=i > 0)]
-            if max(1, self.depth - 3) <= i:
+            if max(1, depth - 3) <= i:
                 layers.append(AlwaysDropout(dropout))
             self.up.append(nn.Sequential(*layers))
         start_normal(self, 0.02)
-
-    def check_size(self, height: int, width: int) -> None:
-        """A ValueError that names the nearest (H, W), unless pictures of this size can be translated."""
-        check_multiple(height, width, 1 << self.depth, what="its size")
 
     def forward(self, a: Tensor) -> Tensor:
         maps = [a]
@@ -74,3 +68,16 @@ class Discriminator(nn.Module):
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         return self.critic(torch.cat((a, b), 1))
+
+
+class ClippedPatchCritic(PatchCritic):
+    """DualGAN's critic of patches: all weights in [-clip, clip] after every step (arXiv 1704.02510, Algorithm 1)."""
+
+    def __init__(self, shape: Shape, *, width: PositiveInt = 64, patch: Patch = 70, clip: PositiveFloat = 0.1) -> None:
+        super().__init__(shape, width=width, patch=patch)
+        self.clip = clip
+
+    @torch.no_grad()
+    def constrain(self) -> None:
+        for weight in self.parameters():
+            weight.clamp_(-self.clip, self.clip)

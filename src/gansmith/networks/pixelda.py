@@ -2,7 +2,7 @@
 
 Layers are those of the authors' code (github.com/tensorflow/models, research/domain_adaptation). Where it normalises a
 map by the batch, here a picture's maps are normalised by their own common mean and variance, which keeps the relations
-of maps, and with them colours. Weights start as N(0, 0.02^2). Legend: N samples, C H W image, Z latents, K classes.
+of maps, and with them colours. Weights start as N(0, 0.02^2).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import dropout
 
-from gansmith.networks.blocks import Shape, check_multiple, conv, halvings, start_normal
+from gansmith.networks.blocks import Added, Layers, Scores, Shape, check_multiple, conv, halvings, start_normal
 from gansmith.schema import Fraction, NonNegativeFloat, PositiveInt
 
 
@@ -20,15 +20,11 @@ def normed(before: int, after: int, stride: int = 1) -> list[nn.Module]:
     return [*conv(before, after, 3, stride, norm=False), nn.GroupNorm(1, after)]
 
 
-class Residual(nn.Module):
+class Residual(Added):
     """x + f(x) on maps (N, width, H, W): f is two normalised 3x3 convolutions with a ReLU between them."""
 
     def __init__(self, width: int) -> None:
-        super().__init__()
-        self.model = nn.Sequential(*normed(width, width), nn.ReLU(inplace=True), *normed(width, width))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.model(x)
+        super().__init__(*normed(width, width), nn.ReLU(inplace=True), *normed(width, width))
 
 
 class Translator(nn.Module):
@@ -70,7 +66,7 @@ class Noisy(nn.Dropout):
         return dropout(x, self.p) + self.deviation * torch.randn_like(x)
 
 
-class Critic(nn.Module):
+class Critic(Scores):
     """Images (N, C, H, W) -> scores (N,), logits.
 
     3x3 convolutions: the first keeps the size, the others halve and double the maps until the shorter side is under 8;
@@ -80,22 +76,16 @@ class Critic(nn.Module):
     def __init__(
         self, shape: Shape, *, width: PositiveInt = 64, dropout: Fraction = 0.1, noise: NonNegativeFloat = 0.2
     ) -> None:
-        super().__init__()
         n = halvings(*shape[1:])
         layers = [*conv(shape[0], width, 3, norm=False), nn.LeakyReLU(0.2), Noisy(dropout, noise)]
         for i in range(n):
             layers += [*normed(width << i, width << (i + 1), 2), nn.LeakyReLU(0.2), Noisy(dropout, noise)]
-        self.model = nn.Sequential(
-            *layers, nn.Flatten(), nn.Linear((width << n) * (shape[1] >> n) * (shape[2] >> n), 1)
-        )
+        super().__init__(*layers, nn.Flatten(), nn.Linear((width << n) * (shape[1] >> n) * (shape[2] >> n), 1))
         start_normal(self, 0.02)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.model(x).squeeze(1)
 
-
-class Classifier(nn.Module):
-    """Images (N, C, H, W) -> logits (N, K): no softmax here, the cross-entropy has it.
+class Classifier(Layers):
+    """Images (N, C, H, W) -> logits (N, K) of K classes: no softmax here, the cross-entropy has it.
 
     Two 5x5 convolutions of `maps`, each with a ReLU and a maximum over 2x2, and two hidden layers of `units`; H and W
     multiples of 4. Source: the authors' classifier of MNIST, which is that of Ganin & Lempitsky 2015 (1409.7495).
@@ -104,15 +94,11 @@ class Classifier(nn.Module):
     def __init__(
         self, shape: Shape, classes: int, *, maps: tuple[PositiveInt, PositiveInt] = (32, 48), units: PositiveInt = 100
     ) -> None:
-        super().__init__()
         check_multiple(*shape[1:], 4, least=8)
         pooled = [nn.ReLU(inplace=True), nn.MaxPool2d(2)]
-        self.model = nn.Sequential(
+        super().__init__(
             *(*conv(shape[0], maps[0], 5, norm=False), *pooled, *conv(maps[0], maps[1], 5, norm=False), *pooled),
             *(nn.Flatten(), nn.Linear(maps[1] * shape[1] * shape[2] // 16, units), nn.ReLU(inplace=True)),
             *(nn.Linear(units, units), nn.ReLU(inplace=True), nn.Linear(units, classes)),
         )
         start_normal(self, 0.02)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.model(x)

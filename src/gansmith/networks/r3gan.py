@@ -1,7 +1,6 @@
 """R3GAN's networks (Huang et al. 2024, arXiv 2501.05441, config E): residual, mirrored, nothing is normalised.
 
 From 4x4, or from what H and W come down to by halving, one stage for each size. Weights start as N(0, gain^2 / fan in).
-Legend: N samples, Z latents, C H W image, M maps.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, conv_transpose2d, leaky_relu
 
-from gansmith.networks.blocks import Shape, halvings
+from gansmith.networks.blocks import Added, Shape, halvings
 from gansmith.schema import PositiveInt
 
 
@@ -33,7 +32,7 @@ class Activation(nn.Module):
         return leaky_relu(x + self.bias, 0.2)
 
 
-class Bottleneck(nn.Module):
+class Bottleneck(Added):
     """x + f(x) on maps (N, M, h, w): 1x1 to 2 M maps, 3x3 in groups, 1x1 back, which starts at 0; so f(x) = 0 first.
 
     The groups have 16 maps, where that divides. The first two convolutions have the gain sqrt(2 / 1.04), which keeps a
@@ -41,14 +40,10 @@ class Bottleneck(nn.Module):
     """
 
     def __init__(self, maps: int, blocks: int) -> None:
-        super().__init__()
         inner, gain = 2 * maps, math.sqrt(2 / 1.04) * blocks**-0.25
         middle = _conv(inner, inner, 3, groups=inner // 16 if inner % 16 == 0 else 1, gain=gain)
         first, last = _conv(maps, inner, gain=gain), _conv(inner, maps, gain=0.0)
-        self.model = nn.Sequential(first, Activation(inner), middle, Activation(inner), last)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.model(x)
+        super().__init__(first, Activation(inner), middle, Activation(inner), last)
 
 
 class Resample(nn.Module):

@@ -1,13 +1,10 @@
-"""Spectrally normalised critics (Miyato et al. 2018, arXiv 1802.05957, table 3b; Miyato & Koyama 2018, 1802.05637).
-
-Legend: N samples, C H W image, y labels (N,) in 0 ... classes - 1.
-"""
+"""Spectrally normalised critics (Miyato et al. 2018, arXiv 1802.05957, table 3b; Miyato & Koyama 2018, 1802.05637)."""
 
 from __future__ import annotations
 
 from torch import Tensor, nn
 
-from gansmith.networks.blocks import Shape, halvings, iterate_spectra, normalise_spectrally
+from gansmith.networks.blocks import Scores, Shape, halvings, iterate_spectra, normalise_spectrally
 from gansmith.schema import NonNegativeFloat, PositiveInt
 
 
@@ -23,20 +20,16 @@ def _trunk(shape: Shape, width: int, slope: float) -> tuple[nn.Sequential, int, 
     return nn.Sequential(*layers), width << n, (shape[1] >> n) * (shape[2] >> n)
 
 
-class Critic(nn.Module):
+class Critic(Scores):
     """Images (N, C, H, W) -> scores (N,): the paper's standard CNN; no BatchNorm, each layer of spectral norm 1."""
 
     def __init__(self, shape: Shape, *, width: PositiveInt = 64, slope: NonNegativeFloat = 0.1) -> None:
-        super().__init__()
         trunk, maps, places = _trunk(shape, width, slope)
-        self.model = nn.Sequential(*trunk, nn.Flatten(), nn.Linear(maps * places, 1))
+        super().__init__(*trunk, nn.Flatten(), nn.Linear(maps * places, 1))
         normalise_spectrally(self)
 
     def constrain(self) -> None:
         iterate_spectra(self)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.model(x).squeeze(1)
 
 
 class ProjectionCritic(nn.Module):

@@ -1,28 +1,21 @@
-"""SRGAN's networks: SRResNet and a critic of pictures of one size (Ledig et al. 2017, arXiv 1609.04802, figure 4).
-
-Legend: N samples, C H W image, h = H / scale, w = W / scale.
-"""
+"""SRGAN's networks: SRResNet and a critic of pictures of one size (Ledig et al. 2017, arXiv 1609.04802, figure 4)."""
 
 from __future__ import annotations
 
 from math import ceil
 
-from torch import Tensor, nn
+from torch import nn
 
-from gansmith.networks.blocks import Scale, Shape, Upscaler, check_multiple
+from gansmith.networks.blocks import Added, Scale, Scores, Shape, Upscaler, check_multiple
 from gansmith.schema import PositiveInt
 
 
-class Block(nn.Module):
+class Block(Added):
     """x + f(x) on maps (N, width, h, w): f is two 3x3 convolutions with BatchNorm, and a PReLU between them."""
 
     def __init__(self, width: int) -> None:
-        super().__init__()
         first, second = ([nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width)] for _ in range(2))
-        self.model = nn.Sequential(*first, nn.PReLU(), *second)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.model(x)
+        super().__init__(*first, nn.PReLU(), *second)
 
 
 class Generator(Upscaler):
@@ -44,12 +37,8 @@ class Generator(Upscaler):
         self.up = nn.Sequential(*up, nn.Conv2d(width, c, 9, padding=4), nn.Tanh())
         self.reach = 4 + 2 * blocks + 1 + ceil(sum(0.5**i for i in range(self.doublings)) + 4 / scale)
 
-    def forward(self, low: Tensor) -> Tensor:
-        h = self.first(low)
-        return self.up(h + self.blocks(h))
 
-
-class Discriminator(nn.Module):
+class Discriminator(Scores):
     """(N, C, H, W), H and W at least 16 -> scores (N,), logits.
 
     Four pairs of 3x3 convolutions, the second of each with stride 2, of `width` maps, doubled by each pair; BatchNorm
@@ -57,7 +46,6 @@ class Discriminator(nn.Module):
     """
 
     def __init__(self, shape: Shape, *, width: PositiveInt = 64, units: PositiveInt = 1024) -> None:
-        super().__init__()
         c, h, w = shape
         check_multiple(h, w, 1, least=16)
         layers: list[nn.Module] = []
@@ -71,7 +59,4 @@ class Discriminator(nn.Module):
                 before = width << pair
         flat = before * ceil(h / 16) * ceil(w / 16)
         head = (nn.Flatten(), nn.Linear(flat, units), nn.LeakyReLU(0.2, inplace=True), nn.Linear(units, 1))
-        self.model = nn.Sequential(*layers, *head)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.model(x).squeeze(1)
+        super().__init__(*layers, *head)

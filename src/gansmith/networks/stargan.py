@@ -1,7 +1,7 @@
 """StarGAN's networks: a translator that is told attributes, a critic that tells them (Choi et al. 2018, 1711.09020).
 
 Source: tables 4 and 5 of the paper's appendix, and the authors' code (github.com/yunjey/stargan). Weights start as
-PyTorch's layers do. Legend: N samples, C H W image, K attributes.
+PyTorch's layers do. Legend: K attributes.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from gansmith.networks.blocks import Residual, Shape, check_multiple, check_size, conv, up
+from gansmith.networks.blocks import Residual, Shape, check_least, check_multiple, conv, down, up
 from gansmith.schema import NonNegativeFloat, PositiveInt
 
 
@@ -71,10 +71,9 @@ class Critic(nn.Module):
         super().__init__()
         channels, h, w = shape
         n = min(6, max(1, min(h, w).bit_length() - 2)) if layers is None else layers
-        check_size(h, w, (max(h, 1 << n), max(w, 1 << n)), f"at least {1 << n} with {n} layers")
+        check_least(shape, 1 << n, f" with {n} layers")
         maps = [channels, *(width << i for i in range(n))]
-        body = [(*conv(maps[i], maps[i + 1], 4, 2, norm=False), nn.LeakyReLU(slope, inplace=True)) for i in range(n)]
-        self.body = nn.Sequential(*(layer for layers in body for layer in layers))
+        self.body = nn.Sequential(*down(maps, slope=slope))
         self.score = nn.Conv2d(maps[-1], 1, 3, padding=1, bias=False)
         self.attributes = nn.Conv2d(maps[-1], classes, (h >> n, w >> n), bias=False)
 

@@ -1,23 +1,22 @@
 """UNIT's networks: encoders, the layers that both domains share, decoders, critics (Liu et al. 2017, 1703.00848).
 
 Sizes and layers are those of the authors' code of that year (github.com/mingyuliutw/UNIT, branch version_02). Weights
-start as N(0, 0.02^2). Legend: N samples, C H W image, K = 4 width maps.
+start as N(0, 0.02^2). Legend: K = 4 width maps.
 """
 
 from __future__ import annotations
 
 from torch import Tensor, nn
 
-from gansmith.networks.blocks import Residual, Shape, check_multiple, check_size, conv, start_normal, up
+from gansmith.networks.blocks import AnySize, Residual, Scores, Shape, check_least, conv, down, start_normal, up
 from gansmith.schema import NonNegativeInt, PositiveInt
 
 
-class Encoder(nn.Module):
+class Encoder(AnySize):
     """Images (N, C, H, W) -> maps (N, K, H / 4, W / 4): two halvings, then residual blocks of one domain alone."""
 
     def __init__(self, shape: Shape, *, width: PositiveInt = 64, blocks: NonNegativeInt = 3) -> None:
-        super().__init__()
-        check_multiple(*shape[1:], 4, least=8)
+        super().__init__(shape, 4, least=8)
         self.model = nn.Sequential(
             *(*conv(shape[0], width, 7, norm=False), nn.LeakyReLU(inplace=True)),
             *(*conv(width, 2 * width, 3, 2, norm=False), nn.LeakyReLU(inplace=True)),
@@ -25,10 +24,6 @@ class Encoder(nn.Module):
             *(Residual(4 * width) for _ in range(blocks)),
         )
         start_normal(self, 0.02)
-
-    def check_size(self, height: int, width: int) -> None:
-        """A ValueError that names the nearest (H, W), unless pictures of this size can be translated."""
-        check_multiple(height, width, 4, least=8, what="its size")
 
     def forward(self, x: Tensor) -> Tensor:
         return self.model(x)
@@ -69,24 +64,14 @@ class Decoder(nn.Module):
         return self.model(maps)
 
 
-class Critic(nn.Module):
+class Critic(Scores):
     """Images (N, C, H, W) -> a map of scores (N, h, w), logits: `layers` halvings by 3x3 convolutions, not normalised.
 
     `width` maps, doubled by each layer.
     """
 
     def __init__(self, shape: Shape, *, width: PositiveInt = 64, layers: PositiveInt = 6) -> None:
-        super().__init__()
-        least = 1 << layers
-        check_size(*shape[1:], (max(shape[1], least), max(shape[2], least)), f"at least {least} with {layers} layers")
+        check_least(shape, 1 << layers, f" with {layers} layers")
         maps = [shape[0], *(width << i for i in range(layers))]
-        halve = [
-            layer
-            for before, after in zip(maps, maps[1:], strict=False)
-            for layer in (*conv(before, after, 3, 2, norm=False), nn.LeakyReLU(inplace=True))
-        ]
-        self.model = nn.Sequential(*halve, *conv(maps[-1], 1, 1, norm=False))
+        super().__init__(*down(maps, 3, slope=0.01), *conv(maps[-1], 1, 1, norm=False))
         start_normal(self, 0.02)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.model(x).squeeze(1)
