@@ -6,12 +6,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import CPU, experiment_of, rounds
 from torch import Tensor, nn
 
 from gansmith import UserError
 from gansmith.augment import CHANGES, Augment, Draws, beside_unseen, sign_of_real
 from gansmith.world import World
-from conftest import CPU, experiment_of, rounds
 
 
 class Asked(nn.Module):

@@ -91,7 +91,7 @@ def test_the_training_images_as_samples_have_the_score_of_real_images(few: Data)
     """Every measure that has a ceiling meets it exactly, for the ceiling is made of these images."""
     names = [name for name, row in METRICS.items() if row.ceiling and not row.alone]
     found = scores(of(few, "train"), *names, data=few, n=1000)
-    assert len(found) == 11
+    assert len(found) == 12
     for receipt in found.values():
         assert receipt.real == receipt.value and receipt.spread is None, receipt.metric
 
@@ -255,11 +255,11 @@ def test_without_test_images_those_held_back_are_compared_with_or_the_training_i
 
 
 def test_what_there_are_too_few_images_for_is_left_out_unless_it_is_named(few: Data) -> None:
-    data, said = replace(few, name=str(Path(few.name) / "train"), validation=50), list[str]()
+    data, said = replace(few, name=str(Path(few.name) / "train"), validation=19), list[str]()
     options: dict[str, Any] = {"data": data, "n": 60, "seeds": [0], "features": "mnist"}
     found = {receipt.measure for receipt in evaluate(of(few, "train"), **options, say=said.append)}
     assert "precision" in found and not found & {"memorised", "memorised_pixels", "fd", "kd"}
-    assert sum(text.startswith("memorised is left out: 50 held-out images") for text in said) == 1
+    assert sum(text.startswith("memorised is left out: 19 held-out images") for text in said) == 1
     with pytest.raises(UserError, match=r"60 images.* at least 65"):
         evaluate(of(few, "train"), **options, metrics=["fd"], say=quiet)
 

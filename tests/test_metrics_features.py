@@ -25,7 +25,7 @@ from gansmith.data import load_sets
 from gansmith.errors import UserError
 from gansmith.metrics import digits, features
 from gansmith.metrics.digits import Outputs
-from gansmith.metrics.features import Extractor, inception, mnist
+from gansmith.metrics.features import Extractor, inception, mnist, mobilenet
 from gansmith.metrics.frechet import frechet_distance
 from gansmith.metrics.kernel import kernel_distance
 
@@ -260,7 +260,7 @@ def test_no_other_file_is_unpickled(hub: Path, tmp_path: Path) -> None:
 def test_the_file_is_looked_for_in_this_order(hub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The argument, the environment, torch-fidelity's file, pytorch-fid's, a download: told by the file refused."""
     said: list[str] = []
-    with pytest.raises(UserError, match=r"--inception-weights PATH.*no network|no network.*--inception-weights PATH"):
+    with pytest.raises(UserError, match=r"--feature-weights PATH.*no network|no network.*--feature-weights PATH"):
         inception(say=said.append)
     assert "96 MB" in said[0] and features.INCEPTION_URL in said[0]
 
@@ -338,3 +338,54 @@ def test_inception_is_fed_what_the_literature_feeds_it(
 
     with pytest.raises(UserError, match="inception: images have 4 channels; it takes 1 or 3"):
         extractor(torch.zeros(2, 4, 28, 28))
+
+
+# ---- MobileNet ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def mobile_net() -> Any:
+    models = pytest.importorskip("torchvision.models")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return models.mobilenet_v2().eval()
+
+
+def test_mobilenet_gives_the_mean_of_its_last_maps_of_pictures_of_128_pixels(mobile_net: Any, tmp_path: Path) -> None:
+    safetensors.torch.save_file(dict(mobile_net.state_dict()), path := tmp_path / "all.safetensors")
+    extractor = dataclasses.replace(mobilenet(path), rows=2)
+    x = torch.rand(3, 1, 128, 128, generator=torch.Generator().manual_seed(0))
+    found = extractor(x)
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    with torch.no_grad():
+        expected = mobile_net.features((x.expand(-1, 3, -1, -1) - mean) / std).mean((2, 3))
+    torch.testing.assert_close(found.features, expected, rtol=1e-4, atol=1e-6)
+    assert found.logits.shape == (3, 0) and extractor.name == "mobilenet"
+    small = extractor(torch.full((2, 3, 16, 20), 0.25)).features
+    torch.testing.assert_close(small, extractor(torch.full((2, 3, 128, 128), 0.25)).features, rtol=1e-4, atol=1e-6)
+    with pytest.raises(UserError, match="mobilenet: images have 4 channels; it takes 1 or 3"):
+        extractor(torch.zeros(2, 4, 28, 28))
+    parts = {name: t for name, t in mobile_net.state_dict().items() if name.startswith("features")}
+    safetensors.torch.save_file(parts, path := tmp_path / "features.safetensors")
+    assert mobilenet(path).digest == extractor.digest
+
+
+def test_no_other_mobilenet_is_loaded(mobile_net: Any, hub: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    mark, trap = tmp_path / "sprung", tmp_path / "trap.pth"
+    torch.save(Trap(mark), trap)
+    with pytest.raises(UserError, match=r"trap.pth is not mobilenet_v2-b0353104\.pth"):
+        mobilenet(trap)
+    safetensors.torch.save_file({"features.0.0.weight": torch.zeros(2)}, other := tmp_path / "other.safetensors")
+    with pytest.raises(UserError, match="other.safetensors is not MobileNetV2"):
+        mobilenet(other)
+    said: list[str] = []
+    with pytest.raises(UserError, match="no network.*--feature-weights FILE"):
+        mobilenet(say=said.append)
+    assert "14 MB" in said[0] and not mark.exists()
+
+
+def test_pictures_are_compared_by_inception_where_it_lies_and_else_by_mobilenet(hub: Path) -> None:
+    assert features.there() == "mobilenet"
+    hub.mkdir(parents=True)
+    (hub / features.INCEPTION_FILES[1]).touch()
+    assert features.there() == "inception"

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from gansmith.errors import UserError
-from gansmith.metrics.kernel import kernel_distance
+from gansmith.metrics.kernel import kernel_distance, mmd
 
 F64 = torch.float64
 
@@ -91,3 +91,21 @@ def test_sets_smaller_than_a_subset_are_refused() -> None:
     x = normal(1200, 2, 0)
     with pytest.raises(UserError, match="features of 999 images: subsets of 1000 need at least 1000"):
         kernel_distance(x, x[:999])
+
+
+def test_of_all_rows_at_once_the_value_and_the_jackknife_are_those_of_a_double_loop() -> None:
+    a, b = normal(7, 5, 0), normal(5, 5, 1) + 0.2
+    found = mmd(a, b)
+    left_a = torch.tensor([naive(torch.cat((a[:i], a[i + 1 :])), b) for i in range(7)])
+    left_b = torch.tensor([naive(a, torch.cat((b[:i], b[i + 1 :]))) for i in range(5)])
+    error = 1.96 * math.sqrt(6 * left_a.var(correction=0) + 4 * left_b.var(correction=0))
+    assert found.value == pytest.approx(naive(a, b), rel=1e-11)
+    assert (found.low, found.high) == pytest.approx((found.value - error, found.value + error), rel=1e-6)
+
+
+def test_the_interval_of_sixty_pictures_holds_what_large_sets_show() -> None:
+    many = whole(normal(4000, 8, 1) * 1.3, normal(4000, 8, 2))
+    found = [mmd(normal(200, 8, 3 * i + 5) * 1.3, normal(60, 8, 3 * i + 6)) for i in range(60)]
+    assert sum(low <= many <= high for _, low, high in found) >= 51  # 57 of 60 expected, P(< 51) = 0.003 if it is 95 %
+    with pytest.raises(UserError, match="features of 2 images: an interval needs at least 3"):
+        mmd(many * normal(9, 8, 0), normal(2, 8, 1))

@@ -504,8 +504,10 @@ def figure(name: str, run: str, **opened: Any) -> None:
 @_option(
     "--reference", None, "the real images to compare with  [test; of a folder without, validation or train]", _SPLITS
 )
-@_option("--features", None, "what images are compared by  [as the data]", click.Choice(["mnist", "inception"]))
-@_option("--inception-weights", "FILE", "Inception's weights  [a download that is announced]")
+@_option(
+    "--features", None, "what images are compared by  [as the data]", click.Choice(["mnist", "inception", "mobilenet"])
+)
+@_option("--feature-weights", "FILE", "the weights of these features  [a download that is announced]")
 @_option("--data", "NAME|FOLDER|RUN", "for a folder of pictures: the real images, or a run that has them")
 @_option("--img_size", "INT|H,W", "their size, with --data NAME|FOLDER  [28]")
 @_option("--channels", "INT", "1 or 3, with --data NAME|FOLDER  [1]", click.IntRange(1, 3))

@@ -6,6 +6,8 @@ from pathlib import Path
 from statistics import median
 from typing import Literal, NamedTuple
 
+from PIL import ExifTags
+
 from gansmith.data import pictures
 from gansmith.data.folder import training_files
 
@@ -72,7 +74,7 @@ def _look(folder: Path) -> Seen:
     sizes, grey = [], True
     for path in files[:: max(1, len(files) // LOOKED_AT)]:
         with suppress(Exception), pictures.opened(path) as image:  # Pillow raises whatever it likes
-            turned = image.getexif().get(pictures.ORIENTATION, 1) >= 5
+            turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
             sizes.append((image.height, image.width) if turned else (image.width, image.height))
             grey = grey and image.mode in ("1", "L", "LA", "I", "I;16", "F")
     return Seen(sizes, grey, len(files))

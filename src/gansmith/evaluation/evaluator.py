@@ -28,7 +28,7 @@ from gansmith.evaluation.receipts import Receipt, append
 from gansmith.games.game import Maker
 from gansmith.inference import Sampler, choose_maker, load
 from gansmith.metrics.digits import SIDE
-from gansmith.metrics.features import EXTRACTORS, Extractor, inception, mnist
+from gansmith.metrics.features import EXTRACTORS, Extractor, there
 from gansmith.recipe import Data, Recipe, is_run, plan
 from gansmith.run.export import save_images
 from gansmith.schema import did_you_mean
@@ -50,9 +50,9 @@ class Evaluator:
     what: the recipe, or its data. maker: what makes the samples; they are compared with the field that it imitates, and
     one by one where it makes them from pictures of the same index. None: the game's first. metrics: names of METRICS;
     None: all that the data allows, and what is left out is said. n: samples in a set; None: what is usual for each.
-    reference: the split that samples are compared with. features: "mnist" (the digit classifier that ships) or
-    "inception"; None: what fits the data. ceiling: measure real training images, too. UserError for what cannot be
-    measured, and why.
+    reference: the split that samples are compared with. features: "mnist" (the digit classifier that ships),
+    "inception" or "mobilenet"; None: what fits the data. ceiling: measure real training images, too. UserError for what
+    cannot be measured, and why.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class Evaluator:
         n: int | None = None,
         reference: SplitName = "test",
         features: str | None = None,
-        inception_weights: Path | None = None,
+        feature_weights: Path | None = None,
         device: str = "auto",
         ceiling: bool = True,
         say: Say = print,
@@ -90,7 +90,8 @@ class Evaluator:
         self.extractor: Extractor | None = None
         if any(METRICS[m].features for m in self.metrics):
             try:
-                self.extractor = mnist(where) if case.features == "mnist" else inception(inception_weights, where, say)
+                given = (where,) if case.features == "mnist" else (feature_weights, where, say)
+                self.extractor = EXTRACTORS[case.features](*given)
             except UserError as error:
                 self.metrics = [m for m in self.metrics if not METRICS[m].features]
                 if metrics is not None or features is not None or not self.metrics:
@@ -233,8 +234,8 @@ class Evaluator:
         """The value's name with features, number of samples and, unless it is the test split, the reference."""
         row, n = METRICS[name], self.count(name)
         if row.features:
-            mnist_features = self.extractor is not None and self.extractor.name == "mnist"
-            value = f"{value}_mnist" if mnist_features else INCEPTION_NAMES.get(value, f"{value}_inception")
+            features = self.extractor.name if self.extractor else "inception"
+            value = (INCEPTION_NAMES if features == "inception" else {}).get(value, f"{value}_{features}")
         split = f"_{self.to.split}" if row.compares and self.to.split != "test" else ""
         return f"{value}_{f'{n // 1000}k' if n % 1000 == 0 else n}{split}"
 
@@ -274,7 +275,7 @@ def evaluate(
     data: Recipe | Data | str | None = None,
     reference: SplitName | None = None,
     features: str | None = None,
-    inception_weights: str | Path | None = None,
+    feature_weights: str | Path | None = None,
     round: int | Literal["best"] | None = None,
     ema: bool = True,
     device: str = "auto",
@@ -294,8 +295,8 @@ def evaluate(
     check_seeds(seeds)
     what = Path(what) if isinstance(what, str) else what
     out = Path(out) if out is not None else None
-    weights = Path(inception_weights) if inception_weights is not None else None
-    options: dict[str, Any] = {"n": n, "features": features, "inception_weights": weights, "device": device, "say": say}
+    weights = Path(feature_weights) if feature_weights is not None else None
+    options: dict[str, Any] = {"n": n, "features": features, "feature_weights": weights, "device": device, "say": say}
     subjects = _subjects(what, data, maker, to, dict(round=round, ema=ema, device=device, trust=trust, say=say))
     reference = choose_reference(subjects[0].real, say) if reference is None else reference
     if out is not None:
@@ -479,7 +480,7 @@ def _has_truth(what: Recipe | Data, maker: Maker | None) -> bool:
 def _case(what: Recipe | Data, maker: Maker | None, features: str | None, reference: str) -> Case:
     data = what.data if isinstance(what, Recipe) else what
     digits = data.size == (SIDE, SIDE) and DIGITS.get(data.name) == data.channels
-    return Case(data, features or ("mnist" if digits else "inception"), reference, _has_truth(what, maker))
+    return Case(data, features or ("mnist" if digits else there()), reference, _has_truth(what, maker))
 
 
 def usual(what: Recipe) -> list[str]:

@@ -27,7 +27,7 @@ from gansmith.metrics import modes, neighbours
 from gansmith.metrics.digits import SIDE, Outputs
 from gansmith.metrics.features import Extractor
 from gansmith.metrics.frechet import frechet_distance
-from gansmith.metrics.kernel import kernel_distance
+from gansmith.metrics.kernel import kernel_distance, mmd
 from gansmith.metrics.neighbours import Threshold, nearest_of_parts, share, threshold
 from gansmith.papers.parzen import SIGMAS, ParzenFit, SigmaChoice, choose_sigma, parzen
 from gansmith.papers.stacked import stacked_modes
@@ -244,6 +244,11 @@ def _kernel(samples: Images, to: Reference) -> Measured:
     return Measured({"kd": distance.mean}, {"std_over_subsets": distance.std})
 
 
+def _mmd(samples: Images, to: Reference) -> Measured:
+    found = mmd(samples.outputs.features, to.real.outputs.features)
+    return Measured({"mmd": found.value}, {"low": found.low, "high": found.high})
+
+
 def _balls(samples: Images, to: Reference, *, of: Callable[..., Any]) -> Measured:
     real = to.real.first(len(samples))
     return Measured(of(real.outputs.features, samples.outputs.features), {})
@@ -359,6 +364,8 @@ class Metric:
     """The features are those of each channel by itself."""
     digits: bool = False
     """Asks which digit an image shows: for the digit classifier alone."""
+    logits: bool = False
+    """Asks for class probabilities."""
     channels: Sequence[int] = (1, 3)
     least: int = 1
     """The smallest height and width that it takes."""
@@ -412,6 +419,8 @@ class Metric:
             return f"it looks at squares of {self.least}x{self.least} pixels, and these images are {h}x{w}"
         if self.digits and case.features != "mnist":
             return "it asks which digit an image shows, which the mnist features alone can tell"
+        if self.logits and case.features == "mobilenet":
+            return "it looks at class probabilities, which the mobilenet features lack"
         if self.features and case.features == "mnist" and (h, w, 1 if self.by_channel else c) != (SIDE, SIDE, 1):
             return f"the mnist features are of {SIDE}x{SIDE} images with 1 channel, and these are {size}"
         if case.reference == "train" and self.also:
@@ -453,6 +462,12 @@ METRICS: dict[str, Metric] = {
     "kd": Metric(  # arXiv 1801.01401
         _kernel, {"kd": ("", "lower")}, {"kernel": "(x.y/d + 1)^3", "subsets": "100 of 1000, seed 0"}
     ),
+    "mmd": Metric(
+        _mmd,
+        {"mmd": ("", "lower")},
+        {"kernel": "(x.y/d + 1)^3", "interval": "95 %, jackknife over samples and real images"},
+        n=2000,
+    ),
     "pr": Metric(  # arXiv 1904.06991
         partial(_balls, of=neighbours.precision_recall),
         {"precision": ("", "higher"), "recall": ("", "higher")},
@@ -465,7 +480,9 @@ METRICS: dict[str, Metric] = {
         {"k": 5},
         equal=True,
     ),
-    "score": Metric(_inception_score, {"score": ("", "higher")}, {"splits": 10}, compares=False),  # arXiv 1606.03498
+    "score": Metric(  # arXiv 1606.03498
+        _inception_score, {"score": ("", "higher")}, {"splits": 10}, compares=False, logits=True
+    ),
     "classes": Metric(
         _classes,
         {"class_tv": ("", "lower"), "class_kl": ("nats", "lower"), "confident": ("", "higher")},

@@ -64,7 +64,10 @@ class Receipt:
         return f"{self.metric} {self.text()} {self.unit}".rstrip()
 
     def text(self) -> str:
-        """The value with its spread, to the second digit of the spread."""
+        """The value with its interval, if it has one, else with its spread, to the second digit of the spread."""
+        if "low" in self.details:
+            low, high = (math.fsum(self.details[end]) / len(self.values) for end in ("low", "high"))
+            return f"{number(self.value)} ({number(low)} to {number(high)})"
         if self.spread is None or not self.spread > 1e-9 * abs(self.value) or math.isinf(self.spread):
             return number(self.value)  # one set, no spread but rounding, or values that are no numbers
         decimals = max(0, 1 - math.floor(math.log10(self.spread)))

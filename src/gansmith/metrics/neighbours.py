@@ -6,7 +6,6 @@ ball, come from the differences, so that equal vectors are at exactly 0 and a pa
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -18,6 +17,10 @@ from gansmith.metrics.vectors import NUMBERS, blocks, mean_vector, squared_dista
 
 SPARE = 8
 """Candidates beyond k: the matrix product cannot order vectors that differ by its rounding alone."""
+
+
+FEWEST = 20
+"""Held-out images of which the nearest says anything."""
 
 
 class Threshold(NamedTuple):
@@ -98,15 +101,14 @@ def density_coverage(real: Tensor, fake: Tensor, *, k: int = 5) -> dict[str, flo
 
 
 def threshold(train: Iterable[Tensor], heldout: Tensor, *, quantile: float = 0.01) -> Threshold:
-    """The r-th smallest distance from held-out (H, d) to training images (N, d), r = quantile (H + 1) rounded down.
+    """The r-th smallest distance from held-out (H, d) to training images (N, d), r = quantile (H + 1) down, at least 1.
 
     The training images come in parts. A new image falls below it with probability r / (H + 1). UserError for sets that
-    do not fit and for fewer held-out images than the quantile needs.
+    do not fit and for fewer than 20 held-out images.
     """
-    rank = int(quantile * (len(heldout) + 1))
-    if rank < 1:
-        needed = math.ceil(1 / quantile) - 1
-        raise UserError(f"{len(heldout)} held-out images: quantile={quantile} needs at least {needed}")
+    if len(heldout) < FEWEST:
+        raise UserError(f"{len(heldout)} held-out images: at least {FEWEST} are needed")
+    rank = max(1, int(quantile * (len(heldout) + 1)))
     distance = nearest_of_parts(heldout, train)[0].sort().values[rank - 1].item()
     return Threshold(distance, rank / (len(heldout) + 1))
 

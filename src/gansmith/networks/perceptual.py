@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 
 from gansmith.errors import UserError
 from gansmith.metrics import digits
 from gansmith.schema import Range
+from gansmith.weights import Published, read
 
 Values = Literal["signed", "unit"]
-VGG_URL = "https://download.pytorch.org/models/vgg19-dcbb9e9d.pth"
-VGG_SHA256 = "dcbb9e9d"
-"""How it begins: torchvision names its files by that."""
-VGG_MB = 575
+VGG19 = Published("VGG19", "https://download.pytorch.org/models/vgg19-dcbb9e9d.pth", 575, "--networks.F.file PATH")
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -65,9 +62,9 @@ class VGG19Features(nn.Module):
         with torch.device("meta"):
             self.model = vgg19().features[:layer]
         self.values = values
-        path = Path(file).expanduser() if file else _download()
+        found, path = read(VGG19, Path(file).expanduser() if file else None, partial(print, file=sys.stderr))
         prefix = "features."
-        weights = {k.removeprefix(prefix): w for k, w in _read(path).items() if k.startswith(prefix)}
+        weights = {k.removeprefix(prefix): w for k, w in found.items() if k.startswith(prefix)}
         here = self.model.state_dict()
         if lacking := [k for k, w in here.items() if k not in weights or weights[k].shape != w.shape]:
             raise UserError(f"{path} is not VGG19: it has no {prefix}{lacking[0]} of {tuple(here[lacking[0]].shape)}")
@@ -79,34 +76,3 @@ class VGG19Features(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.model((to_unit(x, self.values) - self.mean) / self.std)
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    try:
-        data = path.read_bytes()
-        if path.suffix == ".safetensors":
-            return safetensors.torch.load(data)
-    except OSError as error:
-        raise UserError(f"the VGG19 weights {path} cannot be read: {error.strerror}") from None
-    except safetensors.SafetensorError as error:
-        raise UserError(f"the VGG19 weights {path} are damaged: {error}") from None
-    digest = hashlib.sha256(data).hexdigest()
-    if not digest.startswith(VGG_SHA256):  # a pickle: so nothing but the known bytes
-        raise UserError(f"{path} is not {Path(VGG_URL).name}: its sha256 begins with {digest[:8]}")
-    folder, name = str(path.parent), path.name
-    return torch.hub.load_state_dict_from_url(VGG_URL, folder, "cpu", file_name=name, weights_only=True)
-
-
-def _download() -> Path:
-    path = Path(torch.hub.get_dir()) / "checkpoints" / Path(VGG_URL).name
-    if not path.is_file():
-        print(f"downloading VGG19, {VGG_MB} MB, from {VGG_URL} to {path}", file=sys.stderr)
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            torch.hub.download_url_to_file(VGG_URL, str(path), VGG_SHA256, progress=sys.stderr.isatty())
-        except (OSError, RuntimeError) as error:  # no network, no room; the wrong bytes
-            raise UserError(
-                f"VGG19 could not be downloaded ({error}): put {path.name} into {path.parent}, or give"
-                " --networks.F.file PATH"
-            ) from None
-    return path

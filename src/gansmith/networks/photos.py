@@ -19,7 +19,8 @@ def _maps(shape: Shape, width: int, most: int) -> list[int]:
 class Excite(nn.Module):
     """Maps (N, M, H, W) times a number in (0, 1) for each, which small maps (N, K, h, w) of an early stage decide.
 
-    Skip-layer excitation of FastGAN, Liu et al. 2021 (arXiv 2101.04775), section 3.1: pooled to 4x4, a 4x4 and a 1x1 convolution.
+    Skip-layer excitation: pooling to 4x4, a 4x4 and a 1x1 convolution. Source: FastGAN, Liu et al. 2021, section 3.1
+    (arXiv 2101.04775).
     """
 
     def __init__(self, small: int, maps: int) -> None:
@@ -34,7 +35,7 @@ class Excite(nn.Module):
 
 
 class Generator(nn.Module):
-    """z (N, Z) -> images (N, C, H, W) in (-1, 1): each doubling copies pixels, then a 3x3 convolution, BatchNorm, ReLU."""
+    """z (N, Z) -> images (N, C, H, W) in (-1, 1): doublings that copy pixels, 3x3 convolutions, BatchNorm, ReLU."""
 
     values = "signed"
 
