@@ -253,7 +253,7 @@ def read_layer(what: str | Path) -> Layer:
     if what in recipe_names() or not a_path:
         text, origin = recipe_text(origin), f"recipe {origin}"
     elif path.is_dir():
-        advice = f"to train on the pictures in it: gansmith train fast_mnist --data {path}"
+        advice = f"to train on the pictures in it: gansmith train photos --data {path}"
         raise UserError(f"{path} is a folder without recipe.yaml, so neither a recipe nor a run; {advice}")
     else:
         try:
