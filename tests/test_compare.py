@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from conftest import CPU
 from PIL import Image, ImageColor
 from scipy.stats import t as student_t
 
@@ -92,16 +93,18 @@ def test_how_often_an_interval_holds_the_truth(
 
 def test_every_combination_is_a_row_with_a_run_for_each_seed(tmp_path: Path) -> None:
     lrs = {"1e-4": "1e-4", "2e-4": 2e-4}
-    rows = planned(["gan", "wgan_gp"], {"objective": {"lsgan": "lsgan"}, "lr": lrs}, {"steps": 9}, (0, 3), tmp_path)
+    rows = planned(
+        ["gan", "wgan_gp"], {"objective": {"lsgan": "lsgan"}, "lr": lrs}, {"steps": 9}, (0, 3), tmp_path, CPU
+    )
     assert [*rows] == [f"{a} lsgan lr={b}" for a in ("gan", "wgan_gp") for b in lrs]
     job = rows["wgan_gp lsgan lr=1e-4"][1]
     assert (job.run, job.seed) == (tmp_path / "wgan_gp-lsgan-lr=1e-4-3", 3)
     recipe = job.recipe
     assert recipe.objective is not None and recipe.objective.name == "least_squares" and recipe.seed == 3
     assert recipe.optimizers["D"].args["lr"] == 1e-4 and recipe.steps == 9
-    rows = planned(["gan"], {"lr": {"1e-4": 1e-4}}, {"minutes": 0.5}, (0,), tmp_path)
+    rows = planned(["gan"], {"lr": {"1e-4": 1e-4}}, {"minutes": 0.5}, (0,), tmp_path, CPU)
     assert [row[0].run.name for row in rows.values()] == ["gan-lr=1e-4-0.5min-0"]  # other minutes are other runs
-    assert [*planned(["gan"], {}, {}, (0,), tmp_path)] == ["gan"]
+    assert [*planned(["gan"], {}, {}, (0,), tmp_path, CPU)] == ["gan"]
 
 
 def refused(tmp_path: Path, *words: str) -> str:

@@ -17,8 +17,10 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from gansmith import checkpoint, strict_json
-from gansmith.build import game_of, load_split, needs_of
+from gansmith.build import game_of, load_split, needs_of, settled
 from gansmith.comparison import Comparison, Job, printable, write
 from gansmith.engine import choose_device
 from gansmith.errors import UserError
@@ -66,7 +68,7 @@ def compare(
     """
     what, vary, flags = what or ["gan"], vary or {}, flags or {}
     out = out or Path("runs") / _slug("-".join(["compare", *(Path(one).stem for one in what), *vary]))[:100]
-    rows = planned(what, vary, flags, seeds, out)
+    rows = planned(what, vary, flags, seeds, out, choose_device(device))
     everything = [job for row in rows.values() for job in row]
     _check(everything)
     first = everything[0].recipe
@@ -113,6 +115,7 @@ def planned(
     flags: Mapping[str, Any],
     seeds: Sequence[int],
     out: Path,
+    device: torch.device,
 ) -> dict[str, list[Job]]:
     """The runs of each row by its name. UserError for a wrong key, and for rows that are the same twice."""
     if not seeds or len(set(seeds)) < len(seeds):
@@ -139,6 +142,7 @@ def planned(
             changes = {key: value for key, (_, value) in named.items()}
             parts = [text if key == "objective" else f"{key}={text}" for key, (text, _) in named.items()]
             wanted = [with_full_paths(plan(one, flags={**flags, **changes, "seed": seed})) for seed in seeds]
+            wanted = [replace(one, recipe=settled(one.recipe, device, _silent)) for one in wanted]
             label, minutes = wanted[0].label, wanted[0].recipe.minutes
             name = " ".join([label, *parts] if len(what) > 1 or not parts else parts)
             same = (row[0].row for row in rows.values() if row[0].wanted and row[0].recipe == wanted[0].recipe)

@@ -25,7 +25,7 @@ from torch.utils.flop_counter import flop_registry
 
 from gansmith import players
 from gansmith.batch import Batch
-from gansmith.build import Experiment, build
+from gansmith.build import Experiment, build, settled
 from gansmith.data.stream import Stream
 from gansmith.engine import choose_device
 from gansmith.errors import UserError
@@ -112,7 +112,7 @@ class Bench:
     def __init__(self, recipe: Recipe, device: torch.device, folder: Path, say: Say) -> None:
         never = 10**9
         kept, scores = replace(recipe.checkpoint, interval=never, keep_every=0), replace(recipe.evaluation, every=0)
-        recipe = replace(recipe, sample_interval=never, checkpoint=kept, evaluation=scores)
+        recipe = replace(settled(recipe, device, say), sample_interval=never, checkpoint=kept, evaluation=scores)
         self.device = device
         # So many rounds in a row hold equally many of each penalty wherever they start, however often D moves in one.
         self.period = math.lcm(*(penalty.args["every"] for penalty in recipe.penalties))
