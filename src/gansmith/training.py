@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from gansmith import checkpoint, trust
-from gansmith.build import Experiment, build, own_streams, settled, start_digest
+from gansmith.build import Experiment, Say, build, own_streams, settled, start_digest
 from gansmith.cuda_math import cuda_math
 from gansmith.engine import choose_device
 from gansmith.errors import Diverged, NonFinite, OutOfMemory, RankLost, UserError
@@ -250,7 +250,7 @@ def _session(world: World, resolved: Resolved, out: Path | None, quiet: bool) ->
             session.record.summary(finished=experiment.state.round >= total)
 
 
-def _found(resolved: Resolved, out: Path | None, say: Callable[[str], None], held: ExitStack) -> Path | None:
+def _found(resolved: Resolved, out: Path | None, say: Say, held: ExitStack) -> Path | None:
     """The run to go on with, locked; None where a new one is to be made."""
     if resolved.run is not None and out is not None:
         raise UserError(f"--out {out}: the run {resolved.run} goes on in its own folder; drop --out")
@@ -273,7 +273,7 @@ RESTART_PATIENCE = 60.0
 """Seconds for the processes of the last attempt to be gone, also from another machine's point of view."""
 
 
-def _started_before(out: Path | None, recipe: Recipe, restarts: int, say: Callable[[str], None]) -> Path | None:
+def _started_before(out: Path | None, recipe: Recipe, restarts: int, say: Say) -> Path | None:
     """The run that the same command has begun before torchrun started it again; None if it did not get that far."""
     if out is None:
         raise UserError(
@@ -314,7 +314,7 @@ def _check_unfinished(run: Path | None, done: bool, recipe: Recipe, experiment: 
     )
 
 
-def _warn_of_rest(experiment: Experiment, total: int, say: Callable[[str], None]) -> None:
+def _warn_of_rest(experiment: Experiment, total: int, say: Say) -> None:
     """Say where the schedules stop all players before the end: those rounds would change nothing."""
 
     def stands(round: int) -> bool:
@@ -331,7 +331,7 @@ WARM_UP, TIMED = 5, 20
 """Rounds before those that --minutes times, and at most so many of these, or as many as take a twentieth of them."""
 
 
-def _with_steps(world: World, recipe: Recipe, experiment: Experiment, say: Callable[[str], None]) -> Recipe:
+def _with_steps(world: World, recipe: Recipe, experiment: Experiment, say: Say) -> Recipe:
     """The same with `steps` in place of `minutes`: rounds are timed once, and then taken back."""
     if recipe.minutes is None:
         return recipe
@@ -503,7 +503,7 @@ def _kept(session: Session) -> str:
 Read = tuple[Path, dict[str, Any], dict[str, Any]]
 
 
-def _newest(run: Path, recipe: Recipe, say: Callable[[str], None]) -> Read:
+def _newest(run: Path, recipe: Recipe, say: Say) -> Read:
     """The newest good checkpoint: its path, its tree, and its info."""
     path = checkpoint.newest_good(run / "checkpoints", say)
     tree, info = checkpoint.read(path)
@@ -512,7 +512,7 @@ def _newest(run: Path, recipe: Recipe, say: Callable[[str], None]) -> Read:
     return path, tree, info
 
 
-def _load(newest: Read, recipe: Recipe, experiment: Experiment, say: Callable[[str], None], world: World) -> None:
+def _load(newest: Read, recipe: Recipe, experiment: Experiment, say: Say, world: World) -> None:
     """Take the checkpoint's state, and of several processes each its own random streams."""
     (path, tree, info), rank, size, device = newest, world.rank, world.size, world.device
     others, state = tree.get("ranks", []), experiment.state
@@ -542,7 +542,7 @@ def _load(newest: Read, recipe: Recipe, experiment: Experiment, say: Callable[[s
         own_streams(state.noise, experiment.stream.seed, rank, state.round)
 
 
-def _say(quiet: bool) -> Callable[[str], None]:
+def _say(quiet: bool) -> Say:
     return (lambda text: None) if quiet else print
 
 

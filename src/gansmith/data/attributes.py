@@ -49,17 +49,16 @@ def read_table(path: Path, columns: Sequence[str] | None) -> tuple[tuple[str, ..
             )
     found: dict[str, list[str]] = {name: [row[i].strip() for row in rows] for i, name in enumerate(head) if i > 0}
     chosen = _chosen(found, columns, path)
-    names: list[str] = []
-    bits: list[list[float]] = []
+    bits: dict[str, list[bool]] = {}
     for name in chosen:
         values = sorted({*found[name]} - {""})
         if {value.lower() for value in values} <= {*YES, *NO}:
-            names.append(name)
-            bits.append([float(value.lower() in YES) for value in found[name]])
+            bits[name] = [value.lower() in YES for value in found[name]]
         else:
-            names += [f"{name}={value}" for value in values]
-            bits += [[float(own == value) for own in found[name]] for value in values]
-    return tuple(names), {row[0]: tuple(own) for row, own in zip(rows, zip(*bits, strict=True), strict=True)}
+            bits |= {f"{name}={value}": [own == value for own in found[name]] for value in values}
+    return tuple(bits), {
+        row[0]: tuple(map(float, own)) for row, own in zip(rows, zip(*bits.values(), strict=True), strict=True)
+    }
 
 
 def _chosen(found: Mapping[str, Sequence[str]], columns: Sequence[str] | None, path: Path) -> list[str]:

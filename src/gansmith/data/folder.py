@@ -106,7 +106,7 @@ def _load(name: str, parts: Sequence[Part], wanted: Wanted, *, halves: bool = Fa
 
     broken = tuple(item for listing in listings for item in listing.broken)
     fields = ("a", "b") if halves or not alone else ("x",)
-    told = [_table_digest(table, wanted)] if table else []
+    told = [hashlib.sha256(table.read_bytes() + repr(wanted.columns).encode()).hexdigest()] if table else []
     path = wanted.path(name, *folders, *map(fingerprint, listings), *["halves"] * halves, *told)
     return prepare(path, wanted, lambda: Source(name, len(samples), read, title, classes, broken, fields=fields))
 
@@ -146,7 +146,7 @@ def _stems(folder: Path, listing: Listing) -> dict[str, str]:
 
 def _table(folder: Path, wanted: Wanted) -> Path | None:
     """The table of attributes, where they are needed: the one named, or one beside the pictures or a folder above."""
-    if not any("bits" in fields for fields in wanted.needs):
+    if "bits" not in wanted.fields:
         return None
     beside = (folder / TABLE, folder.parent / TABLE)
     return wanted.attributes or next((path for path in beside if path.is_file()), None)
@@ -167,10 +167,6 @@ def _attributes(table: Path, samples: Samples, wanted: Wanted) -> tuple[tuple[st
     return names, [sample for sample, _ in there], [row for _, row in there]
 
 
-def _table_digest(table: Path, wanted: Wanted) -> str:
-    return hashlib.sha256(table.read_bytes() + repr(wanted.columns).encode()).hexdigest()
-
-
 def _classes(where: str, samples: Samples, wanted: Wanted) -> tuple[tuple[str, ...], list[int | None]]:
     """Class names, the first folders in the names, and a label for each sample, or none at all; pairs have none."""
     tops = [name.partition("/")[0] if "/" in name and not partner else "" for name, *partner in samples]
@@ -178,12 +174,12 @@ def _classes(where: str, samples: Samples, wanted: Wanted) -> tuple[tuple[str, .
     if "" not in tops and len(classes) > 1:
         number = {name: index for index, name in enumerate(classes)}
         names = ", ".join(map(printable, classes[:10])) + ", ..." * (len(classes) > 10)
-        used = any({"y", "bits"} & {*fields} for fields in wanted.needs)
-        wanted.say(f"{len(classes)} subfolders are classes{' that this recipe does not use' * (not used)}: {names}")
+        unused = " that this recipe does not use" * wanted.fields.isdisjoint(("y", "bits"))
+        wanted.say(f"{len(classes)} subfolders are classes{unused}: {names}")
         return tuple(classes), [number[top] for top in tops]
-    if any({"y", "bits"} & {*fields} for fields in wanted.needs):
+    if wanted.fields & {"y", "bits"}:
         one = f": {classes[0]} is the only class" if "" not in tops and classes else ""
-        what = "labels" if any("y" in fields for fields in wanted.needs) else "attributes"
+        what = "labels" if "y" in wanted.fields else "attributes"
         raise UserError(f"there are no {what} in {where}{one}; give {advice(wanted.needs)}")
     if "" in tops and classes:
         wanted.say(f"{where} has pictures beside its subfolders, so all of them are taken without labels")

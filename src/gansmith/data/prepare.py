@@ -44,7 +44,7 @@ def kind(needs: Needs) -> str:
 def described(needs: Needs) -> str:
     """The same in words."""
     text = {"plain": "single pictures", "pairs": "pairs of pictures", "domains": "two unpaired kinds of pictures"}
-    more = sorted({what for name, what in NOT_PICTURES.items() for fields in needs if name in fields})
+    more = sorted({NOT_PICTURES[name] for fields in needs for name in fields if name in NOT_PICTURES})
     return text[kind(needs)] + f" with {' and '.join(more)}" * bool(more)
 
 
@@ -86,6 +86,11 @@ class Wanted:
     def __post_init__(self) -> None:
         for name in ("channels", "split", "fit", "pairs", "direction"):
             convert(getattr(self, name), CHECKED[name], name)
+
+    @property
+    def fields(self) -> set[str]:
+        """All fields that are needed."""
+        return {name for fields in self.needs for name in fields}
 
     @property
     def side(self) -> int | tuple[int, int]:
@@ -154,14 +159,10 @@ def prepare(path: Path, wanted: Wanted, find: Callable[[], Source]) -> ImageSet:
         total = len(entry.data) + entry.n_broken
         _tell(entry.data.name, total, entry.broken, entry.n_broken, entry.n_coloured, wanted)
         return entry.data
-    source = find()
-    started = time.monotonic()
+    source, started = find(), time.monotonic()
     several = len(source.fields) > 1
     what = f"{'pairs' if several else 'pictures'} of {source.name} at {wanted.described}"
-    broken = list(source.broken)
-    marks: list[Mark] = []
-    coloured = smaller = 0
-    cropped = 0.0
+    broken, marks, losses = list(source.broken), list[Mark](), np.zeros(3)
     with Draft(path, wanted.say) as draft:
         text = f"preparing {source.count} {what}"
         with _progress(text, source.count, wanted) as step, contextlib.closing(_in_order(source, wanted)) as groups:
@@ -170,9 +171,7 @@ def prepare(path: Path, wanted: Wanted, find: Callable[[], Source]) -> ImageSet:
                     stack = np.array([item.images for item in whole])
                     draft.write(stack if several else stack[:, 0])
                 marks += [item.mark for item in whole]
-                coloured += sum(item.coloured for item in whole)
-                smaller += sum(item.smaller for item in whole)
-                cropped += sum(item.cropped for item in whole)
+                losses += sum(item.losses for item in whole)
                 broken += [item for item in group if isinstance(item, Broken)]
                 step(len(group))
         for item in broken[:10]:
@@ -182,34 +181,33 @@ def prepare(path: Path, wanted: Wanted, find: Callable[[], Source]) -> ImageSet:
             raise UserError(
                 f"none of the {len(broken)} pictures of {source.name} can be read; the first: {file}: {why}"
             )
+        coloured = int(losses[0])
         _tell(source.name, len(marks) + len(broken), broken, len(broken), coloured, wanted)
-        known = [mark for mark in marks if mark is not None]
-        array = (
-            np.array(known, np.int64 if isinstance(marks[0], int) else np.float32) if len(known) == len(marks) else None
-        )
-        classes = source.classes or (() if array is None else tuple(map(str, range(int(array.max()) + 1))))
-        digest = None
+        labels, digest, classes = None, None, tuple[str, ...]()
+        if marks[0] is not None:  # and so are the others
+            labels = np.array(marks, np.int64 if isinstance(marks[0], int) else np.float32)
+            classes = source.classes or tuple(map(str, range(int(labels.max()) + 1)))
         if source.digest is not None:
             how = (wanted.side, wanted.channels, wanted.fit, 1)  # 1: all versions give these pixels
             digest = hashlib.sha256(f"{source.digest} {how}".encode()).hexdigest()
-        data = draft.finish(source.name, array, classes if known else (), broken, digest, coloured, source.fields)
+        data = draft.finish(source.name, labels, classes, broken, digest, coloured, source.fields)
     wanted.say(f"prepared {len(data)} {what} in {time.monotonic() - started:.1f} s")
-    if cropped > 0.05 * len(data) and source.digest is None:
-        share = f"{cropped / len(data):.0%} of a picture on average"
-        wanted.say(f"cropping takes away {share}; --data.fit pad keeps all of it, with black borders")
-    if smaller and source.digest is None:  # the user's own pictures, and not a set that everybody knows
-        wanted.say(f"{smaller} of {len(data)} are smaller than {wanted.described.partition(',')[0]}, and were enlarged")
+    if source.digest is None:  # the user's own pictures, and not a set that everybody knows
+        if (cropped := losses[2] / len(data)) > 0.05:
+            share = f"{cropped:.0%} of a picture on average"
+            wanted.say(f"cropping takes away {share}; --data.fit pad keeps all of it, with black borders")
+        if smaller := int(losses[1]):
+            size = wanted.described.partition(",")[0]
+            wanted.say(f"{smaller} of {len(data)} are smaller than {size}, and were enlarged")
     return data
 
 
 class Converted(NamedTuple):
-    """The pictures of a sample as arrays, its mark, whether colours were lost, and what becomes of its size."""
+    """The pictures of a sample as arrays, its mark, and whether it loses colours, is enlarged, and what share goes."""
 
     images: list[Bytes]
     mark: Mark
-    coloured: bool
-    smaller: bool
-    cropped: float
+    losses: NDArray[np.float64]
 
 
 def _in_order(source: Source, wanted: Wanted) -> Generator[list[Converted | Broken], None, None]:
@@ -226,7 +224,7 @@ def _in_order(source: Source, wanted: Wanted) -> Generator[list[Converted | Brok
             coloured = wanted.channels == 1 and any(map(pictures.in_colour, images))
             width, height = images[0].size
             cut = 1 - min(width * h, height * w) / max(width * h, height * w) if wanted.fit == "crop" else 0.0
-            return Converted(arrays, mark, coloured, width < w or height < h, cut)
+            return Converted(arrays, mark, np.array([coloured, width < w or height < h, cut], np.float64))
         except UserError:
             raise
         except Exception as error:  # on a damaged file the readers of Pillow raise almost anything

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from gansmith.errors import UserError
 
-ValuesName = Literal["signed", "unit", "gcn", "raw"]
 GCN_SCALE = 55.0
 
 
