@@ -1,7 +1,5 @@
 """The only place where the names of a recipe become objects."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -38,6 +36,14 @@ from gansmith.world import World
 Say = Callable[[str], None]
 
 
+@dataclass(frozen=True)
+class Classes:
+    """The names of the classes, or attributes, and how many training pictures each has; empty where there are none."""
+
+    names: tuple[str, ...] = ()
+    counts: tuple[int, ...] = ()
+
+
 @dataclass
 class Experiment:
     """A recipe brought to life: what the loop needs, and nothing of the recipe itself."""
@@ -57,14 +63,6 @@ class Experiment:
     @property
     def rounds_per_epoch(self) -> float:
         return self.stream.batches_per_epoch / self.game.batches_per_round
-
-
-@dataclass(frozen=True)
-class Classes:
-    """The names of the classes, or attributes, and how many training pictures each has; empty where there are none."""
-
-    names: tuple[str, ...] = ()
-    counts: tuple[int, ...] = ()
 
 
 def derive_seed(*parts: int) -> int:

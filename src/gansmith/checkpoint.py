@@ -6,8 +6,6 @@
 No pickle anywhere: a checkpoint from a stranger cannot run code.
 """
 
-from __future__ import annotations
-
 import errno
 import hashlib
 import json

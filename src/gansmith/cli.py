@@ -1,7 +1,5 @@
 """The command line: parses, makes one call, prints. Nothing heavy is imported before a verb needs it."""
 
-from __future__ import annotations
-
 import os
 import re
 import shlex

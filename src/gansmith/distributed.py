@@ -3,8 +3,6 @@
 Needed where there are at least two; a single process never imports this.
 """
 
-from __future__ import annotations
-
 import os
 import signal
 import socket

@@ -1,7 +1,5 @@
 """How the same mathematics is computed: precision, torch.compile, memory format. Speed and rounding change, no more."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext

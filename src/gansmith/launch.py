@@ -1,7 +1,5 @@
 """What torchrun tells a process about the others: read from the environment, without torch."""
 
-from __future__ import annotations
-
 import os
 from typing import NamedTuple
 

@@ -4,8 +4,6 @@ By convention a component's positional parameters are what `build.py` hands over
 a type and a default, are what a recipe may set. Nothing here imports torch.
 """
 
-from __future__ import annotations
-
 import contextlib
 import difflib
 import inspect

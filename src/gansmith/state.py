@@ -1,7 +1,5 @@
 """Everything that changes during training, in one object: what a checkpoint holds."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable, Mapping
 from typing import Any

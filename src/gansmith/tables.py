@@ -1,7 +1,5 @@
 """A table of text: aligned on a terminal or in a pipe, and the same as Markdown for a file."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """THE loop, and what surrounds it: start or resume a run, watch it, stop it without losing anything."""
 
-from __future__ import annotations
-
 import bisect
 import copy
 import math
@@ -132,7 +130,7 @@ def play(
     record: Record | None,
     live: Live | None,
     total: int,
-    session: Session | None = None,
+    session: "Session | None" = None,
     enough: Enough | None = None,
 ) -> int | None:
     """THE loop: batches in, one round of the game, counters on; then whatever is due.

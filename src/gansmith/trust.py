@@ -4,8 +4,6 @@ A run that names modules of one's own is remembered when it is trained, outside 
 being asked about again: its path with the digests of its recipe and of the files that those modules are.
 """
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import json

@@ -1,7 +1,5 @@
 """The processes that train one model, as one of them sees them: here the world of one, in distributed.py of more."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar

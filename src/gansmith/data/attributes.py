@@ -3,8 +3,6 @@
 A bit has a name. "smiling" is one by itself; of all bits "hair=red", "hair=white", ... a picture has at most one.
 """
 
-from __future__ import annotations
-
 import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What a network sees of the bytes of a picture, and how its output becomes pixels again. A table, like the others."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import NamedTuple
 

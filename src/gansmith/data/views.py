@@ -5,8 +5,6 @@ the position of the batch. It gives the fields back, changed, and remembers noth
 literal defaults, are its keys in a recipe.
 """
 
-from __future__ import annotations
-
 import hashlib
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
