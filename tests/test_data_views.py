@@ -14,17 +14,17 @@ from torch import Tensor
 from gansmith.build import build
 from gansmith.data import ImageSet
 from gansmith.data.stream import Stream
-from gansmith.data.values import VALUES, ValuesName, gcn, signed, unit
+from gansmith.data.values import VALUES, gcn, signed, unit
 from gansmith.data.views import VIEWS, Draws, flip, grey, jitter, to_load
 from gansmith.errors import UserError
-from gansmith.recipe import plan
+from gansmith.recipe import Data, plan
 from gansmith.run.pictures import to_uint8
 
 LEVELS = torch.arange(256).reshape(1, 1, 16, 16)
 
 
 def test_a_recipe_names_the_rows_of_the_table_and_numbers_stay_numbers() -> None:
-    assert tuple(VALUES) == get_args(ValuesName)
+    assert tuple(VALUES) == get_args(Data.__annotations__["values"])
     assert [plan("gan", flags={"data.values": name}).recipe.data.values for name in VALUES] == list(VALUES)
     x = torch.randn(4, 1, 1, 1)
     assert torch.equal(VALUES["raw"].to_network(x.clone()), x)
@@ -136,8 +136,8 @@ def test_jitter_cuts_the_size_out_of_a_larger_picture_at_any_place() -> None:
     torch.testing.assert_close(places, places.round())
     assert [set(places[:, i].round().int().tolist()) for i in (0, 1)] == [set(range(5)), set(range(7))]
     torch.testing.assert_close(jitter({"x": field}, draws(n), scale=1.0)["x"], field.contiguous())
-    with pytest.raises(UserError, match=r"the scale of jitter is 0\.5; it must be at least 1"):
-        jitter({"x": field}, draws(n), scale=0.5)
+    with pytest.raises(UserError, match=r"scale is 0\.5; it must be a number at least 1; the nearest is 1"):
+        plan("gan", flags={"views": [{"name": "jitter", "scale": 0.5}]})
 
 
 def test_draws_are_uniform_and_follow_from_seed_and_position() -> None:

@@ -248,21 +248,13 @@ _RUN_OPTIONS = _all(  # of every verb that opens a run: what its function takes 
 @_TRUST
 @click.option("--dry-run", is_flag=True, help="print the resolved recipe, and where each value comes from")
 @click.option("--quiet", is_flag=True, help="print nothing but errors")
-def train(
-    words: tuple[str, ...],
-    raw: bool,
-    no_flip: bool,
-    out: str | None,
-    device: str,
-    dry_run: bool,
-    quiet: bool,
-    **options: str | None,
-) -> None:
+def train(words: tuple[str, ...], out: Text, device: str, dry_run: bool, quiet: bool, **options: Any) -> None:
     """Train WHAT: a recipe by name (gansmith recipes ls), a YAML file, or a run's folder, to continue it.
 
     The defaults shown are those of the recipe gan. Any key of a recipe is a flag too: --game.n_critic 5, or
     --networks.G.widths 64,128. Flags win over the YAML.
     """
+    no_flip, raw = options.pop("no_flip"), options.pop("raw")
     what, flags = recipe_words("gan", words, {**options, "raw": raw or None})
     from gansmith.recipe import check_resumable, is_run, plan, recipe_names, without_flip
 

@@ -17,10 +17,11 @@ from torch.nn.functional import interpolate
 from gansmith.batch import NOT_PICTURES
 from gansmith.data.prepare import Needs
 from gansmith.errors import UserError
-from gansmith.schema import Fraction, PositiveFloat, PositiveInt, Range
+from gansmith.schema import Fraction, PositiveInt, Range
 
 Fields = dict[str, Tensor]
 Scale = Annotated[int, Range(2, 8)]
+Enlarged = Annotated[float, Range(1)]
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow's grey
 
 
@@ -50,13 +51,11 @@ def flip(fields: Fields, draws: Draws, *, of: Sequence[str] = ("x",)) -> Fields:
     return {**fields, **{name: torch.where(mirrored, fields[name].flip(3), fields[name]) for name in of}}
 
 
-def jitter(fields: Fields, draws: Draws, *, of: Sequence[str] = ("x",), scale: PositiveFloat = 1.1171875) -> Fields:
+def jitter(fields: Fields, draws: Draws, *, of: Sequence[str] = ("x",), scale: Enlarged = 1.1171875) -> Fields:
     """Enlarged bilinearly to `scale` times, then cut back to size at a random place; alike in all fields `of` a sample.
 
     286 / 256 by default. Source: Isola et al. 2017 (arXiv 1611.07004), section 6.2.
     """
-    if scale < 1:
-        raise UserError(f"views: the scale of jitter is {scale:g}; it must be at least 1")
     h, w = fields[of[0]].shape[2:]
     large = round(h * scale), round(w * scale)
     top, left = draws.integers(large[0] - h + 1), draws.integers(large[1] - w + 1)
