@@ -82,7 +82,10 @@ def write(folder: Path, round: int, tree: Mapping[str, Any], *, info: Mapping[st
     try:
         tensors: dict[str, Tensor] = {}
         packed = pack(tree, tensors)
-        _save(tensors, temporary / TENSORS)
+        try:
+            save_file(tensors, temporary / TENSORS)
+        except SafetensorError as error:  # how it reports a full disk
+            raise OSError(errno.EIO, str(error), str(temporary / TENSORS)) from None
         finite = all_finite(x for at, x in tensors.items() if at.startswith("players."))
         body: dict[str, Any] = {"schema": SCHEMA, "gansmith": __version__, "round": round, **info}
         body |= {"sha256": {TENSORS: file_digest(temporary / TENSORS)}, "finite": finite, "state": packed}
@@ -107,13 +110,6 @@ def write(folder: Path, round: int, tree: Mapping[str, Any], *, info: Mapping[st
 def all_finite(tensors: Iterable[Tensor]) -> bool:
     """Whether no number with a point is nan or infinite."""
     return all(bool(torch.isfinite(x).all()) for x in tensors if x.is_floating_point())
-
-
-def _save(tensors: dict[str, Tensor], path: Path) -> None:
-    try:
-        save_file(tensors, path)
-    except SafetensorError as error:  # how it reports a full disk
-        raise OSError(errno.EIO, str(error), str(path)) from None
 
 
 def prune(folder: Path, round: int, keep: int, keep_every: int) -> None:

@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stdout
 from functools import reduce
 from pathlib import Path
 from types import FrameType
@@ -526,7 +526,7 @@ def evaluate(what: tuple[str, ...], data: Text, out: Path | None, as_json: bool,
     from gansmith.evaluation.evaluator import evaluate as run_evaluate
 
     _heed_interrupts()
-    with _result_alone():
+    with redirect_stdout(sys.stderr):  # so that stdout holds the result and nothing else
         found = [
             run_evaluate(Path(one), out=out or (one if run else None), **options)
             for one, run in zip(what, runs, strict=True)
@@ -624,7 +624,7 @@ def compare(
     from gansmith.comparison import table
 
     options |= {"seeds": range(seeds), "quiet": quiet, "say": _say(quiet)}
-    with _goes_on(), _result_alone():
+    with _goes_on(), redirect_stdout(sys.stderr):
         found = run_compare(what, vary=named, flags=flags, **options)
     table(found).show()
     if found.failed:
@@ -667,7 +667,7 @@ def bench_step(words: tuple[str, ...], data: Text, as_json: bool, device: str) -
     from gansmith import strict_json
     from gansmith.bench.step import profile, table
 
-    with _result_alone():
+    with redirect_stdout(sys.stderr):
         found = profile(resolved, device, say=_note)
     if as_json:
         click.echo(strict_json.dumps(found, indent=1))
@@ -765,8 +765,7 @@ def recipe_words(
 
 def _split(words: tuple[str, ...], options: Mapping[str, str | bool | None]) -> tuple[list[str], dict[str, Any]]:
     """(WHATs, flags) of a command line: a WHAT may stand anywhere, `--a.b 1`, `--a.b=1` and `a.b=1` are flags."""
-    full = {"data": "data.name"}
-    flags = {full.get(key, key): str(value) for key, value in options.items() if value is not None}
+    flags = {key: str(value) for key, value in options.items() if value is not None}
     rest, found = list(words), []
     while rest:
         word = rest.pop(0)
@@ -792,7 +791,7 @@ def _value(key: str, text: str) -> Any:
     """
     from gansmith.recipe import parsed
 
-    if key == "data.name":
+    if key in ("data", "data.name"):
         return text
     if re.fullmatch(r"\d{1,18}(,\d{1,18})+", text):
         return [int(number) for number in text.split(",")]
@@ -841,11 +840,6 @@ def _note(text: str) -> None:
 
 def _say(quiet: bool) -> Callable[[str], None]:
     return (lambda text: None) if quiet else _note
-
-
-def _result_alone() -> AbstractContextManager[Any]:
-    """What anybody prints meanwhile goes to stderr, so that stdout holds the result and nothing else."""
-    return redirect_stdout(sys.stderr)
 
 
 def _print_plan(resolved: Any) -> None:

@@ -209,16 +209,7 @@ def _watched(world: Processes, prefix: str) -> Iterator[None]:
             silent = [0 if n != b or n == b"left" else s + 1 for n, b, s in zip(now, before, silent, strict=True)]
             before = now
             if max(silent) * BEAT >= SILENCE:
-                give_up([rank for rank, turns in enumerate(silent) if turns * BEAT >= SILENCE])
-
-    def give_up(lost: list[int]) -> None:
-        # A rank that no longer sees its own count has lost the store.
-        who = f"the store at {_master()[0]}" if world.rank in lost else f"rank {', '.join(map(str, lost))}"
-        text = f"rank {world.rank}: {who} has given no sign of life for {SILENCE:.0f} seconds"
-        try:
-            print(f"gansmith: error: {text}{world.goes_on()}", file=sys.stderr, flush=True)
-        finally:
-            os._exit(1)  # nothing else ends a thread that waits for a connection
+                _give_up(world, [rank for rank, turns in enumerate(silent) if turns * BEAT >= SILENCE])
 
     threads = [threading.Thread(target=work, daemon=True) for work in (beat, watch)]
     for thread in threads:
@@ -229,6 +220,16 @@ def _watched(world: Processes, prefix: str) -> Iterator[None]:
         over.set()
         for thread in threads:
             thread.join(BEAT)
+
+
+def _give_up(world: Processes, lost: list[int]) -> None:
+    # A rank that no longer sees its own count has lost the store.
+    who = f"the store at {_master()[0]}" if world.rank in lost else f"rank {', '.join(map(str, lost))}"
+    text = f"rank {world.rank}: {who} has given no sign of life for {SILENCE:.0f} seconds"
+    try:
+        print(f"gansmith: error: {text}{world.goes_on()}", file=sys.stderr, flush=True)
+    finally:
+        os._exit(1)  # nothing else ends a thread that waits for a connection
 
 
 def _master() -> tuple[str, int]:

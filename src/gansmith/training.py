@@ -380,7 +380,6 @@ def _open(session: Session, resolved: Resolved, held: ExitStack) -> None:
 
 
 def _begin(session: Session, resolved: Resolved) -> None:
-    """What precedes the first round."""
     state, record = session.experiment.state, session.record
     state.gather_own(session.world.gather)
     with session.world.together():
@@ -393,7 +392,6 @@ def _begin(session: Session, resolved: Resolved) -> None:
 
 
 def _end(session: Session) -> None:
-    """What follows the last round."""
     state, record = session.experiment.state, session.record
     state.gather_own(session.world.gather)
     if record is not None:
@@ -502,7 +500,6 @@ Read = tuple[Path, dict[str, Any], dict[str, Any]]
 
 
 def _newest(run: Path, recipe: Recipe, say: Say) -> Read:
-    """The newest good checkpoint: its path, its tree, and its info."""
     path = checkpoint.newest_good(run / "checkpoints", say)
     tree, info = checkpoint.read(path)
     if changed := difference(info["recipe"], to_dict(recipe)):
