@@ -202,6 +202,9 @@ def test_processes_that_cannot_find_each_other_are_one_line(refused: Any, monkey
         for name, value in {**numbers, "MASTER_ADDR": address, "MASTER_PORT": port}.items():
             monkeypatch.setenv(name, value)
         assert f"MASTER_ADDR is {address!r} and MASTER_PORT {port!r}" in refused("train", *CPU, "--steps", "1")
+    monkeypatch.setattr("torch.distributed.is_available", lambda: False)
+    monkeypatch.setitem(sys.modules, "gansmith.distributed", None)  # which such a PyTorch cannot import
+    assert "this PyTorch is built without torch.distributed" in refused("train", *CPU, "--steps", "1")
 
 
 def test_pictures_that_are_none_and_files_that_are_no_recipes_are_one_line(cli: Gansmith, refused: Any) -> None:

@@ -400,9 +400,8 @@ def _class(label: str, names: Sequence[str]) -> int:
         return int(label)
     if not names:
         raise UserError(f"--label {label}: this generator has no labels: it was trained without")
-    numbers = (
-        "" if label.isdecimal() and list(names) == [str(i) for i in range(len(names))] else f" (or 0-{len(names) - 1})"
-    )
+    numbered = label.isdecimal() and list(names) == [str(i) for i in range(len(names))]
+    numbers = "" if numbered else f" (or 0-{len(names) - 1})"
     raise UserError(f"--label is {label!r}; it must be one of {', '.join(names)}{numbers}{did_you_mean(label, names)}")
 
 

@@ -121,10 +121,6 @@ class Processes(World):
 @contextmanager
 def joined(device: str) -> Iterator[Processes]:
     """Join the other processes of torchrun: nccl between CUDA devices, each process its own, else gloo."""
-    if not dist.is_available():
-        raise UserError(
-            "this PyTorch is built without torch.distributed, so it trains in one process: start it without torchrun"
-        )
     here = launch()
     # torchrun's store outlives a restart and a training, and with it the addresses of processes that are gone.
     prefix = f"gansmith {here.restarts} {next(_joins)}"

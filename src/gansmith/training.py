@@ -99,6 +99,10 @@ def train(
 def _world(device: str) -> AbstractContextManager[World]:
     if launch().size == 1:
         return nullcontext(World(choose_device(device)))
+    if not torch.distributed.is_available():
+        raise UserError(
+            "this PyTorch is built without torch.distributed, so it trains in one process: start it without torchrun"
+        )
     from gansmith.distributed import joined
 
     return joined(device)

@@ -184,9 +184,7 @@ class Draft:
 
     def _move(self, folder: Path) -> ImageSet:
         for _ in range(3):
-            with contextlib.suppress(
-                OSError
-            ):  # something lies there already: another process's entry, or a damaged one
+            with contextlib.suppress(OSError):  # there is something: another process's entry, or a damaged one
                 folder.rename(self.path)
             if (entry := load_entry(self.path, lambda _: None)) is not None:
                 return entry.data
