@@ -206,8 +206,8 @@ def test_what_does_not_fit_is_refused_with_the_number() -> None:
     assert density_coverage(x, x[:1])["density"] > 0  # one fake is enough
     for call, said in (
         (lambda: precision_recall(x, x[:3]), "k=3 need at least 4 vectors; there are 3"),
-        (lambda: precision_recall(x, wide), "fake: vectors of 8 numbers, but those to compare with have 2"),
-        (lambda: density_coverage(x, x[:0]), r"fake: shape \(0, 2\); it must be \(N, d\)"),
+        (lambda: nearest(x, wide), "vectors to search: vectors of 8 numbers, but those to compare with have 2"),
+        (lambda: nearest(x[:0], x), r"vectors: shape \(0, 2\); it must be \(N, d\)"),
         (lambda: threshold([x], x[:19]), "19 held-out images: at least 20 are needed"),
         (lambda: threshold([x / 0], x), "vectors to search: not all numbers are finite"),
     ):

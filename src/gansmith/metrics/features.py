@@ -37,7 +37,7 @@ class Extractor:
     """A network that turns images (N, C, H, W) in [0, 1], on any device, into `Outputs` on its own device.
 
     No gradients, no TF32, no autocast. Every pass has the same number of rows, so that an image's numbers do not
-    depend on the others that are shown with it. UserError for images that it does not take.
+    depend on the others that are shown with it.
     """
 
     name: str
@@ -52,11 +52,6 @@ class Extractor:
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Outputs:
-        if images.ndim != 4 or 0 in images.shape or not images.is_floating_point():
-            raise UserError(
-                f"{self.name}: images are {images.dtype} of shape {tuple(images.shape)}; "
-                "they must be floating-point (N, C, H, W) in [0, 1], N at least 1"
-            )
         # TF32 would round factors to 10 bits, and another card would give another distance.
         with cuda_math(tf32=False), torch.autocast(self.device.type, enabled=False):
             passes = [self._one(part) for part in torch.split(images, self.rows)]
@@ -65,9 +60,6 @@ class Extractor:
 
     def _one(self, part: Tensor) -> Outputs:
         x = part.to(self.device, torch.float32)
-        low, high = (bound.item() for bound in torch.aminmax(x))
-        if not (low >= 0 and high <= 1):  # so that NaN is refused, too
-            raise UserError(f"{self.name}: images from {low:.4g} to {high:.4g}; they must lie in [0, 1]")
         features, logits = self.net(torch.cat([x, x[-1:].expand(self.rows - len(x), -1, -1, -1)]))
         return Outputs(features[: len(x)].float(), logits[: len(x)].float())
 
@@ -75,17 +67,9 @@ class Extractor:
 def mnist(device: str | torch.device = "cpu") -> Extractor:
     """The digit classifier that ships: 64 features, 10 classes, images (N, 1, 28, 28) alone.
 
-    UserError for another size, which is not resized: the distance would be one to the resizing; and for a damaged file.
+    No other size is resized to that: the distance would be one to the resizing. UserError for a damaged file.
     """
-    classifier = digits.load().to(device)
-
-    def net(x: Tensor) -> Outputs:
-        if x.shape[1:] != (1, digits.SIDE, digits.SIDE):
-            c, h, w = x.shape[1:]
-            raise UserError(f"mnist: images are {h}x{w} with {c} channel(s); it takes 28x28 with 1 channel alone")
-        return classifier(x)
-
-    return Extractor("mnist", digits.SHA256, torch.device(device), 256, net)
+    return Extractor("mnist", digits.SHA256, torch.device(device), 256, digits.load().to(device))
 
 
 def inception(weights: Path | None = None, device: str | torch.device = "cpu", say: Say = print) -> Extractor:
@@ -94,8 +78,8 @@ def inception(weights: Path | None = None, device: str | torch.device = "cpu", s
     Images are rounded to 256 levels, one channel is tiled to three, and TensorFlow 1's bilinear resize, as
     torch-fidelity has it, takes them to 299x299. The logits lack the bias, as in the Inception Score's own code.
     weights: the file; None: $GANSMITH_INCEPTION, else the file that torch-fidelity or pytorch-fid left in torch's
-    cache, else a download, which is said. UserError without torch-fidelity, without the file, for another file, for
-    2 or 4 channels. Sources: Heusel et al. 2017 (arXiv 1706.08500), Salimans et al. 2016 (arXiv 1606.03498).
+    cache, else a download, which is said. UserError without torch-fidelity, without the file, for another file.
+    Sources: Heusel et al. 2017 (arXiv 1706.08500), Salimans et al. 2016 (arXiv 1606.03498).
     """
     try:
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
@@ -118,8 +102,6 @@ def inception(weights: Path | None = None, device: str | torch.device = "cpu", s
         ).to(device)
 
     def net(x: Tensor) -> Outputs:
-        if x.shape[1] not in (1, 3):
-            raise UserError(f"inception: images have {x.shape[1]} channels; it takes 1 or 3")
         return Outputs(*classifier((x * 255).round().to(torch.uint8).expand(-1, 3, -1, -1)))
 
     return Extractor("inception", digest, torch.device(device), 32, net)

@@ -80,8 +80,6 @@ def precision_recall(real: Tensor, fake: Tensor, *, k: int = 3) -> dict[str, flo
     A ball reaches to the k-th nearest other vector of its own set. real (N, d), fake (M, d), N and M above k, else
     UserError. Source: Kynkaanniemi et al. 2019 (arXiv 1904.06991). Compare only at the same N, M and k.
     """
-    real = vectors("real", real)
-    fake = vectors("fake", fake, real.shape[1])
     per_fake, _ = _inside(fake, real, k, strict=False)
     per_real, _ = _inside(real, fake, k, strict=False)
     return {"precision": share(per_fake > 0), "recall": share(per_real > 0)}
@@ -94,8 +92,6 @@ def density_coverage(real: Tensor, fake: Tensor, *, k: int = 5) -> dict[str, flo
     For equal distributions and N = M density is 1 and coverage 1 - 2^-k, nearly. Source: Naeem et al. 2020 (arXiv
     2002.09797).
     """
-    real = vectors("real", real)
-    fake = vectors("fake", fake, real.shape[1])
     per_fake, per_real = _inside(fake, real, k, strict=True)
     return {"density": per_fake.double().mean().item() / k, "coverage": share(per_real > 0)}
 
