@@ -20,7 +20,7 @@ from gansmith.data import load_sets
 from gansmith.data.mixture import Mixture
 from gansmith.data.toy import TOYS
 from gansmith.evaluation.evaluator import Evaluator, evaluate
-from gansmith.evaluation.points import FIELD, SIDE, draw_points, over_density
+from gansmith.papers.points import FIELD, SIDE, draw_points, over_density
 from gansmith.recipe import Data, plan
 from gansmith.run.log import read_metrics
 

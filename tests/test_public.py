@@ -98,7 +98,7 @@ FLOORS: list[set[str]] = [
     {"series"},
     {"training"},
     {"run.record"},
-    {"papers.figures"},
+    {"papers.figures", "papers.points"},
     {"evaluation"},
     {"inference"},
     {"build"},

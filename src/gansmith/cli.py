@@ -326,8 +326,8 @@ def sample(
     seeds = seeds if n is None else f"0-{n - 1}"
     listed = None if seeds is None else _seeds(seeds)  # before torch is imported
     columns, rows = _grid(grid or ("10x10" if traverse else "8x8"))
-    from gansmith.evaluation.points import POINTS
     from gansmith.inference import load
+    from gansmith.papers.points import POINTS
     from gansmith.run.export import save_images
 
     sampler = load(run, kind="latent", say=_note, **opened)
@@ -371,8 +371,8 @@ def _place(out: Path | None, run: str, verb: str, sampler: Any, ema: bool, what:
 def _sample_points(run: str, sampler: Any, seeds: list[int], path: Path, round: int | Text) -> None:
     import numpy as np
 
-    from gansmith.evaluation.points import points_picture
     from gansmith.inference import open_run
+    from gansmith.papers.points import points_picture
     from gansmith.run.atomic import replacing
     from gansmith.run.pictures import save_png
 

@@ -20,9 +20,9 @@ from gansmith.build import Experiment, derive_seed, fields_of, load_split
 from gansmith.data.attributes import wished
 from gansmith.data.values import VALUES
 from gansmith.errors import UserError
-from gansmith.evaluation.points import POINTS, over_density
 from gansmith.games.game import Maker
 from gansmith.inference import Sampler
+from gansmith.papers.points import POINTS, over_density
 from gansmith.recipe import Recipe, to_dict
 from gansmith.run import folder as runs
 from gansmith.run import health
