@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, InitVar, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -44,42 +44,33 @@ Kind = Literal["latent", "pictures", "style"]
 """What a maker is given: latents, pictures and perhaps more, or two pictures."""
 
 
+@dataclass(eq=False, repr=False)
 class Sampler:
     """One way of a trained game to make pictures, in eval mode; nothing it makes depends on what else is asked for.
 
-    The same seed gives the same picture. `nets`: the networks that its maker takes, in order, or a single one.
+    The same seed gives the same picture. The networks are those that its maker takes, in order, or a single one.
     """
 
-    def __init__(
-        self,
-        nets: nn.Module | Sequence[nn.Module],
-        prior: Prior,
-        *,
-        maker: Maker = SAMPLE["sample"],
-        values: str = "signed",
-        classes: Classes | None = None,
-        shape: tuple[int, int, int] | None = None,
-        view: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None,
-        round: int = 0,
-        averaged: bool = False,
-        digest: str = "",
-    ) -> None:
-        self.nets = (nets,) if isinstance(nets, nn.Module) else tuple(nets)
-        self.prior = prior
-        self.maker = maker
-        self.values = values
-        """What the networks' pictures mean: a row of `data.values.VALUES`."""
-        self.classes = classes or Classes()
-        self.shape = shape
-        """(C, H, W) of the pictures that it was trained on."""
-        self.view = view
-        """What the fields that a user gives become before the networks see them."""
-        self.round = round
-        """The round after which the weights were saved."""
-        self.averaged = averaged
-        """Whether these are the moving average of the weights."""
-        self.digest = digest
-        """The beginning of the sha256 of the checkpoint's tensors, if they come from one."""
+    networks: InitVar[nn.Module | Sequence[nn.Module]]
+    prior: Prior
+    _: KW_ONLY
+    maker: Maker = SAMPLE["sample"]
+    values: str = "signed"
+    """What the networks' pictures mean: a row of `data.values.VALUES`."""
+    classes: Classes = Classes()
+    shape: tuple[int, int, int] | None = None
+    """(C, H, W) of the pictures that it was trained on."""
+    view: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None
+    """What the fields that a user gives become before the networks see them."""
+    round: int = 0
+    """The round after which the weights were saved."""
+    averaged: bool = False
+    """Whether these are the moving average of the weights."""
+    digest: str = ""
+    """The beginning of the sha256 of the checkpoint's tensors, if they come from one."""
+
+    def __post_init__(self, networks: nn.Module | Sequence[nn.Module]) -> None:
+        self.nets = (networks,) if isinstance(networks, nn.Module) else tuple(networks)
         parameter = next(self.nets[0].parameters())
         self.device, self.dtype = parameter.device, parameter.dtype
 
@@ -232,15 +223,11 @@ class Sampler:
         for top, bottom, above, below in _tiles(fields[own].shape[2], reach):
             row = []
             for left, right, before, after in _tiles(fields[own].shape[3], reach):
-                made = self._make(
-                    {**fields, own: fields[own][:, :, top - above : bottom + below, left - before : right + after]}
-                )
-                scale = made.shape[2] // (bottom + below - top + above)
-                row.append(
-                    made.narrow(2, scale * above, scale * (bottom - top)).narrow(
-                        3, scale * before, scale * (right - left)
-                    )
-                )
+                seen = fields[own][:, :, top - above : bottom + below, left - before : right + after]
+                made = self._make({**fields, own: seen})
+                scale = made.shape[2] // seen.shape[2]
+                tall = made.narrow(2, scale * above, scale * (bottom - top))
+                row.append(tall.narrow(3, scale * before, scale * (right - left)))
             rows.append(torch.cat(row, 3))
         return torch.cat(rows, 2)
 

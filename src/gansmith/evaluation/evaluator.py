@@ -24,7 +24,7 @@ from gansmith.engine import choose_device
 from gansmith.errors import UserError
 from gansmith.evaluation.labels import LABELS, score_labels
 from gansmith.evaluation.measures import METRICS, Case, Images, Measured, Reference, SplitName, shown_by, to_pixels
-from gansmith.evaluation.receipts import Receipt, append
+from gansmith.evaluation.receipts import Receipt, append, called
 from gansmith.games.game import Maker
 from gansmith.inference import Sampler, choose_maker, load
 from gansmith.metrics.digits import SIDE
@@ -232,12 +232,11 @@ class Evaluator:
 
     def called(self, name: str, value: str) -> str:
         """The value's name with features, number of samples and, unless it is the test split, the reference."""
-        row, n = METRICS[name], self.count(name)
+        row = METRICS[name]
         if row.features:
             features = self.extractor.name if self.extractor else "inception"
             value = (INCEPTION_NAMES if features == "inception" else {}).get(value, f"{value}_{features}")
-        split = f"_{self.to.split}" if row.compares and self.to.split != "test" else ""
-        return f"{value}_{f'{n // 1000}k' if n % 1000 == 0 else n}{split}"
+        return called(value, self.count(name), self.to.split if row.compares else "test")
 
     def protocol(self, name: str) -> dict[str, Any]:
         row, data, (h, w) = METRICS[name], self.data, self.data.size

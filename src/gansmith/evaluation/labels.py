@@ -15,9 +15,10 @@ from gansmith.data.imageset import ImageSet
 from gansmith.data.load import SHUFFLED, mixed
 from gansmith.data.prepare import UNLABELLED
 from gansmith.errors import UserError
-from gansmith.evaluation.receipts import Receipt
+from gansmith.evaluation.receipts import Receipt, called
 from gansmith.inference import Sampler
 from gansmith.metrics import clusters
+from gansmith.metrics.neighbours import share
 from gansmith.recipe import Recipe
 
 AT_ONCE = 500
@@ -35,7 +36,7 @@ class Labelling:
 
 
 LABELS: dict[str, Labelling] = {
-    "accuracy": Labelling(clusters.accuracy, taught=True),
+    "accuracy": Labelling(lambda told, labels: share(told == labels), taught=True),
     "cluster_accuracy": Labelling(
         clusters.cluster_accuracy, protocol={"clusters": "each a class of its own, the best"}
     ),
@@ -78,38 +79,35 @@ def score_labels(
     told = [sampler.logits(fields_of(recipe, [found], part, sampler.device)).argmax(1).cpu() for part in parts]
     both = torch.cat(told), torch.from_numpy(found.labels[places])
     h, w = recipe.data.size
-    count = len(places)
-    called = f"{count // 1000}k" if count % 1000 == 0 else str(count)
-    called += "" if split == "test" else f"_{split}"
     protocol = {
-        "n": count,
+        "n": len(places),
         "images": f"{h}x{w}x{recipe.data.channels}",
         split: f"{len(found)} images {found.digest[:12]}",
     }
-    values: dict[str, float] = {}
+    seen = any({sampler.maker.pictures[0], "y"} <= {*fields} for fields in game_of(recipe).needs)
+    labels = "none" if not seen else "all" if recipe.data.labelled is None else recipe.data.labelled
+    receipts = []
     for name, row in chosen.items():
         try:
-            values[name] = row.measure(*both)
+            value = row.measure(*both)
         except UserError as error:
             if names is not None:
                 raise
             say(f"{name} is left out: {error}")
-    seen = any({sampler.maker.pictures[0], "y"} <= {*fields} for fields in game_of(recipe).needs)
-    labels = "none" if not seen else "all" if recipe.data.labelled is None else recipe.data.labelled
-    return [
-        Receipt(
-            metric=f"{name}_{called}",
+            continue
+        receipt = Receipt(
+            metric=called(name, len(places), split),
             measure=name,
             values=[value],
             unit="",
             better="higher",
             real=None,
-            protocol={**protocol, **chosen[name].protocol},
+            protocol={**protocol, **row.protocol},
             subject={**subject, "labels seen": labels},
             details={},
         )
-        for name, value in values.items()
-    ]
+        receipts.append(receipt)
+    return receipts
 
 
 def _labelled(sampler: Sampler, recipe: Recipe, split: str, say: Callable[[str], None]) -> ImageSet:

@@ -78,6 +78,11 @@ class Receipt:
         return dict(strict_json.plain({**dataclasses.asdict(self), "value": self.value, "spread": self.spread}))
 
 
+def called(value: str, n: int, split: str = "test") -> str:
+    """The value's name with the number of samples and, unless it is the test split, what they are compared with."""
+    return f"{value}_{f'{n // 1000}k' if n % 1000 == 0 else n}{'' if split == 'test' else f'_{split}'}"
+
+
 def number(x: float) -> str:
     """Four digits that count, without an exponent where that is short."""
     if math.isfinite(x) and x == int(x) and abs(x) < 1e6:

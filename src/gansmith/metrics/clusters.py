@@ -8,11 +8,6 @@ from torch import Tensor
 from gansmith.errors import UserError
 
 
-def accuracy(told: Tensor, labels: Tensor) -> float:
-    """The share that is right."""
-    return (told == labels).double().mean().item()
-
-
 def cluster_accuracy(told: Tensor, labels: Tensor) -> float:
     """The share that is right where every cluster stands for a class of its own: the best of all such assignments.
 

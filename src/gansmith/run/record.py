@@ -6,7 +6,8 @@ import copy
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,32 +42,26 @@ STRIPS = 6
 """Held-back pictures that are shown beside what is made of them."""
 
 
+@dataclass(eq=False)
 class Record:
     """Writes each of them when its interval, in rounds, is over."""
 
-    def __init__(
-        self,
-        run: Path,
-        recipe: Recipe,
-        experiment: Experiment,
-        log: RunLog,
-        device: torch.device,
-        say: Callable[[str], None],
-    ) -> None:
-        self.run = run
-        self.say = say
+    run: Path
+    recipe: Recipe
+    experiment: Experiment
+    log: RunLog
+    device: torch.device
+    say: Callable[[str], None]
+
+    def __post_init__(self) -> None:
         self.trouble: str | None = None
         """What the latest line of the log shows to be wrong."""
         self.alike: str | None = None
         """The same of the latest samples."""
-        self.recipe = recipe
-        self.experiment = experiment
-        self.log = log
-        self.device = device
+        recipe, experiment = self.recipe, self.experiment
         makers = experiment.game.makers.items()
         self.samplers = {name: self._sampler(maker) for name, maker in makers if not maker.classifies}
         self.sampler = next(iter(self.samplers.values()))
-        self._held: dict[str, Tensor] = {}
         self.evaluator = None
         if recipe.evaluation.every:
             from gansmith.evaluation.evaluator import Evaluator, usual
@@ -76,12 +71,12 @@ class Record:
                 metrics=recipe.evaluation.metrics or usual(recipe),
                 n=recipe.evaluation.n,
                 reference="validation",
-                device=str(device),
+                device=str(self.device),
                 ceiling=False,
                 say=lambda text: None,
             )
             self.evaluator.check_best(recipe.evaluation.best)
-        checkpoint.drop(run / "best", experiment.state.round)  # what a killed session kept comes again
+        checkpoint.drop(self.run / "best", experiment.state.round)  # what a killed session kept comes again
         self.latest: Mapping[str, torch.Tensor] = {}
         self.scores: Sequence[Receipt] = ()
         """Of this session's latest evaluation."""
@@ -202,7 +197,7 @@ class Record:
     def _strip(self, sampler: Sampler) -> Image.Image:
         """A column for each held-back picture: what goes in, what comes out, and the truth of a pair."""
         maker, to_unit = sampler.maker, VALUES[self.recipe.data.values].to_unit
-        held = self._held_back()
+        held = self._held_back
         if "bits" in maker.inputs.values():
             return self._edits(sampler, held)
         n = min(len(held[field]) for field in maker.pictures)
@@ -224,13 +219,12 @@ class Record:
             rows += [VALUES[self.recipe.data.values].to_unit(x[None].clone()), made]
         return grid(to_uint8(torch.cat(rows)), columns=1 + len(names))
 
+    @cached_property
     def _held_back(self) -> Mapping[str, Tensor]:
         """The first pictures that were held back, as networks see them; training pictures where none were."""
-        if not self._held:
-            split = "validation" if self.recipe.data.validation else "train"
-            sets = load_split(self.recipe, split, say=lambda text: None, progress=False)
-            self._held = fields_of(self.recipe, sets, slice(STRIPS), self.device)
-        return self._held
+        split = "validation" if self.recipe.data.validation else "train"
+        sets = load_split(self.recipe, split, say=lambda text: None, progress=False)
+        return fields_of(self.recipe, sets, slice(STRIPS), self.device)
 
     # ---- scores and checkpoints
 
