@@ -104,18 +104,20 @@ FLOORS: list[set[str]] = [
     {"build"},
     {"engine", "state", "run.folder"},
     {"recipe"},
+    {"augment"},
     {"games"},
     {"players", "objectives", "penalties", "priors", "schedules"},
     {"papers", "trust"},
     {"networks", "data", "run", "checkpoint", "distributed"},
     {"metrics", "schema", "launch", "world", "batch"},
+    {"weights"},
     {"errors", "_version", "strict_json", "allocator", "cuda_math", "tables"},
 ]
 # What the lowest parts import of gansmith besides themselves.
 LEAVES = {
-    "networks": {"errors", "metrics", "schema"},
+    "networks": {"errors", "metrics", "schema", "weights"},
     "data": {"errors", "schema", "batch"},
-    "metrics": {"cuda_math", "errors"},
+    "metrics": {"cuda_math", "errors", "weights"},
     "run": {"errors", "strict_json"},
     "objectives": {"schema"},
     "penalties": {"errors", "schema"},
@@ -126,6 +128,7 @@ LEAVES = {
     "distributed": {"errors", "launch", "world"},
     "launch": {"errors"},
     "schema": {"errors"},
+    "weights": {"errors"},
     **dict.fromkeys(("batch", "world", "errors", "allocator", "strict_json", "tables", "_version"), set()),
 }
 PLACES = sorted(set.union(*FLOORS), key=len, reverse=True)
