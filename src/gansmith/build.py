@@ -27,9 +27,10 @@ from gansmith.objectives import Objective
 from gansmith.penalties import PenaltySum, Term
 from gansmith.players import Player
 from gansmith.priors import Prior
-from gansmith.recipe import Component, Data, Recipe, is_run, resolve
+from gansmith.recipe import Component, Recipe, is_run, resolve
 from gansmith.run.log import Meters
 from gansmith.schedules import Dial, Schedules
+from gansmith.sections import Data
 from gansmith.state import Frozen, State
 from gansmith.world import World
 

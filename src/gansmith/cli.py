@@ -538,7 +538,8 @@ def evaluate(what: tuple[str, ...], data: Text, out: Path | None, as_json: bool,
 
 def _real_images(data: Text, img_size: Text, channels: int | None) -> Any:
     """What --data names: the recipe of a run, or the data section of a set by name or folder; None without --data."""
-    from gansmith.recipe import Data, is_run, plan
+    from gansmith.recipe import is_run, plan
+    from gansmith.sections import Data
 
     if data is not None and is_run(Path(data)):
         return plan(Path(data)).recipe

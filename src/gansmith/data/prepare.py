@@ -22,8 +22,8 @@ from gansmith.data import pictures
 from gansmith.data.cache import Broken, Draft, Say, entry_path, load_entry
 from gansmith.data.imageset import Bytes, ImageSet
 from gansmith.errors import UserError
-from gansmith.recipe import Data
 from gansmith.schema import convert
+from gansmith.sections import Data
 
 CHECKED = {"split": Literal["train", "validation", "test"], **Data.__annotations__}
 KINDS = {(1,): "plain", (2,): "pairs", (1, 1): "domains"}  # by how many pictures each stream has

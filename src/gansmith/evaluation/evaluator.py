@@ -29,9 +29,10 @@ from gansmith.games.game import Maker
 from gansmith.inference import Sampler, choose_maker, load
 from gansmith.metrics.digits import SIDE
 from gansmith.metrics.features import EXTRACTORS, Extractor, there
-from gansmith.recipe import Data, Recipe, is_run, plan
+from gansmith.recipe import Recipe, is_run, plan
 from gansmith.run.export import save_images
 from gansmith.schema import did_you_mean
+from gansmith.sections import Data
 
 Say = Callable[[str], None]
 Generate = Callable[[int, int], Tensor]

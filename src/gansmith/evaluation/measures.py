@@ -32,8 +32,9 @@ from gansmith.metrics.neighbours import Threshold, nearest_of_parts, share, thre
 from gansmith.papers.parzen import SIGMAS, ParzenFit, SigmaChoice, choose_sigma, parzen
 from gansmith.papers.stacked import stacked_modes
 from gansmith.papers.tfd import FOLDS, mean_over_folds
-from gansmith.recipe import Data, Recipe, resolve
+from gansmith.recipe import Recipe, resolve
 from gansmith.run.pictures import to_uint8
+from gansmith.sections import Data
 
 SplitName = Literal["test", "validation", "train"]
 PARZEN_VALID = 1000
