@@ -11,15 +11,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import mse_loss
 
-from gansmith.games.critique import criticised, full, loss_d, per_sample
-from gansmith.games.game import Batch, Game, Losses, Maker, Metrics
-from gansmith.objectives import Objective
-from gansmith.players import Player, move
+from gansmith.games.critique import criticised, full, per_sample
+from gansmith.games.game import Adversarial, Batch, Losses, Maker, Metrics, Player, move
 from gansmith.priors import Prior
 
 
 @dataclass
-class AdversarialAutoencoder(Game):
+class AdversarialAutoencoder(Adversarial):
     """Reconstruction, then regularisation, on each batch: section 2 of the paper.
 
     E and Dec move along mean (Dec(E(x)) - x)^2; then D learns to tell z ~ p(z) (real) from E(x) (fake); then E moves so
@@ -30,9 +28,6 @@ class AdversarialAutoencoder(Game):
     Dec: Player
     D: Player
     prior: Prior
-    objective: Objective
-    noise: torch.Generator
-    accumulate: int = 1
 
     generators = ("E", "Dec")
     sees = ()
@@ -54,7 +49,7 @@ class AdversarialAutoencoder(Game):
     def losses_d(self, part: Batch) -> Losses:
         with torch.no_grad():
             codes = self.E.lend(part["x"])
-        loss, said = loss_d(self.objective, self.D.net, self.drawn(codes), codes)
+        loss, said = self.loss_d(self.D.net, self.drawn(codes), codes)
         return {"D": (self.D, loss)}, said
 
     def losses_e(self, part: Batch) -> Losses:

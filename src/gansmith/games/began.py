@@ -10,8 +10,7 @@ from torch import Tensor
 
 from gansmith.errors import UserError
 from gansmith.games.critique import full
-from gansmith.games.game import SAMPLE, Batch, Losses, Metrics, OneMove
-from gansmith.players import Player
+from gansmith.games.game import SAMPLE, Batch, Losses, Metrics, OneMove, Player
 from gansmith.priors import Prior
 from gansmith.schema import Fraction, PositiveFloat
 

@@ -12,10 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import l1_loss
 
-from gansmith.games.critique import full, loss_d, loss_g
-from gansmith.games.game import Batch, Losses, Maker, OneMove
-from gansmith.objectives import Objective
-from gansmith.players import Player
+from gansmith.games.critique import full
+from gansmith.games.game import Adversarial, Batch, Losses, Maker, OneMove, Player
 from gansmith.priors import Prior
 from gansmith.schema import NonNegativeFloat
 
@@ -26,7 +24,7 @@ def kl(mu: Tensor, logvar: Tensor) -> Tensor:
 
 
 @dataclass
-class BicycleGAN(OneMove):
+class BicycleGAN(OneMove, Adversarial):
     """G*, E* = arg min_{G, E} max_{D_VAE, D_LR} L_cVAE-GAN + L_cLR-GAN, eq. 9, with |.|_1 the mean of absolute values.
 
     b -> z -> b: z ~ E(b); G and E move along L_GAN(G(a, z), D_VAE) + lambda_l1 |G(a, z) - b|_1 + lambda_kl KL(E(b)).
@@ -40,9 +38,6 @@ class BicycleGAN(OneMove):
     D_VAE: Player
     D_LR: Player
     prior: Prior
-    objective: Objective
-    noise: torch.Generator
-    accumulate: int = 1
     _: KW_ONLY
     lambda_gan: NonNegativeFloat = 2.0
     lambda_l1: NonNegativeFloat = 10.0
@@ -69,10 +64,10 @@ class BicycleGAN(OneMove):
             "game/kl": kl(mu, logvar),
             "game/latent": l1_loss(full(self.E.lend(fake_lr)[0]), z),
         }
-        of_vae = self.lambda_gan * loss_g(self.objective, self.D_VAE.lend, fake_vae, b)
-        of_lr = self.lambda_gan * loss_g(self.objective, self.D_LR.lend, fake_lr, b)
-        d_vae, said_vae = loss_d(self.objective, self.D_VAE.net, b, fake_vae.detach(), "_VAE")
-        d_lr, said_lr = loss_d(self.objective, self.D_LR.net, b, fake_lr.detach(), "_LR")
+        of_vae = self.lambda_gan * self.loss_g(self.D_VAE.lend, fake_vae, b)
+        of_lr = self.lambda_gan * self.loss_g(self.D_LR.lend, fake_lr, b)
+        d_vae, said_vae = self.loss_d(self.D_VAE.net, b, fake_vae.detach(), "_VAE")
+        d_lr, said_lr = self.loss_d(self.D_LR.net, b, fake_lr.detach(), "_LR")
         return {
             "G+E": ((self.G, self.E), of_vae + self.lambda_l1 * said["game/l1"] + self.lambda_kl * said["game/kl"]),
             "G": (self.G, of_lr + self.lambda_latent * said["game/latent"]),

@@ -13,10 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from gansmith.games.critique import criticised, full, judged, loss_g, per_sample
-from gansmith.games.game import Batch, Losses, Maker, OneMove
-from gansmith.objectives import Objective
-from gansmith.players import Moved, Player
+from gansmith.games.critique import criticised, full, judged, per_sample
+from gansmith.games.game import Adversarial, Batch, Losses, Maker, Moved, OneMove, Player
 from gansmith.schema import NonNegativeFloat
 
 
@@ -26,7 +24,7 @@ def fill(G: Any, holed: Tensor, mask: Tensor) -> Tensor:
 
 
 @dataclass
-class ContextConditionalGAN(OneMove):
+class ContextConditionalGAN(OneMove, Adversarial):
     """D moves along lambda_gan L_D(u, filled) - E log p(y | x), and G along L_G(filled), of the objective's losses.
 
     filled = mask G(holed) + (1 - mask) u: D looks at the whole picture, most of which is real. Both gradients are taken
@@ -35,8 +33,6 @@ class ContextConditionalGAN(OneMove):
 
     G: Player
     D: Player
-    objective: Objective
-    accumulate: int = 1
     _: KW_ONLY
     lambda_gan: NonNegativeFloat = 1.0
 
@@ -52,5 +48,5 @@ class ContextConditionalGAN(OneMove):
         c = criticised(self.D.net, u, filled.detach())
         supervised = cross_entropy(full(self.D.net(part["x"]).category), part["y"])
         loss_d = supervised + self.lambda_gan * per_sample(self.objective.d, c).mean()
-        moved: Moved = {"D": (self.D, loss_d), "G": (self.G, loss_g(self.objective, self.D.lend, filled, u))}
+        moved: Moved = {"D": (self.D, loss_d), "G": (self.G, self.loss_g(self.D.lend, filled, u))}
         return moved, {**judged(c, self.objective), "game/supervised": supervised}

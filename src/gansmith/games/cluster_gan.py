@@ -13,11 +13,9 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, one_hot
 
 from gansmith.errors import UserError
-from gansmith.games.critique import criticised, full, judged, loss_g, per_sample, score
-from gansmith.games.game import SAMPLE, Batch, InTurns, Losses, Maker
-from gansmith.objectives import Objective
+from gansmith.games.critique import criticised, full, judged, per_sample, score
+from gansmith.games.game import SAMPLE, Adversarial, Batch, InTurns, Losses, Maker, Player
 from gansmith.penalties import PenaltySum
-from gansmith.players import Player
 from gansmith.priors import Codes
 from gansmith.schema import NonNegativeFloat, PositiveInt
 
@@ -30,7 +28,7 @@ def reconstruct(G: Any, E: Any, x: Tensor) -> Tensor:
 
 
 @dataclass
-class ClusterGAN(InTurns):
+class ClusterGAN(InTurns, Adversarial):
     """min_{G, E} max_D adversarial + beta_noise |z_n - E(G(z))_n|^2 + beta_category H(z_c, E(G(z))_c).
 
     The adversarial part is that of the objective and the penalties: the paper's choice for pictures is WGAN-GP. A round
@@ -41,10 +39,7 @@ class ClusterGAN(InTurns):
     E: Player
     D: Player
     prior: Codes
-    objective: Objective
     penalty: PenaltySum
-    noise: torch.Generator
-    accumulate: int = 1
     _: KW_ONLY
     n_critic: PositiveInt = 5
     beta_noise: NonNegativeFloat = 10.0
@@ -82,6 +77,6 @@ class ClusterGAN(InTurns):
             )
         noise_error = (full(code.noise) - noise).square().sum(1).mean()
         category_error = cross_entropy(full(code.category), cluster)
-        loss = loss_g(self.objective, self.D.lend, fake, part["x"])
+        loss = self.loss_g(self.D.lend, fake, part["x"])
         loss = loss + self.beta_noise * noise_error + self.beta_category * category_error
         return {"G": ((self.G, self.E), loss)}, {"game/noise": noise_error, "game/category": category_error}

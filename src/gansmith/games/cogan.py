@@ -8,17 +8,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-
 from gansmith.games.critique import Critique, per_sample, scores, shown
-from gansmith.games.game import Batch, InTurns, Losses, Maker, Metrics
-from gansmith.objectives import Objective
-from gansmith.players import Player
+from gansmith.games.game import Adversarial, Batch, InTurns, Losses, Maker, Metrics, Player
 from gansmith.priors import Prior
 
 
 @dataclass
-class CoupledGAN(InTurns):
+class CoupledGAN(InTurns, Adversarial):
     """max_G min_D of the sum of two games on one z, eq. 4: a move of D, then one of G on the same G(z), Algorithm 1.
 
     What the two generators share, and the two critics, is one module, in which the gradients of both domains meet: so G
@@ -29,9 +25,6 @@ class CoupledGAN(InTurns):
     G: Player
     D: Player
     prior: Prior
-    objective: Objective
-    noise: torch.Generator
-    accumulate: int = 1
 
     needs = (("a",), ("b",))
     makers = {

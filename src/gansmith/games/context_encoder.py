@@ -12,10 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import max_pool2d
 
-from gansmith.games.critique import full, loss_d, loss_g
-from gansmith.games.game import Batch, InTurns, Losses, Maker
-from gansmith.objectives import Objective
-from gansmith.players import Player
+from gansmith.games.critique import full
+from gansmith.games.game import Adversarial, Batch, InTurns, Losses, Maker, Player
 from gansmith.schema import NonNegativeFloat, NonNegativeInt
 
 
@@ -25,7 +23,7 @@ def fill(G: Any, holed: Tensor, mask: Tensor) -> Tensor:
 
 
 @dataclass
-class ContextEncoder(InTurns):
+class ContextEncoder(InTurns, Adversarial):
     """lambda_rec L_rec + lambda_adv L_adv, eq. 3: L_rec is the mean of w (G(holed) - x)^2 over the pixels that count.
 
     These are the hole, w = 1, and a border of `overlap` pixels around it, which G sees and makes again, w =
@@ -35,8 +33,6 @@ class ContextEncoder(InTurns):
 
     G: Player
     D: Player
-    objective: Objective
-    accumulate: int = 1
     _: KW_ONLY
     lambda_rec: NonNegativeFloat = 0.999
     lambda_adv: NonNegativeFloat = 0.001
@@ -50,12 +46,12 @@ class ContextEncoder(InTurns):
         x = part["x"]
         made = full(self.G.net(part["holed"]))
         self.made.append(made)
-        loss, said = loss_d(self.objective, self.D.net, x, torch.where(part["mask"] > 0, made.detach(), x))
+        loss, said = self.loss_d(self.D.net, x, torch.where(part["mask"] > 0, made.detach(), x))
         return {"D": (self.D, loss)}, said
 
     def losses_g(self, part: Batch) -> Losses:
         x, mask, made = part["x"], part["mask"], self.made.pop(0)
-        adversarial = loss_g(self.objective, self.D.lend, torch.where(mask > 0, made, x), x)
+        adversarial = self.loss_g(self.D.lend, torch.where(mask > 0, made, x), x)
         reconstruction = self.reconstruction(made, x, mask)
         loss = self.lambda_rec * reconstruction + self.lambda_adv * adversarial
         return {"G": (self.G, loss)}, {"game/adversarial": adversarial, "game/reconstruction": reconstruction}

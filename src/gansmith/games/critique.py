@@ -13,6 +13,9 @@ from torch.nn.functional import softplus
 from gansmith.errors import UserError
 from gansmith.objectives import Objective
 
+Critic = Callable[[Tensor], Any]
+"""Pictures (N, C, H, W) -> D's output, such as `D.net`, or a critic's that looks at more than the picture."""
+
 
 class Critique(NamedTuple):
     """D's scores of real and of generated images: one tensor per scale, (N,) or a patch map (N, h, w)."""
@@ -39,8 +42,8 @@ def scores(output: Any, n: int) -> tuple[Tensor, ...]:
     return tuple(full(scale) for scale in scales)
 
 
-def criticised(critic: Callable[[Tensor], Any], x_real: Tensor, x_fake: Tensor) -> Critique:
-    """What a critic, such as `D.net`, says of real and of generated pictures (N, C, H, W)."""
+def criticised(critic: Critic, x_real: Tensor, x_fake: Tensor) -> Critique:
+    """What a critic says of real and of generated pictures."""
     return Critique(scores(critic(x_real), len(x_real)), scores(critic(x_fake), len(x_fake)))
 
 
@@ -55,22 +58,14 @@ def per_sample(loss: Callable[[Tensor, Tensor], Tensor], c: Critique) -> Tensor:
     return torch.stack(parts).sum(0)
 
 
-def loss_d(
-    objective: Objective, critic: Callable[[Tensor], Any], x_real: Tensor, x_fake: Tensor, of: str = ""
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """The critic's mean loss and, for the log, its mean outputs (see `shown`)."""
-    c = criticised(critic, x_real, x_fake)
-    return per_sample(objective.d, c).mean(), shown(c, objective, of)
-
-
-def loss_g(objective: Objective, critic: Callable[[Tensor], Any], x_fake: Tensor, x_real: Tensor) -> Tensor:
+def loss_g(objective: Objective, critic: Critic, x_fake: Tensor, x_real: Tensor) -> Tensor:
     """The mean loss of who made x_fake; the critic sees x_real only where the loss compares with its scores."""
     fake = scores(critic(x_fake), len(x_fake))
     real = scores(critic(x_real), len(x_real)) if objective.g_uses_real else fake
     return per_sample(objective.g, Critique(real, fake)).mean()
 
 
-def score(net: Callable[[Tensor], Any]) -> Callable[[Tensor], Tensor]:
+def score(net: Critic) -> Callable[[Tensor], Tensor]:
     """D as one number per sample (N,), for penalties: the mean over a patch map, the sum over scales."""
 
     def one(x: Tensor) -> Tensor:

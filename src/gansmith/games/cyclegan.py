@@ -9,19 +9,16 @@ from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass
 from typing import Literal
 
-import torch
 from torch.nn.functional import l1_loss, mse_loss
 
-from gansmith.games.critique import full, loss_d, loss_g
-from gansmith.games.game import TRANSLATE, Batch, Losses, OneMove
+from gansmith.games.critique import full
+from gansmith.games.game import TRANSLATE, Adversarial, Batch, Losses, Moved, OneMove, Player
 from gansmith.games.pool import Pool
-from gansmith.objectives import Objective
-from gansmith.players import Moved, Player
 from gansmith.schema import NonNegativeFloat, NonNegativeInt
 
 
 @dataclass
-class CycleGAN(OneMove):
+class CycleGAN(OneMove, Adversarial):
     """L_GAN(AB, DB) + L_GAN(BA, DA) + lambda_cycle (|BA(AB(a)) - a|_1 + |AB(BA(b)) - b|_1), eq. 3,
 
     and lambda_identity lambda_cycle (|BA(a) - a|_1 + |AB(b) - b|_1), section 5.2. The paper's least squares loss of the
@@ -34,9 +31,6 @@ class CycleGAN(OneMove):
     BA: Player
     DA: Player
     DB: Player
-    objective: Objective
-    noise: torch.Generator
-    accumulate: int = 1
     _: KW_ONLY
     lambda_cycle: NonNegativeFloat = 5.0
     lambda_identity: NonNegativeFloat = 0.5
@@ -60,14 +54,14 @@ class CycleGAN(OneMove):
         fake_b, fake_a = self.AB.net(a), self.BA.net(b)
         apart = l1_loss if self.distance == "l1" else mse_loss
         cycle = apart(full(self.BA.net(fake_b)), a) + apart(full(self.AB.net(fake_a)), b)
-        adversarial = loss_g(self.objective, self.DB.lend, fake_b, b) + loss_g(self.objective, self.DA.lend, fake_a, a)
+        adversarial = self.loss_g(self.DB.lend, fake_b, b) + self.loss_g(self.DA.lend, fake_a, a)
         loss = adversarial + self.lambda_cycle * cycle
         said = {"game/adversarial": adversarial, "game/cycle": cycle}
         if self.lambda_identity:
             said["game/identity"] = l1_loss(full(self.BA.net(a)), a) + l1_loss(full(self.AB.net(b)), b)
             loss = loss + self.lambda_identity * self.lambda_cycle * said["game/identity"]
         past_a, past_b = (self.past[of].swap(fake.detach(), self.noise) for of, fake in (("a", fake_a), ("b", fake_b)))
-        loss_a, said_a = loss_d(self.objective, self.DA.net, a, past_a, "_A")
-        loss_b, said_b = loss_d(self.objective, self.DB.net, b, past_b, "_B")
+        loss_a, said_a = self.loss_d(self.DA.net, a, past_a, "_A")
+        loss_b, said_b = self.loss_d(self.DB.net, b, past_b, "_B")
         moved: Moved = {"G": ((self.AB, self.BA), loss), "DA": (self.DA, loss_a), "DB": (self.DB, loss_b)}
         return moved, {**said, **said_a, **said_b}

@@ -10,16 +10,14 @@ from dataclasses import KW_ONLY, dataclass
 import torch
 from torch.nn.functional import l1_loss
 
-from gansmith.games.critique import full, loss_d, loss_g, score
-from gansmith.games.game import TRANSLATE, Batch, InTurns, Losses
-from gansmith.objectives import Objective
+from gansmith.games.critique import full, score
+from gansmith.games.game import TRANSLATE, Adversarial, Batch, InTurns, Losses, Player
 from gansmith.penalties import PenaltySum
-from gansmith.players import Player
 from gansmith.schema import NonNegativeFloat, PositiveInt
 
 
 @dataclass
-class DualGAN(InTurns):
+class DualGAN(InTurns, Adversarial):
     """n_critic moves of DA and DB, each on a batch of its own; then one of AB and BA, on the last of them: Algorithm 1.
 
     DA and DB: E DA(BA(b)) - E DA(a) and E DB(AB(a)) - E DB(b), eq. 1 and 2, and the penalties. AB and BA: lambda_a
@@ -31,10 +29,7 @@ class DualGAN(InTurns):
     BA: Player
     DA: Player
     DB: Player
-    objective: Objective
     penalty: PenaltySum
-    noise: torch.Generator
-    accumulate: int = 1
     _: KW_ONLY
     n_critic: PositiveInt = 2
     lambda_a: NonNegativeFloat = 100.0
@@ -49,8 +44,8 @@ class DualGAN(InTurns):
         a, b = part["a"], part["b"]
         with torch.no_grad():
             fake_b, fake_a = self.AB.lend(a), self.BA.lend(b)
-        loss_a, said_a = loss_d(self.objective, self.DA.net, a, fake_a, "_A")
-        loss_b, said_b = loss_d(self.objective, self.DB.net, b, fake_b, "_B")
+        loss_a, said_a = self.loss_d(self.DA.net, a, fake_a, "_A")
+        loss_b, said_b = self.loss_d(self.DB.net, b, fake_b, "_B")
         loss_a = loss_a + self.penalty(score(self.DA.probe), a, fake_a, self.noise, self.DA.moves)
         loss_b = loss_b + self.penalty(score(self.DB.probe), b, fake_b, self.noise, self.DB.moves)
         return {"DA": (self.DA, loss_a), "DB": (self.DB, loss_b)}, {**said_a, **said_b}
@@ -58,7 +53,7 @@ class DualGAN(InTurns):
     def losses_g(self, part: Batch) -> Losses:
         a, b = part["a"], part["b"]
         fake_b, fake_a = self.AB.net(a), self.BA.net(b)
-        adversarial = loss_g(self.objective, self.DB.lend, fake_b, b) + loss_g(self.objective, self.DA.lend, fake_a, a)
+        adversarial = self.loss_g(self.DB.lend, fake_b, b) + self.loss_g(self.DA.lend, fake_a, a)
         cycle_a, cycle_b = l1_loss(full(self.BA.net(fake_b)), a), l1_loss(full(self.AB.net(fake_a)), b)
         loss = adversarial + self.lambda_a * cycle_a + self.lambda_b * cycle_b
         said = {"game/adversarial": adversarial, "game/cycle_a": cycle_a, "game/cycle_b": cycle_b}

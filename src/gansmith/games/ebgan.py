@@ -12,9 +12,8 @@ from torch.nn.functional import normalize, relu
 
 from gansmith.errors import UserError
 from gansmith.games.critique import full
-from gansmith.games.game import SAMPLE, Batch, Losses, OneMove
+from gansmith.games.game import SAMPLE, Batch, Losses, OneMove, Player
 from gansmith.networks.ebgan import Coded
-from gansmith.players import Player
 from gansmith.priors import Prior
 from gansmith.schema import NonNegativeFloat, PositiveFloat
 
@@ -56,6 +55,7 @@ class EBGAN(OneMove):
 
     sees = ()
     makers = SAMPLE
+    accumulate = 1  # PT has to see the whole batch
 
     def losses(self, part: Batch) -> Losses:
         x = part["x"]

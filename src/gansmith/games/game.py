@@ -7,15 +7,18 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
+import torch
 from torch import Tensor
 
 from gansmith.batch import NOT_PICTURES, Batch
-from gansmith.games.critique import with_jsd
+from gansmith.games.critique import Critic, criticised, loss_g, per_sample, shown, with_jsd
+from gansmith.objectives import Objective
 from gansmith.players import Metrics, Moved, Player, move
 
-__all__ = ["Batch", "Game", "Maker", "Metrics"]
+__all__ = ["Batch", "Game", "Losses", "Maker", "Metrics", "Moved", "Player", "move"]
 
 Losses = tuple[Moved, Metrics]
 """Who moves along which loss of a part of a batch, and what else to log."""
@@ -72,7 +75,7 @@ class Game(ABC):
     eager: ClassVar[Mapping[str, str]] = {}
     """Players whose networks torch.compile must leave alone, each with the reason."""
     batches_per_round: int = 1
-    accumulate: int = 1
+    accumulate: int
 
     @property
     def players(self) -> tuple[Player, ...]:
@@ -94,6 +97,24 @@ class Game(ABC):
     def pools(self) -> Mapping[str, Any]:
         """Memories of past fakes (`games.pool.Pool`), of which each process has its own."""
         return {}
+
+
+@dataclass
+class Adversarial(Game):
+    """What most games are handed besides their players, and both sides of the objective."""
+
+    objective: Objective
+    noise: torch.Generator
+    accumulate: int
+
+    def loss_d(self, critic: Critic, x_real: Tensor, x_fake: Tensor, of: str = "") -> tuple[Tensor, Metrics]:
+        """A critic's mean loss and, for the log, its mean outputs; `of` tells critics apart."""
+        c = criticised(critic, x_real, x_fake)
+        return per_sample(self.objective.d, c).mean(), shown(c, self.objective, of)
+
+    def loss_g(self, critic: Critic, x_fake: Tensor, x_real: Tensor) -> Tensor:
+        """The mean loss of who made x_fake."""
+        return loss_g(self.objective, critic, x_fake, x_real)
 
 
 class OneMove(Game):

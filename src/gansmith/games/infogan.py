@@ -9,17 +9,14 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from gansmith.errors import UserError
-from gansmith.games.critique import loss_d, loss_g
-from gansmith.games.game import SAMPLE, Batch, Game, Losses, Metrics
+from gansmith.games.game import SAMPLE, Adversarial, Batch, Losses, Metrics, Player, move
 from gansmith.networks.infogan import Heads
-from gansmith.objectives import Objective
-from gansmith.players import Player, move
 from gansmith.priors import Codes
 from gansmith.schema import NonNegativeFloat, PositiveFloat
 
 
 @dataclass
-class InfoGAN(Game):
+class InfoGAN(Adversarial):
     """Three moves a round, each on fresh latents: D, then G, then G and Q together on the information loss
 
         -E[log Q(c | G(z, c))] = lambda_category CE(category) + lambda_code E[(code - mu)^2 / 2],
@@ -32,9 +29,6 @@ class InfoGAN(Game):
     G: Player
     D: Player
     prior: Codes
-    objective: Objective
-    noise: torch.Generator
-    accumulate: int = 1
     _: KW_ONLY
     lambda_category: PositiveFloat = 1.0
     lambda_code: NonNegativeFloat = 1.0
@@ -58,12 +52,12 @@ class InfoGAN(Game):
     def losses_d(self, part: Batch) -> Losses:
         with torch.no_grad():
             fake = self.G.lend(self.latent(len(part)))
-        loss, said = loss_d(self.objective, self.D.net, part["x"], fake)
+        loss, said = self.loss_d(self.D.net, part["x"], fake)
         return {"D": (self.D, loss)}, said
 
     def losses_g(self, part: Batch) -> Losses:
         fake = self.G.net(self.latent(len(part)))
-        return {"G": (self.G, loss_g(self.objective, self.D.lend, fake, part["x"]))}, {}
+        return {"G": (self.G, self.loss_g(self.D.lend, fake, part["x"]))}, {}
 
     def losses_info(self, part: Batch) -> Losses:
         z = self.latent(len(part))

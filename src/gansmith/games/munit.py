@@ -12,10 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import l1_loss
 
-from gansmith.games.critique import full, loss_d, loss_g
-from gansmith.games.game import Batch, InTurns, Losses, Maker
-from gansmith.objectives import Objective
-from gansmith.players import Moved, Player
+from gansmith.games.critique import full
+from gansmith.games.game import Adversarial, Batch, InTurns, Losses, Maker, Moved, Player
 from gansmith.priors import Prior
 from gansmith.schema import NonNegativeFloat
 
@@ -25,7 +23,7 @@ def l1(one: Tensor, other: Tensor) -> Tensor:
 
 
 @dataclass
-class MUNIT(InTurns):
+class MUNIT(InTurns, Adversarial):
     """lambda_gan L_GAN + lambda_image L_x + lambda_content L_c + lambda_style L_s + lambda_cycle L_cc, eq. 5.
 
     With styles s_a, s_b ~ the prior, x_ab = B(c_a, s_b), x_ba = A(c_b, s_a), and |.| the mean of absolute values:
@@ -40,9 +38,6 @@ class MUNIT(InTurns):
     DA: Player
     DB: Player
     prior: Prior
-    objective: Objective
-    noise: torch.Generator
-    accumulate: int = 1
     _: KW_ONLY
     lambda_gan: NonNegativeFloat = 2.0
     lambda_image: NonNegativeFloat = 10.0
@@ -68,8 +63,8 @@ class MUNIT(InTurns):
         with torch.no_grad():
             x_ab = self.B.lend(self.A.lend(part["a"])[0], s_b)
             x_ba = self.A.lend(self.B.lend(part["b"])[0], s_a)
-        loss_a, said_a = loss_d(self.objective, self.DA.net, part["a"], x_ba, "_A")
-        loss_b, said_b = loss_d(self.objective, self.DB.net, part["b"], x_ab, "_B")
+        loss_a, said_a = self.loss_d(self.DA.net, part["a"], x_ba, "_A")
+        loss_b, said_b = self.loss_d(self.DB.net, part["b"], x_ab, "_B")
         moved: Moved = {"DA": (self.DA, self.lambda_gan * loss_a), "DB": (self.DB, self.lambda_gan * loss_b)}
         return moved, {**said_a, **said_b}
 
@@ -79,7 +74,7 @@ class MUNIT(InTurns):
         (c_a, own_a), (c_b, own_b) = A(a), B(b)
         x_ab, x_ba = B(c_a, s_b), A(c_b, s_a)
         (c_a_again, s_b_again), (c_b_again, s_a_again) = B(x_ab), A(x_ba)
-        adversarial = loss_g(self.objective, self.DB.lend, x_ab, b) + loss_g(self.objective, self.DA.lend, x_ba, a)
+        adversarial = self.loss_g(self.DB.lend, x_ab, b) + self.loss_g(self.DA.lend, x_ba, a)
         said = {
             "game/adversarial": adversarial,
             "game/image": l1(A(c_a, own_a), a) + l1(B(c_b, own_b), b),

@@ -10,15 +10,13 @@ from functools import partial
 
 from torch.nn.functional import l1_loss
 
-from gansmith.games.critique import full, loss_d, loss_g
-from gansmith.games.game import Batch, InTurns, Losses, Maker
-from gansmith.objectives import Objective
-from gansmith.players import Player
+from gansmith.games.critique import full
+from gansmith.games.game import Adversarial, Batch, InTurns, Losses, Maker, Player
 from gansmith.schema import NonNegativeFloat
 
 
 @dataclass
-class Pix2Pix(InTurns):
+class Pix2Pix(InTurns, Adversarial):
     """G* = arg min_G max_D L_cGAN(G, D) + lambda_l1 E[|b - G(a)|_1]: eq. 1 to 4, with the losses of the objective.
 
     One step of D, then one of G against the D that has moved, on the same G(a): section 3.3. G's noise is its dropout,
@@ -27,8 +25,6 @@ class Pix2Pix(InTurns):
 
     G: Player
     D: Player
-    objective: Objective
-    accumulate: int = 1
     _: KW_ONLY
     lambda_l1: NonNegativeFloat = 100.0
 
@@ -39,11 +35,11 @@ class Pix2Pix(InTurns):
         a, b = part["a"], part["b"]
         fake_b = self.G.net(a)
         self.made.append(fake_b)
-        loss, said = loss_d(self.objective, partial(self.D.net, a), b, fake_b.detach())
+        loss, said = self.loss_d(partial(self.D.net, a), b, fake_b.detach())
         return {"D": (self.D, loss)}, said
 
     def losses_g(self, part: Batch) -> Losses:
         a, b, fake_b = part["a"], part["b"], self.made.pop(0)
-        adversarial = loss_g(self.objective, partial(self.D.lend, a), fake_b, b)
+        adversarial = self.loss_g(partial(self.D.lend, a), fake_b, b)
         l1 = l1_loss(full(fake_b), b)
         return {"G": (self.G, adversarial + self.lambda_l1 * l1)}, {"game/adversarial": adversarial, "game/l1": l1}

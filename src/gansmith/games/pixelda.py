@@ -11,16 +11,14 @@ from dataclasses import KW_ONLY, dataclass
 import torch
 from torch.nn.functional import cross_entropy
 
-from gansmith.games.critique import full, loss_d, loss_g
-from gansmith.games.game import Batch, InTurns, Losses, Maker, Metrics
-from gansmith.objectives import Objective
-from gansmith.players import Player, move
+from gansmith.games.critique import full
+from gansmith.games.game import Adversarial, Batch, InTurns, Losses, Maker, Metrics, Player, move
 from gansmith.priors import Prior
 from gansmith.schema import NonNegativeFloat
 
 
 @dataclass
-class PixelDA(InTurns):
+class PixelDA(InTurns, Adversarial):
     """min_{G, T} max_D alpha L_d(D, G) + beta L_t(T, G), L_t = H(y, T(G(a, z))) + H(y, T(a)): section 3.1.
 
     A round is the two steps of section 3.1: D and T move with G fixed, then G moves with D and T fixed, on the same
@@ -32,9 +30,6 @@ class PixelDA(InTurns):
     D: Player
     T: Player
     prior: Prior
-    objective: Objective
-    noise: torch.Generator
-    accumulate: int = 1
     _: KW_ONLY
     alpha: NonNegativeFloat = 1.0
     beta: NonNegativeFloat = 0.89
@@ -60,13 +55,13 @@ class PixelDA(InTurns):
         a, b, y, n = part["a"], part["b"], part["y"], len(part)
         with torch.no_grad():
             fake = self.G.lend(a, self.prior.sample(n, self.noise, self.G.dtype))
-        loss, said = loss_d(self.objective, self.D.net, b, fake)
+        loss, said = self.loss_d(self.D.net, b, fake)
         task = cross_entropy(full(self.T.net(fake)), y) + cross_entropy(full(self.T.net(a)), y)
         return {"D": (self.D, self.alpha * loss), "T": (self.T, self.beta * task)}, said
 
     def losses_g(self, part: Batch) -> Losses:
         fake = self.G.net(part["a"], self.prior.sample(len(part), self.noise, self.G.dtype))
-        adversarial = loss_g(self.objective, self.D.lend, fake, part["b"])
+        adversarial = self.loss_g(self.D.lend, fake, part["b"])
         task = cross_entropy(full(self.T.lend(fake)), part["y"])
         loss = self.alpha * adversarial + self.beta * task
         return {"G": (self.G, loss)}, {"game/adversarial": adversarial, "game/task": task}

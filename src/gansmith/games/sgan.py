@@ -12,9 +12,8 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from gansmith.games.critique import Critique, full, judged, per_sample
-from gansmith.games.game import Batch, Losses, Maker
+from gansmith.games.game import Batch, Losses, Maker, Moved
 from gansmith.games.two_player import Simultaneous
-from gansmith.players import Moved
 from gansmith.schema import NonNegativeFloat
 
 

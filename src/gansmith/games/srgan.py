@@ -13,10 +13,8 @@ from torch import Tensor, nn
 from torch.nn.functional import l1_loss, mse_loss
 
 from gansmith.errors import UserError
-from gansmith.games.critique import criticised, full, judged, loss_g, per_sample
-from gansmith.games.game import Batch, Losses, Maker, OneMove
-from gansmith.objectives import Objective
-from gansmith.players import Player
+from gansmith.games.critique import criticised, full, judged, per_sample
+from gansmith.games.game import Adversarial, Batch, Losses, Maker, OneMove, Player
 from gansmith.schema import NonNegativeFloat
 
 DISTANCES = {"l1": l1_loss, "l2": mse_loss}
@@ -52,7 +50,7 @@ class Regression(OneMove):
 
 
 @dataclass
-class SuperResolution(OneMove):
+class SuperResolution(OneMove, Adversarial):
     """lambda_features |F(G(low)) - F(x)| + lambda_gan L_GAN(G, D) + lambda_pixel |G(low) - x|_1; D tells x from G(low).
 
     SRGAN: the features' distance is a mean of squares, and lambda_pixel 0 (eq. 3 and 5). ESRGAN: it is a mean of
@@ -63,8 +61,6 @@ class SuperResolution(OneMove):
     G: Player
     D: Player
     F: nn.Module
-    objective: Objective
-    accumulate: int = 1
     _: KW_ONLY
     distance: Literal["l1", "l2"] = "l2"
     lambda_features: NonNegativeFloat = 0.006
@@ -83,7 +79,7 @@ class SuperResolution(OneMove):
             wanted = full(self.F(x))
         said = {
             "game/features": DISTANCES[self.distance](full(self.F(made)), wanted),
-            "game/adversarial": loss_g(self.objective, self.D.lend, made, x),
+            "game/adversarial": self.loss_g(self.D.lend, made, x),
             "game/pixel": l1_loss(made, x),
         }
         weights = (self.lambda_features, self.lambda_gan, self.lambda_pixel)

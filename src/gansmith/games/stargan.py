@@ -14,11 +14,9 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, l1_loss
 
 from gansmith.errors import UserError
-from gansmith.games.critique import Critique, full, judged, loss_g, per_sample, score, scores
-from gansmith.games.game import Batch, InTurns, Losses, Maker, Metrics
-from gansmith.objectives import Objective
+from gansmith.games.critique import Critique, full, judged, per_sample, score, scores
+from gansmith.games.game import Adversarial, Batch, InTurns, Losses, Maker, Metrics, Player
 from gansmith.penalties import PenaltySum
-from gansmith.players import Player
 from gansmith.schema import NonNegativeFloat, PositiveInt
 
 
@@ -39,7 +37,7 @@ def attribute_loss(said: Any, bits: Tensor) -> Tensor:
 
 
 @dataclass
-class StarGAN(InTurns):
+class StarGAN(InTurns, Adversarial):
     """L_D = objective.d + lambda_attributes BCE(D(x), c), with the penalties, and
 
     L_G = objective.g + lambda_attributes BCE(D(G(x, c')), c') + lambda_cycle |G(G(x, c'), c) - x|_1: eq. 1 to 6 and 8.
@@ -50,11 +48,8 @@ class StarGAN(InTurns):
 
     G: Player
     D: Player
-    objective: Objective
     penalty: PenaltySum
-    noise: torch.Generator
     everywhere: Callable[[Tensor], Tensor]
-    accumulate: int = 1
     _: KW_ONLY
     n_critic: PositiveInt = 5
     lambda_attributes: NonNegativeFloat = 1.0
@@ -85,7 +80,7 @@ class StarGAN(InTurns):
         x = part["x"]
         fake = self.G.net(x, part["wished"])
         said = self.D.lend(fake)
-        adversarial = loss_g(self.objective, lambda seen: said if seen is fake else self.D.lend(seen), fake, x)
+        adversarial = self.loss_g(lambda seen: said if seen is fake else self.D.lend(seen), fake, x)
         told, cycle = attribute_loss(said, part["wished"]), l1_loss(full(self.G.net(fake, part["bits"])), x)
         loss = adversarial + self.lambda_attributes * told + self.lambda_cycle * cycle
         return {"G": (self.G, loss)}, {"game/attributes_fake": told, "game/cycle": cycle}

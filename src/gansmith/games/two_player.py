@@ -11,10 +11,9 @@ import torch
 from torch import Tensor
 
 from gansmith.games.critique import criticised, judged, loss_g, per_sample, score
-from gansmith.games.game import SAMPLE, Batch, InTurns, Losses, OneMove
+from gansmith.games.game import SAMPLE, Batch, InTurns, Losses, OneMove, Player
 from gansmith.objectives import Objective
 from gansmith.penalties import PenaltySum
-from gansmith.players import Player
 from gansmith.priors import Prior
 from gansmith.schema import PositiveInt
 

@@ -14,10 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import l1_loss
 
-from gansmith.games.critique import full, loss_d, loss_g
-from gansmith.games.game import Batch, InTurns, Losses, Maker
-from gansmith.objectives import Objective
-from gansmith.players import Moved, Player
+from gansmith.games.critique import full
+from gansmith.games.game import Adversarial, Batch, InTurns, Losses, Maker, Moved, Player
 from gansmith.schema import NonNegativeFloat
 
 
@@ -27,7 +25,7 @@ def square(*means: Tensor) -> Tensor:
 
 
 @dataclass
-class UNIT(InTurns):
+class UNIT(InTurns, Adversarial):
     """Two variational auto-encoders, z ~ N(mu(x), I), with codes of one space: section 3.
 
     L = lambda_gan L_GAN + lambda_kl KL(mu) + lambda_l1 (|GA(a) - a|_1 + |GB(b) - b|_1), and with the weights
@@ -43,9 +41,6 @@ class UNIT(InTurns):
     GB: Player
     DA: Player
     DB: Player
-    objective: Objective
-    noise: torch.Generator
-    accumulate: int = 1
     _: KW_ONLY
     lambda_gan: NonNegativeFloat = 10.0
     lambda_kl: NonNegativeFloat = 0.1
@@ -72,8 +67,8 @@ class UNIT(InTurns):
         with torch.no_grad():
             fake_b = self.GB.lend(self.code(self.EA.lend, self.S.lend, part["a"])[1])
             fake_a = self.GA.lend(self.code(self.EB.lend, self.S.lend, part["b"])[1])
-        loss_a, said_a = loss_d(self.objective, self.DA.net, part["a"], fake_a, "_A")
-        loss_b, said_b = loss_d(self.objective, self.DB.net, part["b"], fake_b, "_B")
+        loss_a, said_a = self.loss_d(self.DA.net, part["a"], fake_a, "_A")
+        loss_b, said_b = self.loss_d(self.DB.net, part["b"], fake_b, "_B")
         moved: Moved = {"DA": (self.DA, self.lambda_gan * loss_a), "DB": (self.DB, self.lambda_gan * loss_b)}
         return moved, {**said_a, **said_b}
 
@@ -85,8 +80,7 @@ class UNIT(InTurns):
         mu_aba, h_aba = self.code(self.EB.net, self.S.net, fake_b)
         mu_bab, h_bab = self.code(self.EA.net, self.S.net, fake_a)
         said = {
-            "adversarial": loss_g(self.objective, self.DB.lend, fake_b, b)
-            + loss_g(self.objective, self.DA.lend, fake_a, a),
+            "adversarial": self.loss_g(self.DB.lend, fake_b, b) + self.loss_g(self.DA.lend, fake_a, a),
             "kl": square(mu_a, mu_b),
             "l1": l1_loss(full(self.GA.net(h_a)), a) + l1_loss(full(self.GB.net(h_b)), b),
             "kl_cycle": square(mu_aba, mu_bab),
