@@ -67,7 +67,9 @@ def orbit(
     """theta + i psi before the first round and after each; the penalty is (weight, target) of wgan_gp."""
     G, D = (Player(name, net, partial(sgd, lr=eta)) for name, net in (("G", Point()), ("D", Slope())))
     terms = [] if penalty is None else [Term(penalty[0], partial(wgan_gp, target=penalty[1]))]
-    played = game(G, D, Normal(dim=1), OBJECTIVES["wasserstein"], PenaltySum(terms), torch.Generator().manual_seed(0))
+    played = game(
+        OBJECTIVES["wasserstein"], torch.Generator().manual_seed(0), 1, G, D, Normal(dim=1), PenaltySum(terms)
+    )
     batch = Batch({"x": torch.zeros(4, 1, 1, 1, dtype=torch.float64)}, 4)
     points = [complex(THETA, PSI)]
     for _ in range(rounds):

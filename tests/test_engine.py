@@ -93,7 +93,8 @@ def test_in_bfloat16_the_generator_meets_the_discriminator_as_it_is_after_its_st
     """A cast of D's weight that is kept within the round would be the one from before its step."""
     G, D = (Player(name, Line(shape), lambda p: sgd(p, lr=1.0)) for name, shape in (("G", (1, 1, 1)), ("D", ())))
     draws = torch.Generator().manual_seed(0)
-    game = Alternating(G, D, Normal(dim=1), OBJECTIVES["wasserstein"], PenaltySum([]), torch.Generator().manual_seed(0))
+    noise = torch.Generator().manual_seed(0)
+    game = Alternating(OBJECTIVES["wasserstein"], noise, 1, G, D, Normal(dim=1), PenaltySum([]))
     with autocast("bfloat16", CPU)():
         metrics = game.round(Batch({"x": torch.full((4, 1, 1, 1), 4.0)}, 4))
     of_d, of_g = (Normal(dim=1).sample(4, draws) for _ in range(2))

@@ -265,7 +265,7 @@ def played(kind: Callable[..., Simultaneous], penalty: PenaltySum, accumulate: i
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(3, math.prod(SHAPE)), nn.Unflatten(1, SHAPE)).double()
     G, D = Player("G", net, adam), Player("D", smooth_critic(), adam)
-    return kind(G, D, Normal(dim=3), OBJECTIVES["wasserstein"], penalty, noise(5), accumulate, **keys)
+    return kind(OBJECTIVES["wasserstein"], noise(5), accumulate, G, D, Normal(dim=3), penalty, **keys)
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])

@@ -36,8 +36,8 @@ def mlp(before: int, after: int, *last: nn.Module) -> nn.Sequential:
 
 def play(kind: type[Simultaneous]) -> Simultaneous:
     G, D = Player("G", mlp(3, 4, nn.Unflatten(1, SHAPE)), adam), Player("D", mlp(4, 1, nn.Flatten(0)), adam)
-    penalty = PenaltySum([])
-    return kind(G, D, Normal(dim=3), OBJECTIVES["non_saturating"], penalty, torch.Generator().manual_seed(1))
+    noise = torch.Generator().manual_seed(1)
+    return kind(OBJECTIVES["non_saturating"], noise, 1, G, D, Normal(dim=3), PenaltySum([]))
 
 
 def real(n: int = 8) -> Batch:

@@ -7,20 +7,12 @@ Legend: x pictures (N, C, H, W) with labels y (N,), u pictures without; mask (N,
 from __future__ import annotations
 
 from dataclasses import KW_ONLY, dataclass
-from typing import Any
 
-import torch
-from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from gansmith.games.critique import criticised, full, judged, per_sample
+from gansmith.games.critique import criticised, fill, full, judged, per_sample
 from gansmith.games.game import Adversarial, Batch, Losses, Maker, Moved, OneMove, Player
 from gansmith.schema import NonNegativeFloat
-
-
-def fill(G: Any, holed: Tensor, mask: Tensor) -> Tensor:
-    """G(holed) in the hole; what can be seen stays as it is."""
-    return torch.where(mask > 0, full(G(holed)), holed)
 
 
 @dataclass

@@ -6,20 +6,14 @@ Legend: x pictures (N, C, H, W), mask (N, 1, H, W) 1 in the hole and else 0, hol
 from __future__ import annotations
 
 from dataclasses import KW_ONLY, dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import max_pool2d
 
-from gansmith.games.critique import full
+from gansmith.games.critique import fill, full
 from gansmith.games.game import Adversarial, Batch, InTurns, Losses, Maker, Player
 from gansmith.schema import NonNegativeFloat, NonNegativeInt
-
-
-def fill(G: Any, holed: Tensor, mask: Tensor) -> Tensor:
-    """G(holed) in the hole; what can be seen stays as it is."""
-    return torch.where(mask > 0, full(G(holed)), holed)
 
 
 @dataclass

@@ -52,17 +52,15 @@ def full(x: Tensor) -> Tensor:
     return x.float() if x.dtype == torch.bfloat16 else x
 
 
+def fill(G: Any, holed: Tensor, mask: Tensor) -> Tensor:
+    """G(holed) in the hole; what can be seen stays as it is."""
+    return torch.where(mask > 0, full(G(holed)), holed)
+
+
 def per_sample(loss: Callable[[Tensor, Tensor], Tensor], c: Critique) -> Tensor:
     """The loss of each sample (N,): the mean over a patch map, the sum over scales."""
     parts = [loss(r, f).flatten(1).mean(1) if r.dim() > 1 else loss(r, f) for r, f in zip(*c, strict=True)]
     return torch.stack(parts).sum(0)
-
-
-def loss_g(objective: Objective, critic: Critic, x_fake: Tensor, x_real: Tensor) -> Tensor:
-    """The mean loss of who made x_fake; the critic sees x_real only where the loss compares with its scores."""
-    fake = scores(critic(x_fake), len(x_fake))
-    real = scores(critic(x_real), len(x_real)) if objective.g_uses_real else fake
-    return per_sample(objective.g, Critique(real, fake)).mean()
 
 
 def score(net: Critic) -> Callable[[Tensor], Tensor]:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from gansmith.batch import NOT_PICTURES, Batch
-from gansmith.games.critique import Critic, criticised, loss_g, per_sample, shown, with_jsd
+from gansmith.games.critique import Critic, Critique, criticised, per_sample, scores, shown, with_jsd
 from gansmith.objectives import Objective
 from gansmith.players import Metrics, Moved, Player, move
 
@@ -113,8 +113,10 @@ class Adversarial(Game):
         return per_sample(self.objective.d, c).mean(), shown(c, self.objective, of)
 
     def loss_g(self, critic: Critic, x_fake: Tensor, x_real: Tensor) -> Tensor:
-        """The mean loss of who made x_fake."""
-        return loss_g(self.objective, critic, x_fake, x_real)
+        """The mean loss of who made x_fake; the critic sees x_real only where the loss compares with its scores."""
+        fake = scores(critic(x_fake), len(x_fake))
+        real = scores(critic(x_real), len(x_real)) if self.objective.g_uses_real else fake
+        return per_sample(self.objective.g, Critique(real, fake)).mean()
 
 
 class OneMove(Game):

@@ -10,16 +10,15 @@ from dataclasses import KW_ONLY, dataclass
 import torch
 from torch import Tensor
 
-from gansmith.games.critique import criticised, judged, loss_g, per_sample, score
-from gansmith.games.game import SAMPLE, Batch, InTurns, Losses, OneMove, Player
-from gansmith.objectives import Objective
+from gansmith.games.critique import criticised, judged, per_sample, score
+from gansmith.games.game import SAMPLE, Adversarial, Batch, InTurns, Losses, OneMove, Player
 from gansmith.penalties import PenaltySum
 from gansmith.priors import Prior
 from gansmith.schema import PositiveInt
 
 
 @dataclass
-class Simultaneous(OneMove):
+class Simultaneous(OneMove, Adversarial):
     """Both gradients are taken at the same point, then both players move.
 
     This is the update of the post (G steps first, D then learns from the same, detached fakes: neither gradient sees
@@ -29,10 +28,7 @@ class Simultaneous(OneMove):
     G: Player
     D: Player
     prior: Prior
-    objective: Objective
     penalty: PenaltySum
-    noise: torch.Generator
-    accumulate: int = 1
 
     makers = SAMPLE
 
@@ -72,4 +68,4 @@ class Alternating(InTurns, Simultaneous):
 
     def losses_g(self, part: Batch) -> Losses:
         fake = self.G.net(self.latent(len(part)))
-        return {"G": (self.G, loss_g(self.objective, self.D.lend, fake, part["x"]))}, {}
+        return {"G": (self.G, self.loss_g(self.D.lend, fake, part["x"]))}, {}
