@@ -13,8 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from gansmith.networks.blocks import Shape, start_normal
-from gansmith.schema import PositiveInt
+from gansmith.networks.blocks import Shape, Widths, start_normal
 
 
 def _layers(before: int, widths: Sequence[int], after: int) -> nn.Sequential:
@@ -37,7 +36,7 @@ class Encoder(nn.Module):
         latent_dim: int,
         shape: Shape,
         *,
-        widths: Sequence[PositiveInt] = (1000, 1000),
+        widths: Widths = (1000, 1000),
         posterior: Literal["deterministic", "gaussian"] = "deterministic",
     ) -> None:
         super().__init__()
@@ -57,7 +56,7 @@ class Decoder(nn.Module):
 
     values = "unit"
 
-    def __init__(self, latent_dim: int, shape: Shape, *, widths: Sequence[PositiveInt] = (1000, 1000)) -> None:
+    def __init__(self, latent_dim: int, shape: Shape, *, widths: Widths = (1000, 1000)) -> None:
         super().__init__()
         self.shape = shape
         self.model = _layers(latent_dim, widths, math.prod(shape))
@@ -69,7 +68,7 @@ class Decoder(nn.Module):
 class Critic(nn.Module):
     """Codes z (N, Z) -> one score each (N,), a logit."""
 
-    def __init__(self, latent_dim: int, *, widths: Sequence[PositiveInt] = (1000, 1000)) -> None:
+    def __init__(self, latent_dim: int, *, widths: Widths = (1000, 1000)) -> None:
         super().__init__()
         self.model = _layers(latent_dim, widths, 1)
 

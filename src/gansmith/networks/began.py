@@ -7,9 +7,9 @@ from the code; linear output, no normalisation.
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import nn
 
-from gansmith.networks.blocks import Layers, Shape, check_multiple
+from gansmith.networks.blocks import FromLatents, Layers, Shape, check_multiple
 from gansmith.schema import PositiveInt
 
 
@@ -47,15 +47,11 @@ def _encoder(code: int, shape: Shape, width: int) -> nn.Sequential:
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(channels * h * w, code))
 
 
-class Generator(nn.Module):
+class Generator(FromLatents):
     """z (N, Z) -> images (N, C, H, W), not bounded; `width` is the paper's n."""
 
     def __init__(self, latent_dim: int, shape: Shape, *, width: PositiveInt = 64) -> None:
-        super().__init__()
-        self.model = _decoder(latent_dim, shape, width)
-
-    def forward(self, z: Tensor) -> Tensor:
-        return self.model(z)
+        super().__init__(*_decoder(latent_dim, shape, width))
 
 
 class Autoencoder(Layers):

@@ -11,9 +11,8 @@ from typing import Annotated, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import avg_pool2d
 
-from gansmith.networks.blocks import AnySize, Patch, PatchCritic, Shape, check_least, conv, start_normal, up
+from gansmith.networks.blocks import AnySize, Patch, PatchCritic, Scales, Shape, check_least, conv, start_normal, up
 from gansmith.schema import Fraction, PositiveInt, Range
 
 Depth = Annotated[int, Range(1, 8)]
@@ -110,27 +109,14 @@ class Encoder(nn.Module):
         return self.mu(h), self.logvar(h)
 
 
-class Critic(nn.Module):
-    """b (N, C, H, W) -> a tuple of maps of scores (N, h, w), logits: of the picture, of its half, ...
-
-    A patch critic for each of `scales`, each half as wide as the one before: the paper's two see 70 and 140 pixels.
-    """
+class Critic(Scales):
+    """A patch critic for each of `scales`, each half as wide as the one before: the paper's two see 70 and 140 pixels."""
 
     def __init__(
         self, shape: Shape, *, width: PositiveInt = 64, patch: Patch = 70, scales: Annotated[int, Range(1, 4)] = 2
     ) -> None:
-        super().__init__()
         least = (patch + 2) // 3 << (scales - 1)
         check_least(shape, least, f" with a patch of {patch} and {scales} scales")
         c, h, w = shape
         halved = [(c, -(-h // (1 << i)), -(-w // (1 << i))) for i in range(scales)]
-        self.critics = nn.ModuleList(
-            PatchCritic(size, width=max(1, width >> i), patch=patch) for i, size in enumerate(halved)
-        )
-
-    def forward(self, b: Tensor) -> tuple[Tensor, ...]:
-        found: list[Tensor] = []
-        for critic in self.critics:
-            found.append(critic(b))
-            b = avg_pool2d(b, 3, 2, 1, count_include_pad=False)
-        return tuple(found)
+        super().__init__(PatchCritic(size, width=max(1, width >> i), patch=patch) for i, size in enumerate(halved))

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import conv_transpose2d, dropout, normalize, pad
+from torch.nn.functional import avg_pool2d, conv_transpose2d, dropout, normalize, pad
 from torch.nn.utils import parametrize
 
-from gansmith.schema import PositiveInt
+from gansmith.schema import NonNegativeFloat, PositiveInt
 
 Shape = tuple[int, int, int]
 """(C, H, W)"""
+Widths = Sequence[PositiveInt]
+"""How many units each hidden layer has."""
+Slope = NonNegativeFloat
+"""Of a LeakyReLU below 0; with 0 it is a ReLU."""
 Scale = Literal[2, 4, 8]
 Patch = Literal[16, 34, 70, 142, 286]
 """The side in pixels of what one score of a patch critic sees: 9 * 2^n - 2 after n strided layers."""
@@ -91,6 +95,13 @@ class Scores(Layers):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.model(x).squeeze(1)
+
+
+class FromLatents(Layers):
+    """Layers from z (N, Z) to images (N, C, H, W)."""
+
+    def forward(self, z: Tensor) -> Tensor:
+        return self.model(z)
 
 
 class Added(Layers):
@@ -294,6 +305,21 @@ class AlwaysDropout(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return dropout(x, self.share, training=True)
+
+
+class Scales(nn.Module):
+    """Images (N, C, H, W) -> a tuple of maps of scores (N, h, w), logits: of the picture, of its half, ..."""
+
+    def __init__(self, critics: Iterable[nn.Module]) -> None:
+        super().__init__()
+        self.critics = nn.ModuleList(critics)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        found: list[Tensor] = []
+        for critic in self.critics:
+            found.append(critic(x))
+            x = avg_pool2d(x, 3, 2, 1, count_include_pad=False)
+        return tuple(found)
 
 
 class PatchCritic(Scores):

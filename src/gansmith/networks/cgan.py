@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
-from gansmith.networks.blocks import Maxout, Shape, small_critic, small_generator
-from gansmith.schema import Fraction, NonNegativeFloat, PositiveInt
+from gansmith.networks.blocks import Maxout, Shape, Slope, small_critic, small_generator
+from gansmith.schema import Fraction, PositiveInt
 
 Three = tuple[PositiveInt, PositiveInt, PositiveInt]
 
@@ -83,7 +83,7 @@ class ConvGenerator(nn.Module):
 class ConvDiscriminator(nn.Module):
     """Images (N, C, H, W), y (N,) -> scores (N,), logits; H and W multiples of 4."""
 
-    def __init__(self, shape: Shape, classes: int, *, width: PositiveInt = 32, slope: NonNegativeFloat = 0.2) -> None:
+    def __init__(self, shape: Shape, classes: int, *, width: PositiveInt = 32, slope: Slope = 0.2) -> None:
         super().__init__()
         self.classes = classes
         self.model = small_critic(shape[0] + classes, shape, width, slope)

@@ -5,13 +5,23 @@ Weights start as N(0, 0.02^2), but for `SmallDiscriminator`.
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import nn
 
-from gansmith.networks.blocks import Scores, Shape, UpConv, check_multiple, halvings, small_critic, start_normal
-from gansmith.schema import Fraction, NonNegativeFloat, PositiveFloat, PositiveInt
+from gansmith.networks.blocks import (
+    FromLatents,
+    Scores,
+    Shape,
+    Slope,
+    UpConv,
+    check_multiple,
+    halvings,
+    small_critic,
+    start_normal,
+)
+from gansmith.schema import Fraction, PositiveFloat, PositiveInt
 
 
-class Generator(nn.Module):
+class Generator(FromLatents):
     """z (N, Z) -> images (N, C, H, W) in (-1, 1): a projection, then transposed 4x4 convolutions that double the maps.
 
     From 4x4, or from the size that H and W come down to by halving (7x7 for 28x28), with twice the maps at half the
@@ -22,7 +32,6 @@ class Generator(nn.Module):
     values = "signed"
 
     def __init__(self, latent_dim: int, shape: Shape, *, width: PositiveInt = 128) -> None:
-        super().__init__()
         n = halvings(*shape[1:])
         maps = [width << i for i in reversed(range(n))]
         h, w = shape[1] >> n, shape[2] >> n
@@ -32,11 +41,8 @@ class Generator(nn.Module):
             layers += [nn.ConvTranspose2d(before, after, 4, 2, 1, bias=False), nn.BatchNorm2d(after)]
             layers.append(nn.ReLU(inplace=True))
         layers.append(nn.ConvTranspose2d(width, shape[0], 4, 2, 1))
-        self.model = nn.Sequential(*layers, nn.Tanh())
+        super().__init__(*layers, nn.Tanh())
         start_normal(self, 0.02)
-
-    def forward(self, z: Tensor) -> Tensor:
-        return self.model(z)
 
 
 class Discriminator(Scores):
@@ -45,7 +51,7 @@ class Discriminator(Scores):
     LeakyReLU, and BatchNorm but after the first and the last layer. The last is the paper's flattening and one sum.
     """
 
-    def __init__(self, shape: Shape, *, width: PositiveInt = 128, slope: NonNegativeFloat = 0.2) -> None:
+    def __init__(self, shape: Shape, *, width: PositiveInt = 128, slope: Slope = 0.2) -> None:
         n = halvings(*shape[1:])
         maps = [width << i for i in range(n)]
         layers: list[nn.Module] = [nn.Conv2d(shape[0], width, 4, 2, 1), nn.LeakyReLU(slope, inplace=True)]
@@ -57,23 +63,17 @@ class Discriminator(Scores):
         start_normal(self, 0.02)
 
 
-class SmallDiscriminator(nn.Module):
+class SmallDiscriminator(Scores):
     """Images (N, C, H, W) -> one score each (N,), a logit: two halvings by the same rules, to `width` and 2 `width`.
 
     LeakyReLU, and BatchNorm (unless `norm` is false) but for the first and the last layer; H and W multiples of 4.
     """
 
-    def __init__(
-        self, shape: Shape, *, width: PositiveInt = 32, slope: NonNegativeFloat = 0.2, norm: bool = True
-    ) -> None:
-        super().__init__()
-        self.model = small_critic(shape[0], shape, width, slope, norm=norm)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.model(x).squeeze(1)
+    def __init__(self, shape: Shape, *, width: PositiveInt = 32, slope: Slope = 0.2, norm: bool = True) -> None:
+        super().__init__(*small_critic(shape[0], shape, width, slope, norm=norm))
 
 
-class UpsamplingGenerator(nn.Module):
+class UpsamplingGenerator(FromLatents):
     """z (N, Z) -> images (N, C, H, W) in (-1, 1): PyTorch-GAN's `dcgan.py`, 2 `width` maps at a quarter of the size.
 
     Twice nearest-neighbour doubling and a 3x3 convolution, each one layer here (`UpConv`), BatchNorm, LeakyReLU; then
@@ -88,10 +88,9 @@ class UpsamplingGenerator(nn.Module):
         shape: Shape,
         *,
         width: PositiveInt = 64,
-        slope: NonNegativeFloat = 0.2,
+        slope: Slope = 0.2,
         batchnorm_eps: PositiveFloat = 1e-5,
     ) -> None:
-        super().__init__()
         check_multiple(*shape[1:], 4)
         h, w = shape[1] // 4, shape[2] // 4
         layers = [nn.Linear(latent_dim, 2 * width * h * w), nn.Unflatten(1, (2 * width, h, w))]
@@ -99,11 +98,8 @@ class UpsamplingGenerator(nn.Module):
         for after in (2 * width, width):
             layers += [UpConv(2 * width, after, bias=False), nn.BatchNorm2d(after, eps=batchnorm_eps)]
             layers.append(nn.LeakyReLU(slope, inplace=True))
-        self.model = nn.Sequential(*layers, nn.Conv2d(width, shape[0], 3, 1, 1), nn.Tanh())
+        super().__init__(*layers, nn.Conv2d(width, shape[0], 3, 1, 1), nn.Tanh())
         start_normal(self, 0.02)
-
-    def forward(self, z: Tensor) -> Tensor:
-        return self.model(z)
 
 
 class DropoutCritic(Scores):
@@ -118,7 +114,7 @@ class DropoutCritic(Scores):
         shape: Shape,
         *,
         width: PositiveInt = 16,
-        slope: NonNegativeFloat = 0.2,
+        slope: Slope = 0.2,
         dropout: Fraction = 0.25,
         batchnorm_eps: PositiveFloat = 1e-5,
     ) -> None:

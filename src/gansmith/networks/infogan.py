@@ -9,21 +9,17 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from gansmith.networks.blocks import Shape, check_multiple, small_generator
-from gansmith.schema import NonNegativeFloat, PositiveInt
+from gansmith.networks.blocks import FromLatents, Shape, Slope, check_multiple, small_generator
+from gansmith.schema import PositiveInt
 
 
-class Generator(nn.Module):
+class Generator(FromLatents):
     """z (N, Z) -> images (N, C, H, W) in (-1, 1): two linear layers, two transposed convolutions, BatchNorm, ReLU."""
 
     values = "signed"
 
     def __init__(self, latent_dim: int, shape: Shape, *, width: PositiveInt = 64) -> None:
-        super().__init__()
-        self.model = small_generator(latent_dim, shape, width)
-
-    def forward(self, z: Tensor) -> Tensor:
-        return self.model(z)
+        super().__init__(*small_generator(latent_dim, shape, width))
 
 
 class Heads(NamedTuple):
@@ -47,7 +43,7 @@ class Discriminator(nn.Module):
         width: PositiveInt = 64,
         categories: PositiveInt = 10,
         continuous: PositiveInt = 2,
-        slope: NonNegativeFloat = 0.1,
+        slope: Slope = 0.1,
     ) -> None:
         super().__init__()
         check_multiple(*shape[1:], 4)

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from gansmith.networks.blocks import Shape, check_multiple, conv
-from gansmith.schema import Fraction, NonNegativeFloat, PositiveInt
+from gansmith.networks.blocks import Shape, Slope, check_multiple, conv
+from gansmith.schema import Fraction, PositiveInt
 
 
 def body(shape: Shape, width: int, slope: float, outputs: int, *, norm: bool, dropout: float = 0.0) -> nn.Sequential:
@@ -32,13 +32,7 @@ class SemiSupervised(nn.Module):
     """Images (N, C, H, W) -> K + 1 logits (N, K + 1): the classes, and last that it is a fake (arXiv 1606.01583)."""
 
     def __init__(
-        self,
-        shape: Shape,
-        classes: int,
-        *,
-        width: PositiveInt = 32,
-        slope: NonNegativeFloat = 0.2,
-        dropout: Fraction = 0.0,
+        self, shape: Shape, classes: int, *, width: PositiveInt = 32, slope: Slope = 0.2, dropout: Fraction = 0.0
     ) -> None:
         super().__init__()
         self.model = body(shape, width, slope, classes + 1, norm=True, dropout=dropout)
@@ -83,7 +77,7 @@ class Encoder(nn.Module):
         *,
         width: PositiveInt = 16,
         categories: PositiveInt = 10,
-        slope: NonNegativeFloat = 0.2,
+        slope: Slope = 0.2,
     ) -> None:
         super().__init__()
         self.split = [latent_dim - categories, categories]

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-from gansmith.networks.blocks import Shape
-from gansmith.schema import Decay, Fraction, NonNegativeFloat, PositiveFloat, PositiveInt
+from gansmith.networks.blocks import Shape, Slope, Widths
+from gansmith.schema import Decay, Fraction, PositiveFloat
 
 
 class Generator(nn.Module):
@@ -25,8 +24,8 @@ class Generator(nn.Module):
         latent_dim: int,
         shape: Shape,
         *,
-        widths: Sequence[PositiveInt] = (128, 256, 512, 1024),
-        slope: NonNegativeFloat = 0.2,
+        widths: Widths = (128, 256, 512, 1024),
+        slope: Slope = 0.2,
         batchnorm_eps: PositiveFloat = 0.8,
         batchnorm_momentum: Decay = 0.1,
         batchnorm: bool = True,
@@ -54,14 +53,7 @@ class PointGenerator(Generator):
 
     values = "raw"
 
-    def __init__(
-        self,
-        latent_dim: int,
-        shape: Shape,
-        *,
-        widths: Sequence[PositiveInt] = (128, 128),
-        slope: NonNegativeFloat = 0.2,
-    ) -> None:
+    def __init__(self, latent_dim: int, shape: Shape, *, widths: Widths = (128, 128), slope: Slope = 0.2) -> None:
         super().__init__(latent_dim, shape, widths=widths, slope=slope, batchnorm=False)
         self.model = self.model[:-1]  # without the tanh
 
@@ -70,12 +62,7 @@ class Discriminator(nn.Module):
     """Images (N, C, H, W) -> one score each (N,), a logit: Linear, LeakyReLU, `dropout` if any; no sigmoid."""
 
     def __init__(
-        self,
-        shape: Shape,
-        *,
-        widths: Sequence[PositiveInt] = (512, 256),
-        slope: NonNegativeFloat = 0.2,
-        dropout: Fraction = 0.0,
+        self, shape: Shape, *, widths: Widths = (512, 256), slope: Slope = 0.2, dropout: Fraction = 0.0
     ) -> None:
         super().__init__()
         layers: list[nn.Module] = []
@@ -93,12 +80,7 @@ class ClippedCritic(Discriminator):
     """The same, all weights in [-clip, clip] after every step: Arjovsky et al. 2017, Algorithm 1 (arXiv 1701.07875)."""
 
     def __init__(
-        self,
-        shape: Shape,
-        *,
-        widths: Sequence[PositiveInt] = (512, 256),
-        slope: NonNegativeFloat = 0.2,
-        clip: PositiveFloat = 0.01,
+        self, shape: Shape, *, widths: Widths = (512, 256), slope: Slope = 0.2, clip: PositiveFloat = 0.01
     ) -> None:
         super().__init__(shape, widths=widths, slope=slope)
         self.clip = clip

@@ -7,9 +7,9 @@ maps of a content.
 from __future__ import annotations
 
 from torch import Tensor, nn
-from torch.nn.functional import avg_pool2d, instance_norm
+from torch.nn.functional import instance_norm
 
-from gansmith.networks.blocks import AnySize, Residual, Shape, check_least, conv, down, start_normal
+from gansmith.networks.blocks import AnySize, Residual, Scales, Shape, check_least, conv, down, start_normal
 from gansmith.schema import PositiveInt
 
 
@@ -90,28 +90,20 @@ class AutoEncoder(AnySize):
         return self.up(x)
 
 
-class Critic(nn.Module):
-    """Images (N, C, H, W) -> a tuple of maps of scores (N, h, w), logits: of the picture, of its half, ...
+class Critic(Scales):
+    """A network for each of `scales`: `layers` halvings by 4x4 convolutions of `width` maps, doubled by each.
 
-    A network for each of `scales`: `layers` halvings by 4x4 convolutions of `width` maps, doubled by each, with
-    LeakyReLU 0.2 and no norm. Weights start as N(0, 0.02^2).
+    LeakyReLU 0.2, no norm. Weights start as N(0, 0.02^2).
     """
 
     def __init__(
         self, shape: Shape, *, width: PositiveInt = 64, layers: PositiveInt = 4, scales: PositiveInt = 3
     ) -> None:
-        super().__init__()
         least = 1 << (layers + scales - 1)
         check_least(shape, least, f" with {layers} layers and {scales} scales")
         maps = [shape[0], *(width << i for i in range(layers))]
-        self.critics = nn.ModuleList()
-        for _ in range(scales):
-            self.critics.append(nn.Sequential(*down(maps, reflect=True), *conv(maps[-1], 1, 1, norm=False)))
+        super().__init__(
+            nn.Sequential(*down(maps, reflect=True), *conv(maps[-1], 1, 1, norm=False), nn.Flatten(1, 2))
+            for _ in range(scales)
+        )
         start_normal(self, 0.02)
-
-    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        found: list[Tensor] = []
-        for critic in self.critics:
-            found.append(critic(x).squeeze(1))
-            x = avg_pool2d(x, 3, 2, 1, count_include_pad=False)
-        return tuple(found)

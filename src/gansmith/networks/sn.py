@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from gansmith.networks.blocks import Scores, Shape, halvings, iterate_spectra, normalise_spectrally
-from gansmith.schema import NonNegativeFloat, PositiveInt
+from gansmith.networks.blocks import Scores, Shape, Slope, halvings, iterate_spectra, normalise_spectrally
+from gansmith.schema import PositiveInt
 
 
 def _trunk(shape: Shape, width: int, slope: float) -> tuple[nn.Sequential, int, int]:
@@ -23,7 +23,7 @@ def _trunk(shape: Shape, width: int, slope: float) -> tuple[nn.Sequential, int, 
 class Critic(Scores):
     """Images (N, C, H, W) -> scores (N,): the paper's standard CNN; no BatchNorm, each layer of spectral norm 1."""
 
-    def __init__(self, shape: Shape, *, width: PositiveInt = 64, slope: NonNegativeFloat = 0.1) -> None:
+    def __init__(self, shape: Shape, *, width: PositiveInt = 64, slope: Slope = 0.1) -> None:
         trunk, maps, places = _trunk(shape, width, slope)
         super().__init__(*trunk, nn.Flatten(), nn.Linear(maps * places, 1))
         normalise_spectrally(self)
@@ -39,7 +39,7 @@ class ProjectionCritic(nn.Module):
     in for the paper's residual ones; V has spectral norm 1 too.
     """
 
-    def __init__(self, shape: Shape, classes: int, *, width: PositiveInt = 64, slope: NonNegativeFloat = 0.1) -> None:
+    def __init__(self, shape: Shape, classes: int, *, width: PositiveInt = 64, slope: Slope = 0.1) -> None:
         super().__init__()
         self.model, maps, _ = _trunk(shape, width, slope)
         self.psi = nn.Linear(maps, 1)

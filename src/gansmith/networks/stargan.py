@@ -11,8 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from gansmith.networks.blocks import Residual, Shape, check_least, check_multiple, conv, down, up
-from gansmith.schema import NonNegativeFloat, PositiveInt
+from gansmith.networks.blocks import Residual, Shape, Slope, check_least, check_multiple, conv, down, up
+from gansmith.schema import PositiveInt
 
 
 class Translator(nn.Module):
@@ -66,7 +66,7 @@ class Critic(nn.Module):
         *,
         width: PositiveInt = 64,
         layers: PositiveInt | None = None,
-        slope: NonNegativeFloat = 0.01,
+        slope: Slope = 0.01,
     ) -> None:
         super().__init__()
         channels, h, w = shape
