@@ -31,33 +31,31 @@ class Prior:
         return ()
 
 
-class Normal(Prior):
-    """z ~ N(0, 1)^dim. Interpolates on the great circle, where the norm of such a z stays typical."""
+class GreatCircle(Prior):
+    """A prior without a direction of its own: it interpolates on the great circle."""
 
     def __init__(self, *, dim: PositiveInt = 100) -> None:
         self.width = dim
+
+    def between(self, a: Tensor, b: Tensor, t: Tensor) -> Tensor:
+        return slerp(a, b, t)
+
+
+class Normal(GreatCircle):
+    """z ~ N(0, 1)^dim; on the great circle the norm of such a z stays typical."""
 
     def sample(self, n: int, generator: torch.Generator, dtype: torch.dtype = torch.float32) -> Tensor:
         return torch.randn(n, self.width, generator=generator, device=generator.device, dtype=dtype)
 
-    def between(self, a: Tensor, b: Tensor, t: Tensor) -> Tensor:
-        return slerp(a, b, t)
 
-
-class Spherical(Prior):
+class Spherical(GreatCircle):
     """z = n / |n| with n ~ N(0, 1)^dim: uniform on the unit sphere, mean 0 and covariance I / dim.
 
-    The third noise of the 2014 paper's code (arXiv 1406.2661). Interpolates on the great circle, which stays there.
+    The third noise of the 2014 paper's code (arXiv 1406.2661).
     """
-
-    def __init__(self, *, dim: PositiveInt = 100) -> None:
-        self.width = dim
 
     def sample(self, n: int, generator: torch.Generator, dtype: torch.dtype = torch.float32) -> Tensor:
         return normalize(torch.randn(n, self.width, generator=generator, device=generator.device, dtype=dtype))
-
-    def between(self, a: Tensor, b: Tensor, t: Tensor) -> Tensor:
-        return slerp(a, b, t)
 
 
 class Uniform(Prior):

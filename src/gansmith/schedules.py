@@ -42,7 +42,7 @@ def linear(
     unit: Unit = "epochs",
 ) -> float:
     """start + (to - start) t, t = min(1, (now - after) / over): `start` until `after`; whole epochs, or rounds."""
-    return start + (to - start) * _part(clock, over, after, unit)
+    return start + (to - start) * min(1.0, max(0, _now(clock, unit) - after) / over)
 
 
 def cosine(
@@ -55,7 +55,8 @@ def cosine(
     unit: Unit = "epochs",
 ) -> float:
     """to + (start - to) (1 + cos(pi t)) / 2, with the t of `linear`: Loshchilov & Hutter 2017, eq. 5 (1608.03983)."""
-    return to + (start - to) * (1 + math.cos(math.pi * _part(clock, over, after, unit))) / 2
+    t = linear(0.0, clock, to=1.0, over=over, after=after, unit=unit)
+    return to + (start - to) * (1 + math.cos(math.pi * t)) / 2
 
 
 def step(
@@ -63,11 +64,6 @@ def step(
 ) -> float:
     """start factor^k, k of `at` being over: in whole epochs, or in rounds."""
     return start * factor ** sum(_now(clock, unit) >= moment for moment in at)
-
-
-def _part(clock: Clock, over: int, after: int, unit: Unit) -> float:
-    """From 0 to 1."""
-    return min(1.0, max(0, _now(clock, unit) - after) / over)
 
 
 def _now(clock: Clock, unit: Unit) -> int:

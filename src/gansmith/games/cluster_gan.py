@@ -13,9 +13,9 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, one_hot
 
 from gansmith.errors import UserError
-from gansmith.games.critique import full
-from gansmith.games.game import SAMPLE, Batch, Losses, Maker, Player
-from gansmith.games.two_player import Alternating
+from gansmith.games.critique import criticised, full, judged, per_sample, score
+from gansmith.games.game import SAMPLE, Adversarial, Batch, InTurns, Losses, Maker, Player
+from gansmith.penalties import PenaltySum
 from gansmith.priors import Codes
 from gansmith.schema import NonNegativeFloat, PositiveInt
 
@@ -28,15 +28,18 @@ def reconstruct(G: Any, E: Any, x: Tensor) -> Tensor:
 
 
 @dataclass
-class ClusterGAN(Alternating):
+class ClusterGAN(InTurns, Adversarial):
     """min_{G, E} max_D adversarial + beta_noise |z_n - E(G(z))_n|^2 + beta_category H(z_c, E(G(z))_c).
 
     The adversarial part is that of the objective and the penalties: the paper's choice for pictures is WGAN-GP. A round
     is n_critic moves of D, each on a batch and fresh latents, and one of G with E. |.|^2 is a sum over components.
     """
 
+    G: Player
     E: Player
+    D: Player
     prior: Codes
+    penalty: PenaltySum
     _: KW_ONLY
     n_critic: PositiveInt = 5
     beta_noise: NonNegativeFloat = 10.0
@@ -54,8 +57,17 @@ class ClusterGAN(Alternating):
             raise ValueError("it needs the prior codes with continuous 0")
         super().__post_init__()
 
+    def losses_d(self, part: Batch) -> Losses:
+        x, n = part["x"], len(part)
+        with torch.no_grad():
+            fake = self.G.lend(self.prior.sample(n, self.noise, self.G.dtype))
+        c = criticised(self.D.net, x, fake)
+        loss = per_sample(self.objective.d, c).mean()
+        loss = loss + self.penalty(score(self.D.probe), x, fake, self.noise, self.D.moves)
+        return {"D": (self.D, loss)}, judged(c, self.objective)
+
     def losses_g(self, part: Batch) -> Losses:
-        z = self.latent(len(part))
+        z = self.prior.sample(len(part), self.noise, self.G.dtype)
         fake, (noise, cluster, _) = self.G.net(z), self.prior.split(z)
         code = self.E.net(fake)
         if code.category.shape != cluster.shape:

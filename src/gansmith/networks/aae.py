@@ -6,17 +6,18 @@ Fully connected, two hidden layers of 1000 ReLU units in each; weights start as 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from itertools import pairwise
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from gansmith.networks.blocks import Shape, Widths, start_normal
+from gansmith.networks.blocks import FromZ, Shape, Widths, start_normal
+
+Posterior = Literal["deterministic", "gaussian"]
 
 
-def _layers(before: int, widths: Sequence[int], after: int) -> nn.Sequential:
+def _layers(before: int, widths: Widths, after: int) -> nn.Sequential:
     """(N, before) -> (N, after), linear at the end."""
     hidden = [layer for a, b in pairwise((before, *widths)) for layer in (nn.Linear(a, b), nn.ReLU(inplace=True))]
     net = nn.Sequential(*hidden, nn.Linear((before, *widths)[-1], after))
@@ -32,12 +33,7 @@ class Encoder(nn.Module):
     """
 
     def __init__(
-        self,
-        latent_dim: int,
-        shape: Shape,
-        *,
-        widths: Widths = (1000, 1000),
-        posterior: Literal["deterministic", "gaussian"] = "deterministic",
+        self, latent_dim: int, shape: Shape, *, widths: Widths = (1000, 1000), posterior: Posterior = "deterministic"
     ) -> None:
         super().__init__()
         self.gaussian = posterior == "gaussian"
@@ -51,18 +47,13 @@ class Encoder(nn.Module):
         return mean + (log_variance / 2).exp() * torch.randn_like(mean) if self.training else mean
 
 
-class Decoder(nn.Module):
+class Decoder(FromZ):
     """z (N, Z) -> images (N, C, H, W) in (0, 1): a sigmoid at the end."""
 
     values = "unit"
 
     def __init__(self, latent_dim: int, shape: Shape, *, widths: Widths = (1000, 1000)) -> None:
-        super().__init__()
-        self.shape = shape
-        self.model = _layers(latent_dim, widths, math.prod(shape))
-
-    def forward(self, z: Tensor) -> Tensor:
-        return torch.sigmoid(self.model(z)).view(len(z), *self.shape)
+        super().__init__(*_layers(latent_dim, widths, math.prod(shape)), nn.Sigmoid(), nn.Unflatten(1, shape))
 
 
 class Critic(nn.Module):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from gansmith.networks.blocks import FromLatents, Layers, Shape, check_multiple
+from gansmith.networks.blocks import FromZ, Layers, Shape, Width, check_multiple
 from gansmith.schema import PositiveInt
 
 
@@ -47,15 +47,15 @@ def _encoder(code: int, shape: Shape, width: int) -> nn.Sequential:
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(channels * h * w, code))
 
 
-class Generator(FromLatents):
+class Generator(FromZ):
     """z (N, Z) -> images (N, C, H, W), not bounded; `width` is the paper's n."""
 
-    def __init__(self, latent_dim: int, shape: Shape, *, width: PositiveInt = 64) -> None:
+    def __init__(self, latent_dim: int, shape: Shape, *, width: Width = 64) -> None:
         super().__init__(*_decoder(latent_dim, shape, width))
 
 
 class Autoencoder(Layers):
     """Images (N, C, H, W) -> their reconstructions (N, C, H, W); `code` is the paper's N_h."""
 
-    def __init__(self, shape: Shape, *, width: PositiveInt = 64, code: PositiveInt = 64) -> None:
+    def __init__(self, shape: Shape, *, width: Width = 64, code: PositiveInt = 64) -> None:
         super().__init__(*_encoder(code, shape, width), *_decoder(code, shape, width))

@@ -12,8 +12,8 @@ from typing import Annotated, Literal
 import torch
 from torch import Tensor, nn
 
-from gansmith.networks.blocks import AnySize, Patch, PatchCritic, Scales, Shape, check_least, conv, start_normal, up
-from gansmith.schema import Fraction, PositiveInt, Range
+from gansmith.networks.blocks import AnySize, Patch, PatchCritic, Scales, Shape, Width, at_least, conv, start_normal, up
+from gansmith.schema import Fraction, Range
 
 Depth = Annotated[int, Range(1, 8)]
 
@@ -33,7 +33,7 @@ class UNet(AnySize):
         latent_dim: int,
         shape: Shape,
         *,
-        width: PositiveInt = 64,
+        width: Width = 64,
         depth: Depth | None = None,
         dropout: Fraction = 0.5,
         z_at: Literal["all", "input"] = "all",
@@ -90,11 +90,11 @@ class Encoder(nn.Module):
     """
 
     def __init__(
-        self, latent_dim: int, shape: Shape, *, width: PositiveInt = 64, blocks: Annotated[int, Range(1, 6)] = 4
+        self, latent_dim: int, shape: Shape, *, width: Width = 64, blocks: Annotated[int, Range(1, 6)] = 4
     ) -> None:
         super().__init__()
         least = 2 << blocks  # the last block normalises maps of two pixels a side, or more
-        check_least(shape, least, f" with {blocks} blocks")
+        at_least(shape, least, f" with {blocks} blocks")
         maps = [width * min(i + 1, 4) for i in range(blocks + 1)]
         self.model = nn.Sequential(
             *conv(shape[0], width, 4, 2, norm=False),
@@ -110,13 +110,16 @@ class Encoder(nn.Module):
 
 
 class Critic(Scales):
-    """A patch critic for each of `scales`, each half as wide as the one before: the paper's two see 70 and 140 pixels."""
+    """A patch critic for each of `scales`, each half as wide as the one before.
+
+    The paper's two see 70 and 140 pixels.
+    """
 
     def __init__(
-        self, shape: Shape, *, width: PositiveInt = 64, patch: Patch = 70, scales: Annotated[int, Range(1, 4)] = 2
+        self, shape: Shape, *, width: Width = 64, patch: Patch = 70, scales: Annotated[int, Range(1, 4)] = 2
     ) -> None:
         least = (patch + 2) // 3 << (scales - 1)
-        check_least(shape, least, f" with a patch of {patch} and {scales} scales")
+        at_least(shape, least, f" with a patch of {patch} and {scales} scales")
         c, h, w = shape
         halved = [(c, -(-h // (1 << i)), -(-w // (1 << i))) for i in range(scales)]
         super().__init__(PatchCritic(size, width=max(1, width >> i), patch=patch) for i, size in enumerate(halved))

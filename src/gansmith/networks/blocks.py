@@ -5,17 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
-from typing import Literal
+from typing import Any, Literal
 
-import torch
 from torch import Tensor, nn
-from torch.nn.functional import avg_pool2d, conv_transpose2d, dropout, normalize, pad
-from torch.nn.utils import parametrize
+from torch.nn.functional import avg_pool2d, conv_transpose2d, dropout, pad
 
 from gansmith.schema import NonNegativeFloat, PositiveInt
 
 Shape = tuple[int, int, int]
 """(C, H, W)"""
+Width = PositiveInt
+"""How many maps the widest picture has; the others have multiples of it."""
 Widths = Sequence[PositiveInt]
 """How many units each hidden layer has."""
 Slope = NonNegativeFloat
@@ -48,7 +48,7 @@ def check_multiple(height: int, width: int, of: int, *, least: int = 1, what: st
     check_size(height, width, (nearest[0], nearest[1]), rule, what)
 
 
-def check_least(shape: Shape, least: int, why: str = "") -> None:
+def at_least(shape: Shape, least: int, why: str = "") -> None:
     """A ValueError that names the nearest (H, W), unless both sides are at least `least`."""
     height, width = shape[1:]
     check_size(height, width, (max(height, least), max(width, least)), f"at least {least}{why}")
@@ -76,6 +76,15 @@ def start_normal(net: nn.Module, deviation: float) -> None:
                 nn.init.zeros_(layer.bias)
 
 
+def start_he(net: nn.Module, gain: float = 1.0) -> None:
+    """Weights of linear and convolutional layers ~ N(0, 2 / inputs) times `gain`, their biases 0: He et al. 2015."""
+    for layer in net.modules():
+        if isinstance(layer, (nn.Linear, nn.Conv2d)):
+            nn.init.kaiming_normal_(layer.weight).data.mul_(gain)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+
+
 # ---- rows of layers ----------------------------------------------------------------------------------------------
 
 
@@ -86,7 +95,7 @@ class Layers(nn.Module):
         super().__init__()
         self.model = nn.Sequential(*layers)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Any:
         return self.model(x)
 
 
@@ -97,7 +106,7 @@ class Scores(Layers):
         return self.model(x).squeeze(1)
 
 
-class FromLatents(Layers):
+class FromZ(Layers):
     """Layers from z (N, Z) to images (N, C, H, W)."""
 
     def forward(self, z: Tensor) -> Tensor:
@@ -160,34 +169,6 @@ def up(before: int, after: int, kernel: Literal[3, 4], *, norm: bool = True) -> 
     return [layer, nn.InstanceNorm2d(after, affine=True)] if norm else [layer]
 
 
-def small_generator(before: int, shape: Shape, width: int) -> nn.Sequential:
-    """(N, before) -> images (N, C, H, W) in (-1, 1): two linear layers, two transposed convolutions, BatchNorm, ReLU.
-
-    For small pictures, H and W multiples of 4. Source: InfoGAN, arXiv 1606.03657, appendix C.1.
-    """
-    check_multiple(*shape[1:], 4)
-    h, w = shape[1] // 4, shape[2] // 4
-    return nn.Sequential(
-        *(nn.Linear(before, 16 * width), nn.BatchNorm1d(16 * width), nn.ReLU(inplace=True)),
-        *(nn.Linear(16 * width, 2 * width * h * w), nn.BatchNorm1d(2 * width * h * w), nn.ReLU(inplace=True)),
-        nn.Unflatten(1, (2 * width, h, w)),
-        *(nn.ConvTranspose2d(2 * width, width, 4, 2, 1), nn.BatchNorm2d(width), nn.ReLU(inplace=True)),
-        *(nn.ConvTranspose2d(width, shape[0], 4, 2, 1), nn.Tanh()),
-    )
-
-
-def small_critic(channels: int, shape: Shape, width: int, slope: float, *, norm: bool = True) -> nn.Sequential:
-    """(N, channels, H, W) -> (N, 1): two strided convolutions and a linear layer after DCGAN's rules (1511.06434)."""
-    check_multiple(*shape[1:], 4)
-    return nn.Sequential(
-        *(nn.Conv2d(channels, width, 4, 2, 1), nn.LeakyReLU(slope, inplace=True)),
-        nn.Conv2d(width, 2 * width, 4, 2, 1, bias=not norm),  # BatchNorm has the bias
-        *([nn.BatchNorm2d(2 * width)] if norm else []),
-        nn.LeakyReLU(slope, inplace=True),
-        *(nn.Flatten(), nn.Linear(2 * width * (shape[1] // 4) * (shape[2] // 4), 1)),
-    )
-
-
 class UpConv(nn.Conv2d):
     """Nearest-neighbour doubling, then a 3x3 convolution: (N, before, H, W) -> (N, after, 2 H, 2 W), as one layer.
 
@@ -231,50 +212,6 @@ class Upscaler(nn.Module):
         return self.up(h + self.blocks(h))
 
 
-class Spectral(nn.Module):
-    """W -> W / sigma, sigma = u' W v: what `torch.nn.utils.parametrize` puts before a weight, as a matrix of its rows.
-
-    u and v are W's first singular vectors, by the power iteration. Source: Miyato et al. 2018 (arXiv 1802.05957),
-    section 2.1 and Algorithm 1: one iteration for each update. So all passes between two steps see one W / sigma;
-    torch's own iterates in each pass. Sums of products in place of `mv`, which autocast would round to bfloat16.
-    """
-
-    u: Tensor
-    v: Tensor
-
-    def __init__(self, weight: Tensor) -> None:
-        super().__init__()
-        rows, columns = weight.flatten(1).shape
-        self.register_buffer("u", normalize(torch.randn(rows), dim=0))
-        self.register_buffer("v", normalize(torch.randn(columns), dim=0))
-        for _ in range(15):  # u and v start near those of the first W
-            self.iterate(weight)
-
-    @torch.no_grad()
-    def iterate(self, weight: Tensor) -> None:
-        """v <- W' u / |W' u|, u <- W v / |W v|."""
-        w = weight.flatten(1)
-        self.v.copy_(normalize((w * self.u[:, None]).sum(0), dim=0))
-        self.u.copy_(normalize((w * self.v).sum(1), dim=0))
-
-    def forward(self, weight: Tensor) -> Tensor:
-        return weight / (weight.flatten(1) * (self.u[:, None] * self.v)).sum()
-
-
-def normalise_spectrally(net: nn.Module) -> None:
-    """Give all linear and convolutional layers and embeddings of a network spectral norm 1."""
-    for layer in [*net.modules()]:
-        if isinstance(layer, (nn.Linear, nn.Conv2d, nn.Embedding)):
-            parametrize.register_parametrization(layer, "weight", Spectral(layer.weight))
-
-
-def iterate_spectra(net: nn.Module) -> None:
-    """One power iteration for each layer's new weights: what the network's `constrain` does after a step."""
-    for layer in net.modules():
-        if isinstance(layer, parametrize.ParametrizationList) and isinstance(layer[0], Spectral):
-            layer[0].iterate(layer.original)
-
-
 class Residual(Added):
     """x + f(x) on maps (N, width, H, W): f is two 3x3 convolutions, reflected by default, with a ReLU between them."""
 
@@ -307,6 +244,43 @@ class AlwaysDropout(nn.Module):
         return dropout(x, self.share, training=True)
 
 
+class SmallGenerator(FromZ):
+    """z (N, Z) -> images (N, C, H, W) in (-1, 1): two linear layers, two transposed convolutions, BatchNorm, ReLU.
+
+    For small pictures, H and W multiples of 4. Source: InfoGAN, arXiv 1606.03657, appendix C.1.
+    """
+
+    values = "signed"
+
+    def __init__(self, latent_dim: int, shape: Shape, *, width: Width = 64) -> None:
+        check_multiple(*shape[1:], 4)
+        h, w = shape[1] // 4, shape[2] // 4
+        super().__init__(
+            *(nn.Linear(latent_dim, 16 * width), nn.BatchNorm1d(16 * width), nn.ReLU(inplace=True)),
+            *(nn.Linear(16 * width, 2 * width * h * w), nn.BatchNorm1d(2 * width * h * w), nn.ReLU(inplace=True)),
+            nn.Unflatten(1, (2 * width, h, w)),
+            *(nn.ConvTranspose2d(2 * width, width, 4, 2, 1), nn.BatchNorm2d(width), nn.ReLU(inplace=True)),
+            *(nn.ConvTranspose2d(width, shape[0], 4, 2, 1), nn.Tanh()),
+        )
+
+
+class SmallCritic(Scores):
+    """Images (N, C, H, W) -> scores (N,), logits: two strided convolutions and a linear layer (DCGAN, 1511.06434).
+
+    LeakyReLU, and BatchNorm (unless `norm` is false) but for the first and the last layer; H and W multiples of 4.
+    """
+
+    def __init__(self, shape: Shape, *, width: Width = 32, slope: Slope = 0.2, norm: bool = True) -> None:
+        check_multiple(*shape[1:], 4)
+        super().__init__(
+            *(nn.Conv2d(shape[0], width, 4, 2, 1), nn.LeakyReLU(slope, inplace=True)),
+            nn.Conv2d(width, 2 * width, 4, 2, 1, bias=not norm),  # BatchNorm has the bias
+            *([nn.BatchNorm2d(2 * width)] if norm else []),
+            nn.LeakyReLU(slope, inplace=True),
+            *(nn.Flatten(), nn.Linear(2 * width * (shape[1] // 4) * (shape[2] // 4), 1)),
+        )
+
+
 class Scales(nn.Module):
     """Images (N, C, H, W) -> a tuple of maps of scores (N, h, w), logits: of the picture, of its half, ..."""
 
@@ -329,13 +303,12 @@ class PatchCritic(Scores):
     normalised per picture but for the first and the last. Source: pix2pix, arXiv 1611.07004, appendix 6.1.2.
     """
 
-    def __init__(self, shape: Shape, *, width: PositiveInt = 64, patch: Patch = 70) -> None:
+    def __init__(self, shape: Shape, *, width: Width = 64, patch: Patch = 70) -> None:
         strided = ((patch + 2) // 9).bit_length() - 1
         least = 3 << strided  # the two layers without stride take one pixel each
-        check_least(shape, least, f" with a patch of {patch}")
+        at_least(shape, least, f" with a patch of {patch}")
         maps = [width * min(1 << i, 8) for i in range(strided + 1)]
-        layers = [*conv(shape[0], width, 4, 2, norm=False), nn.LeakyReLU(0.2, inplace=True)]
-        for i in range(1, strided + 1):
-            layers += [*conv(maps[i - 1], maps[i], 4, 2 if i < strided else 1), nn.LeakyReLU(0.2, inplace=True)]
+        layers = down([shape[0], *maps[:-1]], norm=True)
+        layers += [*conv(maps[-2], maps[-1], 4), nn.LeakyReLU(0.2, inplace=True)]
         super().__init__(*layers, *conv(maps[-1], 1, 4, norm=False))
         start_normal(self, 0.02)

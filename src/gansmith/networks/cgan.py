@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
-from gansmith.networks.blocks import Maxout, Shape, Slope, small_critic, small_generator
+from gansmith.networks.blocks import Maxout, Shape, Slope, SmallCritic, SmallGenerator, Width
 from gansmith.schema import Fraction, PositiveInt
 
 Three = tuple[PositiveInt, PositiveInt, PositiveInt]
@@ -71,10 +71,10 @@ class ConvGenerator(nn.Module):
 
     values = "signed"
 
-    def __init__(self, latent_dim: int, shape: Shape, classes: int, *, width: PositiveInt = 16) -> None:
+    def __init__(self, latent_dim: int, shape: Shape, classes: int, *, width: Width = 16) -> None:
         super().__init__()
         self.classes = classes
-        self.model = small_generator(latent_dim + classes, shape, width)
+        self.model = SmallGenerator(latent_dim + classes, shape, width=width).model
 
     def forward(self, z: Tensor, y: Tensor) -> Tensor:
         return self.model(torch.cat((z, one_hot(y, self.classes).to(z.dtype)), 1))
@@ -83,10 +83,10 @@ class ConvGenerator(nn.Module):
 class ConvDiscriminator(nn.Module):
     """Images (N, C, H, W), y (N,) -> scores (N,), logits; H and W multiples of 4."""
 
-    def __init__(self, shape: Shape, classes: int, *, width: PositiveInt = 32, slope: Slope = 0.2) -> None:
+    def __init__(self, shape: Shape, classes: int, *, width: Width = 32, slope: Slope = 0.2) -> None:
         super().__init__()
         self.classes = classes
-        self.model = small_critic(shape[0] + classes, shape, width, slope)
+        self.model = SmallCritic((shape[0] + classes, *shape[1:]), width=width, slope=slope).model
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         maps = one_hot(y, self.classes).to(x.dtype)[:, :, None, None].expand(-1, -1, *x.shape[2:])

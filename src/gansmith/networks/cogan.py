@@ -9,8 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from gansmith.networks.blocks import Shape, check_least
-from gansmith.schema import PositiveInt
+from gansmith.networks.blocks import Shape, Width, at_least
 
 
 class Generator(nn.Module):
@@ -23,9 +22,9 @@ class Generator(nn.Module):
 
     values = "unit"
 
-    def __init__(self, latent_dim: int, shape: Shape, *, width: PositiveInt = 128) -> None:
+    def __init__(self, latent_dim: int, shape: Shape, *, width: Width = 128) -> None:
         super().__init__()
-        check_least(shape, 16)
+        at_least(shape, 16)
         sides = [[side - 3 for side in shape[1:]]]  # a 6x6 layer adds 3, one of stride 2 gives 2 s - 1, or 2 s
         while len(sides) < 4:
             sides.insert(0, [(side + 1) // 2 for side in sides[0]])
@@ -53,9 +52,9 @@ class Discriminator(nn.Module):
     with max pooling by 2; a linear layer of 25 `width` units, PReLU, the score. No BatchNorm. The paper's width is 20.
     """
 
-    def __init__(self, shape: Shape, *, width: PositiveInt = 20) -> None:
+    def __init__(self, shape: Shape, *, width: Width = 20) -> None:
         super().__init__()
-        check_least(shape, 16)
+        at_least(shape, 16)
         h, w = (((side - 4) // 2 - 4) // 2 for side in shape[1:])
         maps, units = 5 * width // 2, 25 * width
         self.own = nn.ModuleList(nn.Sequential(nn.Conv2d(shape[0], width, 5), nn.MaxPool2d(2)) for _ in range(2))

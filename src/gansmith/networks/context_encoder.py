@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from gansmith.networks.blocks import Layers, Shape, down, halvings, start_normal, up
+from gansmith.networks.blocks import Layers, Shape, Width, down, halvings, start_normal, up
 from gansmith.schema import PositiveInt
 
 
@@ -19,7 +19,7 @@ class Generator(Layers):
 
     values = "signed"
 
-    def __init__(self, shape: Shape, *, width: PositiveInt = 64, bottleneck: PositiveInt = 4000) -> None:
+    def __init__(self, shape: Shape, *, width: Width = 64, bottleneck: PositiveInt = 4000) -> None:
         c, h, w = shape
         depth = halvings(h, w)
         maps = [c, *(width * min(1 << i, 8) for i in range(depth))]

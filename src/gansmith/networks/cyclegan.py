@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from gansmith.networks.blocks import AnySize, Residual, Shape, conv, start_normal, up
+from gansmith.networks.blocks import AnySize, Residual, Shape, Width, conv, start_normal, up
 from gansmith.schema import PositiveInt
 
 
@@ -18,7 +18,7 @@ class Translator(AnySize):
 
     values = "signed"
 
-    def __init__(self, shape: Shape, *, width: PositiveInt = 64, blocks: PositiveInt = 6) -> None:
+    def __init__(self, shape: Shape, *, width: Width = 64, blocks: PositiveInt = 6) -> None:
         super().__init__(shape, 4, least=8)
         self.model = nn.Sequential(
             *(*conv(shape[0], width, 7, reflect=True), nn.ReLU(inplace=True)),

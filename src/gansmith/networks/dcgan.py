@@ -1,27 +1,17 @@
 """DCGAN's networks (Radford et al. 2016, arXiv 1511.06434), and those of the script that most people know it by.
 
-Weights start as N(0, 0.02^2), but for `SmallDiscriminator`.
+Weights start as N(0, 0.02^2).
 """
 
 from __future__ import annotations
 
 from torch import nn
 
-from gansmith.networks.blocks import (
-    FromLatents,
-    Scores,
-    Shape,
-    Slope,
-    UpConv,
-    check_multiple,
-    halvings,
-    small_critic,
-    start_normal,
-)
-from gansmith.schema import Fraction, PositiveFloat, PositiveInt
+from gansmith.networks.blocks import FromZ, Scores, Shape, Slope, UpConv, Width, check_multiple, halvings, start_normal
+from gansmith.schema import Fraction, PositiveFloat
 
 
-class Generator(FromLatents):
+class Generator(FromZ):
     """z (N, Z) -> images (N, C, H, W) in (-1, 1): a projection, then transposed 4x4 convolutions that double the maps.
 
     From 4x4, or from the size that H and W come down to by halving (7x7 for 28x28), with twice the maps at half the
@@ -31,7 +21,7 @@ class Generator(FromLatents):
 
     values = "signed"
 
-    def __init__(self, latent_dim: int, shape: Shape, *, width: PositiveInt = 128) -> None:
+    def __init__(self, latent_dim: int, shape: Shape, *, width: Width = 128) -> None:
         n = halvings(*shape[1:])
         maps = [width << i for i in reversed(range(n))]
         h, w = shape[1] >> n, shape[2] >> n
@@ -51,7 +41,7 @@ class Discriminator(Scores):
     LeakyReLU, and BatchNorm but after the first and the last layer. The last is the paper's flattening and one sum.
     """
 
-    def __init__(self, shape: Shape, *, width: PositiveInt = 128, slope: Slope = 0.2) -> None:
+    def __init__(self, shape: Shape, *, width: Width = 128, slope: Slope = 0.2) -> None:
         n = halvings(*shape[1:])
         maps = [width << i for i in range(n)]
         layers: list[nn.Module] = [nn.Conv2d(shape[0], width, 4, 2, 1), nn.LeakyReLU(slope, inplace=True)]
@@ -63,17 +53,7 @@ class Discriminator(Scores):
         start_normal(self, 0.02)
 
 
-class SmallDiscriminator(Scores):
-    """Images (N, C, H, W) -> one score each (N,), a logit: two halvings by the same rules, to `width` and 2 `width`.
-
-    LeakyReLU, and BatchNorm (unless `norm` is false) but for the first and the last layer; H and W multiples of 4.
-    """
-
-    def __init__(self, shape: Shape, *, width: PositiveInt = 32, slope: Slope = 0.2, norm: bool = True) -> None:
-        super().__init__(*small_critic(shape[0], shape, width, slope, norm=norm))
-
-
-class UpsamplingGenerator(FromLatents):
+class UpsamplingGenerator(FromZ):
     """z (N, Z) -> images (N, C, H, W) in (-1, 1): PyTorch-GAN's `dcgan.py`, 2 `width` maps at a quarter of the size.
 
     Twice nearest-neighbour doubling and a 3x3 convolution, each one layer here (`UpConv`), BatchNorm, LeakyReLU; then
@@ -87,7 +67,7 @@ class UpsamplingGenerator(FromLatents):
         latent_dim: int,
         shape: Shape,
         *,
-        width: PositiveInt = 64,
+        width: Width = 64,
         slope: Slope = 0.2,
         batchnorm_eps: PositiveFloat = 1e-5,
     ) -> None:
@@ -113,7 +93,7 @@ class DropoutCritic(Scores):
         self,
         shape: Shape,
         *,
-        width: PositiveInt = 16,
+        width: Width = 16,
         slope: Slope = 0.2,
         dropout: Fraction = 0.25,
         batchnorm_eps: PositiveFloat = 1e-5,

@@ -10,8 +10,8 @@ from typing import Annotated
 
 from torch import Tensor, nn
 
-from gansmith.networks.blocks import AnySize, Scores, Shape, check_multiple, down, up
-from gansmith.schema import PositiveInt, Range
+from gansmith.networks.blocks import AnySize, Scores, Shape, Width, check_multiple, down, up
+from gansmith.schema import Range
 
 Depth = Annotated[int, Range(1, 6)]
 
@@ -26,7 +26,7 @@ class Translator(AnySize):
 
     values = "unit"
 
-    def __init__(self, shape: Shape, *, width: PositiveInt = 64, depth: Depth = 4) -> None:
+    def __init__(self, shape: Shape, *, width: Width = 64, depth: Depth = 4) -> None:
         super().__init__(shape, 1 << depth, least=2 << depth)
         maps = [shape[0], *(width << i for i in range(depth))]
         layers = down(maps, norm=True)
@@ -41,7 +41,7 @@ class Translator(AnySize):
 class Critic(Scores):
     """Images (N, C, H, W) -> scores (N,), logits: the translator's encoder, and a linear layer on all that it gives."""
 
-    def __init__(self, shape: Shape, *, width: PositiveInt = 64, depth: Depth = 4) -> None:
+    def __init__(self, shape: Shape, *, width: Width = 64, depth: Depth = 4) -> None:
         check_multiple(*shape[1:], 1 << depth, least=2 << depth)
         maps = [shape[0], *(width << i for i in range(depth))]
         h, w = (side >> depth for side in shape[1:])

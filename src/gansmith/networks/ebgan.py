@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from gansmith.networks.blocks import Shape, check_multiple
+from gansmith.networks.blocks import Shape, Width, check_multiple
 from gansmith.schema import PositiveInt
 
 
@@ -25,7 +25,7 @@ class Autoencoder(nn.Module):
     H and W multiples of 4. Linear output, no normalisation.
     """
 
-    def __init__(self, shape: Shape, *, width: PositiveInt = 32, code: PositiveInt = 32) -> None:
+    def __init__(self, shape: Shape, *, width: Width = 32, code: PositiveInt = 32) -> None:
         super().__init__()
         channels, h, w = shape[0], shape[1] // 4, shape[2] // 4
         check_multiple(*shape[1:], 4)

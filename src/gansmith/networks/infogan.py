@@ -1,6 +1,6 @@
-"""InfoGAN's MNIST networks (Chen et al. 2016, appendix C.1 and the authors' code).
+"""InfoGAN's D and Q for MNIST (Chen et al. 2016, appendix C.1 and the authors' code); its G is `blocks.SmallGenerator`.
 
-Legend: K categories, L codes; z is noise, a one-hot category and codes.
+Legend: K categories, L codes.
 """
 
 from __future__ import annotations
@@ -9,17 +9,8 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from gansmith.networks.blocks import FromLatents, Shape, Slope, check_multiple, small_generator
+from gansmith.networks.blocks import Shape, Slope, Width, check_multiple
 from gansmith.schema import PositiveInt
-
-
-class Generator(FromLatents):
-    """z (N, Z) -> images (N, C, H, W) in (-1, 1): two linear layers, two transposed convolutions, BatchNorm, ReLU."""
-
-    values = "signed"
-
-    def __init__(self, latent_dim: int, shape: Shape, *, width: PositiveInt = 64) -> None:
-        super().__init__(*small_generator(latent_dim, shape, width))
 
 
 class Heads(NamedTuple):
@@ -40,7 +31,7 @@ class Discriminator(nn.Module):
         self,
         shape: Shape,
         *,
-        width: PositiveInt = 64,
+        width: Width = 64,
         categories: PositiveInt = 10,
         continuous: PositiveInt = 2,
         slope: Slope = 0.1,

@@ -8,11 +8,11 @@ Legend: K classes; H and W multiples of 4, at least 8.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from gansmith.networks.blocks import Shape, Slope, check_multiple, conv
+from gansmith.networks.blocks import Layers, Shape, Slope, Width, check_multiple, conv
 from gansmith.schema import Fraction, PositiveInt
 
 
@@ -28,17 +28,13 @@ def body(shape: Shape, width: int, slope: float, outputs: int, *, norm: bool, dr
     )
 
 
-class SemiSupervised(nn.Module):
+class SemiSupervised(Layers):
     """Images (N, C, H, W) -> K + 1 logits (N, K + 1): the classes, and last that it is a fake (arXiv 1606.01583)."""
 
     def __init__(
-        self, shape: Shape, classes: int, *, width: PositiveInt = 32, slope: Slope = 0.2, dropout: Fraction = 0.0
+        self, shape: Shape, classes: int, *, width: Width = 32, slope: Slope = 0.2, dropout: Fraction = 0.0
     ) -> None:
-        super().__init__()
-        self.model = body(shape, width, slope, classes + 1, norm=True, dropout=dropout)
-
-    def forward(self, x: Tensor) -> Any:
-        return self.model(x)
+        super().__init__(*body(shape, width, slope, classes + 1, norm=True, dropout=dropout))
 
 
 class Judged(NamedTuple):
@@ -67,21 +63,14 @@ class Encoded(NamedTuple):
     """(N, K), logits of z_c"""
 
 
-class Encoder(nn.Module):
+class Encoder(Layers):
     """Images (N, C, H, W) -> `Encoded`, an estimate of the latents (N, Z) that made them (arXiv 1809.03627)."""
 
     def __init__(
-        self,
-        latent_dim: int,
-        shape: Shape,
-        *,
-        width: PositiveInt = 16,
-        categories: PositiveInt = 10,
-        slope: Slope = 0.2,
+        self, latent_dim: int, shape: Shape, *, width: Width = 16, categories: PositiveInt = 10, slope: Slope = 0.2
     ) -> None:
-        super().__init__()
+        super().__init__(*body(shape, width, slope, latent_dim, norm=False))
         self.split = [latent_dim - categories, categories]
-        self.model = body(shape, width, slope, latent_dim, norm=False)
 
     def forward(self, x: Tensor) -> Encoded:
         return Encoded(*self.model(x).split(self.split, 1))

@@ -7,15 +7,12 @@ import math
 import torch
 from torch import Tensor, nn
 
-from gansmith.networks.blocks import Shape, Slope, Widths
+from gansmith.networks.blocks import FromZ, Shape, Slope, Widths
 from gansmith.schema import Decay, Fraction, PositiveFloat
 
 
-class Generator(nn.Module):
-    """z (N, Z) -> images (N, C, H, W) in (-1, 1): Linear, BatchNorm (but for the first), LeakyReLU; at the end tanh.
-
-    `batchnorm` false: none.
-    """
+class Generator(FromZ):
+    """z (N, Z) -> images (N, C, H, W) in (-1, 1): Linear, BatchNorm (if, and but for the first), LeakyReLU; tanh."""
 
     values = "signed"
 
@@ -30,32 +27,24 @@ class Generator(nn.Module):
         batchnorm_momentum: Decay = 0.1,
         batchnorm: bool = True,
     ) -> None:
-        super().__init__()
-        self.shape = shape
         layers: list[nn.Module] = []
         for i, (before, after) in enumerate(zip((latent_dim, *widths), widths, strict=False)):
             layers.append(nn.Linear(before, after))
             if i > 0 and batchnorm:
                 layers.append(nn.BatchNorm1d(after, eps=batchnorm_eps, momentum=batchnorm_momentum))
             layers.append(nn.LeakyReLU(slope, inplace=True))
-        layers += [nn.Linear((latent_dim, *widths)[-1], math.prod(shape)), nn.Tanh()]
-        self.model = nn.Sequential(*layers)
-
-    def forward(self, z: Tensor) -> Tensor:
-        return self.model(z).view(len(z), *self.shape)
+        layers.append(nn.Linear((latent_dim, *widths)[-1], math.prod(shape)))
+        super().__init__(*layers, nn.Tanh(), nn.Unflatten(1, shape))
 
 
 class PointGenerator(Generator):
-    """z (N, Z) -> points (N, C, H, W), here 1 1 2, that lie anywhere in the plane: no BatchNorm, the last layer linear.
-
-    `slope` 0: ReLU.
-    """
+    """z (N, Z) -> points (N, C, H, W), here 1 1 2, that lie anywhere in the plane: the last layer is linear."""
 
     values = "raw"
 
     def __init__(self, latent_dim: int, shape: Shape, *, widths: Widths = (128, 128), slope: Slope = 0.2) -> None:
         super().__init__(latent_dim, shape, widths=widths, slope=slope, batchnorm=False)
-        self.model = self.model[:-1]  # without the tanh
+        del self.model[-2]  # the tanh
 
 
 class Discriminator(nn.Module):

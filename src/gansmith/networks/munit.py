@@ -9,17 +9,19 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn.functional import instance_norm
 
-from gansmith.networks.blocks import AnySize, Residual, Scales, Shape, check_least, conv, down, start_normal
+from gansmith.networks.blocks import (
+    AnySize,
+    Residual,
+    Scales,
+    Shape,
+    Width,
+    at_least,
+    conv,
+    down,
+    start_he,
+    start_normal,
+)
 from gansmith.schema import PositiveInt
-
-
-def start_he(net: nn.Module) -> None:
-    """Weights of linear and convolutional layers ~ N(0, 2 / inputs), their biases 0: He et al. 2015 (1502.01852)."""
-    for layer in net.modules():
-        if isinstance(layer, (nn.Linear, nn.Conv2d)):
-            nn.init.kaiming_normal_(layer.weight)
-            if layer.bias is not None:
-                nn.init.zeros_(layer.bias)
 
 
 class AdaptiveResidual(nn.Module):
@@ -51,13 +53,7 @@ class AutoEncoder(AnySize):
     values = "signed"
 
     def __init__(
-        self,
-        latent_dim: int,
-        shape: Shape,
-        *,
-        width: PositiveInt = 64,
-        blocks: PositiveInt = 4,
-        units: PositiveInt = 256,
+        self, latent_dim: int, shape: Shape, *, width: Width = 64, blocks: PositiveInt = 4, units: PositiveInt = 256
     ) -> None:
         super().__init__(shape, 4, least=16)
         relu = nn.ReLU(inplace=True)
@@ -96,11 +92,9 @@ class Critic(Scales):
     LeakyReLU 0.2, no norm. Weights start as N(0, 0.02^2).
     """
 
-    def __init__(
-        self, shape: Shape, *, width: PositiveInt = 64, layers: PositiveInt = 4, scales: PositiveInt = 3
-    ) -> None:
+    def __init__(self, shape: Shape, *, width: Width = 64, layers: PositiveInt = 4, scales: PositiveInt = 3) -> None:
         least = 1 << (layers + scales - 1)
-        check_least(shape, least, f" with {layers} layers and {scales} scales")
+        at_least(shape, least, f" with {layers} layers and {scales} scales")
         maps = [shape[0], *(width << i for i in range(layers))]
         super().__init__(
             nn.Sequential(*down(maps, reflect=True), *conv(maps[-1], 1, 1, norm=False), nn.Flatten(1, 2))

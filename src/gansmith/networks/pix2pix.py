@@ -12,8 +12,8 @@ from typing import Annotated
 import torch
 from torch import Tensor, nn
 
-from gansmith.networks.blocks import AlwaysDropout, AnySize, Patch, PatchCritic, Shape, conv, start_normal, up
-from gansmith.schema import Fraction, PositiveFloat, PositiveInt, Range
+from gansmith.networks.blocks import AlwaysDropout, AnySize, Patch, PatchCritic, Shape, Width, conv, start_normal, up
+from gansmith.schema import Fraction, PositiveFloat, Range
 
 Depth = Annotated[int, Range(1, 8)]
 
@@ -30,9 +30,7 @@ class UNet(AnySize):
 
     values = "signed"
 
-    def __init__(
-        self, shape: Shape, *, width: PositiveInt = 64, depth: Depth | None = None, dropout: Fraction = 0.5
-    ) -> None:
+    def __init__(self, shape: Shape, *, width: Width = 64, depth: Depth | None = None, dropout: Fraction = 0.5) -> None:
         if depth is None:
             depth = max(4, math.gcd(*shape[1:], 256).bit_length() - 1)
         super().__init__(shape, 1 << depth)
@@ -62,7 +60,7 @@ class UNet(AnySize):
 class Discriminator(nn.Module):
     """a and b (N, C, H, W) -> a map of scores (N, h, w): how real b looks beside a, patch by patch."""
 
-    def __init__(self, shape: Shape, *, width: PositiveInt = 64, patch: Patch = 70) -> None:
+    def __init__(self, shape: Shape, *, width: Width = 64, patch: Patch = 70) -> None:
         super().__init__()
         self.critic = PatchCritic((2 * shape[0], *shape[1:]), width=width, patch=patch)
 
@@ -73,7 +71,7 @@ class Discriminator(nn.Module):
 class ClippedPatchCritic(PatchCritic):
     """DualGAN's critic of patches: all weights in [-clip, clip] after every step (arXiv 1704.02510, Algorithm 1)."""
 
-    def __init__(self, shape: Shape, *, width: PositiveInt = 64, patch: Patch = 70, clip: PositiveFloat = 0.1) -> None:
+    def __init__(self, shape: Shape, *, width: Width = 64, patch: Patch = 70, clip: PositiveFloat = 0.1) -> None:
         super().__init__(shape, width=width, patch=patch)
         self.clip = clip
 

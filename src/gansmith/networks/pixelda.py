@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import dropout
 
-from gansmith.networks.blocks import Added, Layers, Scores, Shape, check_multiple, conv, halvings, start_normal
+from gansmith.networks.blocks import Added, Layers, Scores, Shape, Width, check_multiple, conv, halvings, start_normal
 from gansmith.schema import Fraction, NonNegativeFloat, PositiveInt
 
 
@@ -36,7 +36,7 @@ class Translator(nn.Module):
 
     values = "signed"
 
-    def __init__(self, latent_dim: int, shape: Shape, *, width: PositiveInt = 64, blocks: PositiveInt = 6) -> None:
+    def __init__(self, latent_dim: int, shape: Shape, *, width: Width = 64, blocks: PositiveInt = 6) -> None:
         super().__init__()
         c, h, w = shape
         self.noise = nn.Sequential(
@@ -74,7 +74,7 @@ class Critic(Scores):
     """
 
     def __init__(
-        self, shape: Shape, *, width: PositiveInt = 64, dropout: Fraction = 0.1, noise: NonNegativeFloat = 0.2
+        self, shape: Shape, *, width: Width = 64, dropout: Fraction = 0.1, noise: NonNegativeFloat = 0.2
     ) -> None:
         n = halvings(*shape[1:])
         layers = [*conv(shape[0], width, 3, norm=False), nn.LeakyReLU(0.2), Noisy(dropout, noise)]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, conv_transpose2d, leaky_relu
 
-from gansmith.networks.blocks import Added, Shape, halvings
+from gansmith.networks.blocks import Added, Shape, Width, halvings
 from gansmith.schema import PositiveInt
 
 
@@ -79,13 +79,7 @@ class Generator(nn.Module):
     """
 
     def __init__(
-        self,
-        latent_dim: int,
-        shape: Shape,
-        *,
-        width: PositiveInt = 128,
-        most: PositiveInt = 128,
-        blocks: PositiveInt = 1,
+        self, latent_dim: int, shape: Shape, *, width: Width = 128, most: PositiveInt = 128, blocks: PositiveInt = 1
     ) -> None:
         super().__init__()
         maps, stages = _stages(shape, width, most, blocks)
@@ -104,9 +98,7 @@ class Generator(nn.Module):
 class Critic(nn.Module):
     """Images (N, C, H, W) -> scores (N,): G's stages backwards, a weighted sum over each map, a linear layer."""
 
-    def __init__(
-        self, shape: Shape, *, width: PositiveInt = 128, most: PositiveInt = 128, blocks: PositiveInt = 1
-    ) -> None:
+    def __init__(self, shape: Shape, *, width: Width = 128, most: PositiveInt = 128, blocks: PositiveInt = 1) -> None:
         super().__init__()
         maps, stages = _stages(shape, width, most, blocks)
         maps, stages = maps[::-1], stages[::-1]

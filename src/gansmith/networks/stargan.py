@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from gansmith.networks.blocks import Residual, Shape, Slope, check_least, check_multiple, conv, down, up
+from gansmith.networks.blocks import Residual, Shape, Slope, Width, at_least, check_multiple, conv, down, up
 from gansmith.schema import PositiveInt
 
 
@@ -25,7 +25,7 @@ class Translator(nn.Module):
 
     values = "signed"
 
-    def __init__(self, shape: Shape, classes: int, *, width: PositiveInt = 64, blocks: PositiveInt = 6) -> None:
+    def __init__(self, shape: Shape, classes: int, *, width: Width = 64, blocks: PositiveInt = 6) -> None:
         super().__init__()
         check_multiple(*shape[1:], 4, least=8)
         self.model = nn.Sequential(
@@ -60,18 +60,12 @@ class Critic(nn.Module):
     """
 
     def __init__(
-        self,
-        shape: Shape,
-        classes: int,
-        *,
-        width: PositiveInt = 64,
-        layers: PositiveInt | None = None,
-        slope: Slope = 0.01,
+        self, shape: Shape, classes: int, *, width: Width = 64, layers: PositiveInt | None = None, slope: Slope = 0.01
     ) -> None:
         super().__init__()
         channels, h, w = shape
         n = min(6, max(1, min(h, w).bit_length() - 2)) if layers is None else layers
-        check_least(shape, 1 << n, f" with {n} layers")
+        at_least(shape, 1 << n, f" with {n} layers")
         maps = [channels, *(width << i for i in range(n))]
         self.body = nn.Sequential(*down(maps, slope=slope))
         self.score = nn.Conv2d(maps[-1], 1, 3, padding=1, bias=False)

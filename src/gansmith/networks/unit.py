@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from gansmith.networks.blocks import AnySize, Residual, Scores, Shape, check_least, conv, down, start_normal, up
+from gansmith.networks.blocks import AnySize, Residual, Scores, Shape, Width, at_least, conv, down, start_normal, up
 from gansmith.schema import NonNegativeInt, PositiveInt
 
 
 class Encoder(AnySize):
     """Images (N, C, H, W) -> maps (N, K, H / 4, W / 4): two halvings, then residual blocks of one domain alone."""
 
-    def __init__(self, shape: Shape, *, width: PositiveInt = 64, blocks: NonNegativeInt = 3) -> None:
+    def __init__(self, shape: Shape, *, width: Width = 64, blocks: NonNegativeInt = 3) -> None:
         super().__init__(shape, 4, least=8)
         self.model = nn.Sequential(
             *(*conv(shape[0], width, 7, norm=False), nn.LeakyReLU(inplace=True)),
@@ -35,7 +35,7 @@ class Shared(nn.Module):
     The last `blocks` residual blocks of both encoders and the first of both decoders. Without noise, from mu.
     """
 
-    def __init__(self, *, width: PositiveInt = 64, blocks: PositiveInt = 1) -> None:
+    def __init__(self, *, width: Width = 64, blocks: PositiveInt = 1) -> None:
         super().__init__()
         self.encode, self.decode = (nn.Sequential(*(Residual(4 * width) for _ in range(blocks))) for _ in range(2))
         start_normal(self, 0.02)
@@ -50,7 +50,7 @@ class Decoder(nn.Module):
 
     values = "signed"
 
-    def __init__(self, shape: Shape, *, width: PositiveInt = 64, blocks: NonNegativeInt = 3) -> None:
+    def __init__(self, shape: Shape, *, width: Width = 64, blocks: NonNegativeInt = 3) -> None:
         super().__init__()
         self.model = nn.Sequential(
             *(Residual(4 * width) for _ in range(blocks)),
@@ -70,8 +70,8 @@ class Critic(Scores):
     `width` maps, doubled by each layer.
     """
 
-    def __init__(self, shape: Shape, *, width: PositiveInt = 64, layers: PositiveInt = 6) -> None:
-        check_least(shape, 1 << layers, f" with {layers} layers")
+    def __init__(self, shape: Shape, *, width: Width = 64, layers: PositiveInt = 6) -> None:
+        at_least(shape, 1 << layers, f" with {layers} layers")
         maps = [shape[0], *(width << i for i in range(layers))]
         super().__init__(*down(maps, 3, slope=0.01), *conv(maps[-1], 1, 1, norm=False))
         start_normal(self, 0.02)
