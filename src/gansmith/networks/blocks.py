@@ -76,15 +76,6 @@ def start_normal(net: nn.Module, deviation: float) -> None:
                 nn.init.zeros_(layer.bias)
 
 
-def start_he(net: nn.Module, gain: float = 1.0) -> None:
-    """Weights of linear and convolutional layers ~ N(0, 2 / inputs) times `gain`, their biases 0: He et al. 2015."""
-    for layer in net.modules():
-        if isinstance(layer, (nn.Linear, nn.Conv2d)):
-            nn.init.kaiming_normal_(layer.weight).data.mul_(gain)
-            if layer.bias is not None:
-                nn.init.zeros_(layer.bias)
-
-
 # ---- rows of layers ----------------------------------------------------------------------------------------------
 
 

@@ -9,19 +9,17 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn.functional import instance_norm
 
-from gansmith.networks.blocks import (
-    AnySize,
-    Residual,
-    Scales,
-    Shape,
-    Width,
-    at_least,
-    conv,
-    down,
-    start_he,
-    start_normal,
-)
+from gansmith.networks.blocks import AnySize, Residual, Scales, Shape, Width, at_least, conv, down, start_normal
 from gansmith.schema import PositiveInt
+
+
+def start_he(net: nn.Module) -> None:
+    """Weights of linear and convolutional layers ~ N(0, 2 / inputs), their biases 0: He et al. 2015 (1502.01852)."""
+    for layer in net.modules():
+        if isinstance(layer, (nn.Linear, nn.Conv2d)):
+            nn.init.kaiming_normal_(layer.weight)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
 
 
 class AdaptiveResidual(nn.Module):

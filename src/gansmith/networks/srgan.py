@@ -11,18 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import leaky_relu
 
-from gansmith.networks.blocks import (
-    Added,
-    Scale,
-    Scores,
-    Shape,
-    UpConv,
-    Upscaler,
-    Width,
-    check_multiple,
-    conv,
-    start_he,
-)
+from gansmith.networks.blocks import Added, Scale, Scores, Shape, UpConv, Upscaler, Width, check_multiple, conv
 from gansmith.schema import PositiveInt
 
 SCALE = 0.2
@@ -95,8 +84,11 @@ class DenseBlock(nn.Module):
     def __init__(self, width: int, growth: int) -> None:
         super().__init__()
         sizes = [growth] * 4 + [width]
-        self.convs = nn.ModuleList(nn.Conv2d(width + i * growth, n, 3, padding=1) for i, n in enumerate(sizes))
-        start_he(self, 0.1)
+        convs = [nn.Conv2d(width + i * growth, n, 3, padding=1) for i, n in enumerate(sizes)]
+        for layer in convs:
+            nn.init.kaiming_normal_(layer.weight).data.mul_(0.1)
+            nn.init.zeros_(layer.bias)
+        self.convs = nn.ModuleList(convs)
 
     def forward(self, x: Tensor) -> Tensor:
         *convs, last = self.convs
