@@ -49,7 +49,7 @@ class Normal(GreatCircle):
 
 
 class Spherical(GreatCircle):
-    """z = n / |n| with n ~ N(0, 1)^dim: uniform on the unit sphere, mean 0 and covariance I / dim.
+    """z = n / |n| with n ~ N(0, 1)^dim: uniform on the unit sphere, where great circles stay; covariance I / dim.
 
     The third noise of the 2014 paper's code (arXiv 1406.2661).
     """

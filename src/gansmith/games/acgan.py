@@ -7,13 +7,11 @@ from __future__ import annotations
 
 from dataclasses import KW_ONLY, dataclass
 
-from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from gansmith.games.critique import Critique, full, judged, per_sample, score, scores
 from gansmith.games.game import LABELLED, Batch, Losses, Maker
 from gansmith.games.two_player import Simultaneous
-from gansmith.networks.labels import Judged
 from gansmith.schema import NonNegativeFloat
 
 
@@ -39,14 +37,9 @@ class AuxiliaryClassifierGAN(Simultaneous):
         fake = self.G.net(self.latent(n), y)
         of_real, of_fake = self.D.net(x), self.D.net(fake)
         c = Critique(scores(of_real, n), scores(of_fake, n))
-        category_real, category_fake = class_loss(of_real, y), class_loss(of_fake, y)
+        category_real, category_fake = (cross_entropy(full(said.category), y) for said in (of_real, of_fake))
         loss_d = per_sample(self.objective.d, c).mean() + self.lambda_category * (category_real + category_fake) / 2
         loss_d = loss_d + self.penalty(score(self.D.probe), x, fake.detach(), self.noise, self.D.moves)
         loss_g = per_sample(self.objective.g, c).mean() + self.lambda_category * category_fake
         said = {"game/category_real": category_real, "game/category_fake": category_fake}
         return {"D": (self.D, loss_d), "G": (self.G, loss_g)}, {**judged(c, self.objective), **said}
-
-
-def class_loss(said: Judged, y: Tensor) -> Tensor:
-    """-log P(C = y | x), the mean over the batch, of logits."""
-    return cross_entropy(full(said.category), y)

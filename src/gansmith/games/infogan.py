@@ -68,10 +68,7 @@ class InfoGAN(Adversarial):
     def information_losses(self, z: Tensor, heads: Heads) -> tuple[Tensor, Tensor]:
         """-log Q of z's category and of its codes, each the mean over the batch, without constants."""
         parts = self.prior.split(z)
-        for name, head, part in (
-            ("categories", heads.category, parts.category),
-            ("continuous", heads.code, parts.code),
-        ):
+        for name, head, part in zip(("categories", "continuous"), heads[1:], parts[1:], strict=True):
             if head.shape != part.shape:
                 raise UserError(
                     f"D's head for {name} gives {head.shape[1]}, the prior has {part.shape[1]}:"

@@ -41,10 +41,8 @@ class UNet(AnySize):
             self.down.append(nn.Sequential(*([nn.LeakyReLU(0.2)] if i > 0 else []), *layers))
         for i in reversed(range(depth)):
             before = maps[i + 1] * (1 if i == depth - 1 else 2)
-            layers = [nn.ReLU(), *up(before, maps[i], 4, norm=i > 0)]
-            if max(1, depth - 3) <= i:
-                layers.append(AlwaysDropout(dropout))
-            self.up.append(nn.Sequential(*layers))
+            drop = [AlwaysDropout(dropout)] if max(1, depth - 3) <= i else []
+            self.up.append(nn.Sequential(nn.ReLU(), *up(before, maps[i], 4, norm=i > 0), *drop))
         start_normal(self, 0.02)
 
     def forward(self, a: Tensor) -> Tensor:

@@ -84,11 +84,12 @@ class DenseBlock(nn.Module):
     def __init__(self, width: int, growth: int) -> None:
         super().__init__()
         sizes = [growth] * 4 + [width]
-        convs = [nn.Conv2d(width + i * growth, n, 3, padding=1) for i, n in enumerate(sizes)]
-        for layer in convs:
-            nn.init.kaiming_normal_(layer.weight).data.mul_(0.1)
-            nn.init.zeros_(layer.bias)
-        self.convs = nn.ModuleList(convs)
+        self.convs = nn.ModuleList(nn.Conv2d(width + i * growth, n, 3, padding=1) for i, n in enumerate(sizes))
+        for name, parameter in self.convs.named_parameters():
+            if name.endswith("bias"):
+                nn.init.zeros_(parameter)
+            else:
+                nn.init.kaiming_normal_(parameter).data.mul_(0.1)
 
     def forward(self, x: Tensor) -> Tensor:
         *convs, last = self.convs

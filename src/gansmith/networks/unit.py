@@ -19,8 +19,7 @@ class Encoder(AnySize):
         super().__init__(shape, 4, least=8)
         self.model = nn.Sequential(
             *(*conv(shape[0], width, 7, norm=False), nn.LeakyReLU(inplace=True)),
-            *(*conv(width, 2 * width, 3, 2, norm=False), nn.LeakyReLU(inplace=True)),
-            *(*conv(2 * width, 4 * width, 3, 2, norm=False), nn.LeakyReLU(inplace=True)),
+            *down([width, 2 * width, 4 * width], 3, slope=0.01),
             *(Residual(4 * width) for _ in range(blocks)),
         )
         start_normal(self, 0.02)
