@@ -4,8 +4,6 @@
 averages them is `games.critique`, who moves is the player. Keyword-only parameters are keys of the recipe.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Penalties: pure functions that are added to a player's loss, one value per sample (N,)."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated

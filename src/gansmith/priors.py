@@ -1,7 +1,5 @@
 """The distributions of a generator's input z: one flat vector (N, Z) per sample, whatever it is made of."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import Literal, NamedTuple

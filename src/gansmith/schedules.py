@@ -4,8 +4,6 @@ Any number that a recipe names may be set: of the optimizers (lr, momentum), a p
 the moving average's half-life (ema.halflife_kimg).
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, NamedTuple

@@ -3,8 +3,6 @@
 Legend: N samples, Z latents. E encodes pictures, Dec decodes codes, D tells draws of the prior from codes.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

@@ -3,8 +3,6 @@
 Legend: K classes, y labels (N,).
 """
 
-from __future__ import annotations
-
 from dataclasses import KW_ONLY, dataclass
 
 from torch.nn.functional import cross_entropy

@@ -1,7 +1,5 @@
 """BEGAN: the boundary equilibrium game of Berthelot et al. 2017 (arXiv 1703.10717). D is an auto-encoder."""
 
-from __future__ import annotations
-
 from dataclasses import KW_ONLY, dataclass
 from typing import Any
 

@@ -4,8 +4,6 @@ Legend: a the input (N, C, H, W), b a picture that belongs to it, z codes (N, Z)
 sigma^2 is a code's distribution; D_VAE and D_LR judge pictures, without a.
 """
 
-from __future__ import annotations
-
 from dataclasses import KW_ONLY, dataclass
 
 import torch

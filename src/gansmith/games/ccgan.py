@@ -4,8 +4,6 @@ Legend: x pictures (N, C, H, W) with labels y (N,), u pictures without; mask (N,
 0, holed = u without what is in the hole, or with a coarse copy of it there. D says a score and logits of K classes.
 """
 
-from __future__ import annotations
-
 from dataclasses import KW_ONLY, dataclass
 
 from torch.nn.functional import cross_entropy

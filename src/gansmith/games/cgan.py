@@ -1,7 +1,5 @@
 """Conditional GAN: both players are told the label (Mirza & Osindero 2014, arXiv 1411.1784)."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from gansmith.games.critique import Critique, judged, per_sample, score, scores

@@ -3,8 +3,6 @@
 Legend: K clusters; z = (z_n, z_c), noise and a one-hot cluster.
 """
 
-from __future__ import annotations
-
 from dataclasses import KW_ONLY, dataclass
 from typing import Any
 

@@ -4,8 +4,6 @@ Legend: z latents (N, Z); G(z) = (a, b), a picture of each domain; D(a, b) = the
 `per_sample` these are two scales, of which the losses are added.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from gansmith.games.critique import Critique, per_sample, scores, shown

@@ -3,8 +3,6 @@
 Legend: x pictures (N, C, H, W), mask (N, 1, H, W) 1 in the hole and else 0, holed = x without what is in the hole.
 """
 
-from __future__ import annotations
-
 from dataclasses import KW_ONLY, dataclass
 
 import torch

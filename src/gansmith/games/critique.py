@@ -1,7 +1,5 @@
 """What D says, brought to one form: the only place that knows the shapes of discriminators' outputs."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from math import log
 from typing import Any, NamedTuple

@@ -3,8 +3,6 @@
 Legend: a and b pictures (N, C, H, W) of the two domains; AB makes b of a, BA makes a of b; DA and DB judge a and b.
 """
 
-from __future__ import annotations
-
 from dataclasses import KW_ONLY, dataclass
 
 import torch

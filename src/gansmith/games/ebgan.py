@@ -1,7 +1,5 @@
 """EBGAN: the energy-based game of Zhao et al. 2017 (arXiv 1609.03126). D is an auto-encoder."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
 from typing import Any

@@ -3,8 +3,6 @@
 Legend of all games: N samples, Z latents, C H W image.
 """
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """InfoGAN: the two-player game plus a lower bound on I(c; G(z, c)) (Chen et al. 2016, arXiv 1606.03657)."""
 
-from __future__ import annotations
-
 from dataclasses import KW_ONLY, dataclass
 
 import torch

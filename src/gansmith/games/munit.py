@@ -4,8 +4,6 @@ Legend: a and b pictures (N, C, H, W) of the two domains, c their contents (N, K
 auto-encoders: A(a) = (content, style), and A(content, style) is a picture. DA and DB judge a and b.
 """
 
-from __future__ import annotations
-
 from dataclasses import KW_ONLY, dataclass
 
 import torch

@@ -3,8 +3,6 @@
 Legend: a the input (N, C, H, W), b the output that belongs to it. D looks at both.
 """
 
-from __future__ import annotations
-
 from dataclasses import KW_ONLY, dataclass
 from functools import partial
 

@@ -4,8 +4,6 @@ Legend: a pictures of the source (N, C, H, W) with labels y (N,), b pictures of 
 makes a look like b, D tells these from b, T gives logits (N, K) of the class.
 """
 
-from __future__ import annotations
-
 from dataclasses import KW_ONLY, dataclass
 
 import torch

@@ -1,7 +1,5 @@
 """A pool of past fakes, which a critic then does not forget (Shrivastava et al. 2017, 1612.07828, section 2.3)."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

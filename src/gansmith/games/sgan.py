@@ -3,8 +3,6 @@
 Legend: K classes; x pictures with their labels y (N,), u pictures without.
 """
 
-from __future__ import annotations
-
 from dataclasses import KW_ONLY, dataclass
 
 import torch

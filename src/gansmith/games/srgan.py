@@ -3,8 +3,6 @@
 Legend: low (N, C, h, w) and x (N, C, H, W) the same pictures, small and large. F(x) are features of a frozen network.
 """
 
-from __future__ import annotations
-
 from dataclasses import KW_ONLY, dataclass
 from typing import Literal
 

@@ -3,8 +3,6 @@
 Legend: x pictures (N, C, H, W), c their attributes (N, K), bits of 0 and 1, c' those that are wished.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
 from typing import Any

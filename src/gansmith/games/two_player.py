@@ -3,8 +3,6 @@
 G and D are players, `real` and `fake` in a critique are D's scores.
 """
 
-from __future__ import annotations
-
 from dataclasses import KW_ONLY, dataclass
 
 import torch

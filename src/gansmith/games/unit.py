@@ -4,8 +4,6 @@ Legend: a and b pictures (N, C, H, W) of the two domains; mu the mean of a code 
 the layers that both domains share, GA and GB decode, DA and DB judge a and b.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
 from typing import Any

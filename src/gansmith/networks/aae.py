@@ -3,8 +3,6 @@
 Fully connected, two hidden layers of 1000 ReLU units in each; weights start as N(0, 0.01^2).
 """
 
-from __future__ import annotations
-
 import math
 from itertools import pairwise
 from typing import Literal

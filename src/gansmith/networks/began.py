@@ -5,8 +5,6 @@ nearest-neighbour doubling on the way out, strided halving with linearly growing
 from the code; linear output, no normalisation.
 """
 
-from __future__ import annotations
-
 from torch import nn
 
 from gansmith.networks.blocks import FromZ, Layers, Shape, Width, check_multiple

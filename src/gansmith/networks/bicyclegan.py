@@ -4,8 +4,6 @@ Layers are those of the authors' code (github.com/junyanz/BicycleGAN). Weights s
 numbers of a code, a the input, b what belongs to it.
 """
 
-from __future__ import annotations
-
 import math
 from typing import Annotated, Literal
 

@@ -1,7 +1,5 @@
 """What families of networks share: sizes that fit, first weights, rows of layers, layers, the patch critic."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Sequence
 from itertools import pairwise

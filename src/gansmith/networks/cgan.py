@@ -4,8 +4,6 @@ In the paper's the label, as a one-hot vector, and the other input meet after a 
 on all hidden units. In the convolutional ones the one-hot label is a part of z, and further channels of the image.
 """
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -4,8 +4,6 @@ A generator begins with the meaning and ends with pixels, a critic the other way
 its last. Legend: a and b a picture of each domain.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

@@ -1,7 +1,5 @@
 """The context encoder's network (Pathak et al. 2016, arXiv 1604.07379, and its authors' code)."""
 
-from __future__ import annotations
-
 from torch import nn
 
 from gansmith.networks.blocks import Layers, Shape, Width, down, halvings, start_normal, up

@@ -1,7 +1,5 @@
 """CycleGAN's translator (Zhu et al. 2017, arXiv 1703.10593, appendix 7.2); its critics are `blocks.PatchCritic`."""
 
-from __future__ import annotations
-
 from torch import Tensor, nn
 
 from gansmith.networks.blocks import AnySize, Residual, Shape, Width, conv, start_normal, up

@@ -3,8 +3,6 @@
 Weights start as N(0, 0.02^2).
 """
 
-from __future__ import annotations
-
 from torch import nn
 
 from gansmith.networks.blocks import FromZ, Scores, Shape, Slope, UpConv, Width, check_multiple, halvings, start_normal

@@ -4,8 +4,6 @@ Sizes are those of section 3.1 and of the authors' code. The paper's BatchNorm i
 itself here.
 """
 
-from __future__ import annotations
-
 from typing import Annotated
 
 from torch import Tensor, nn

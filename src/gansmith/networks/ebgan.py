@@ -1,7 +1,5 @@
 """EBGAN's discriminator: a small auto-encoder that shows its code (Zhao et al. 2017, arXiv 1609.03126, section 2.3)."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 from torch import Tensor, nn

@@ -3,8 +3,6 @@
 Legend: K categories, L codes.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 from torch import Tensor, nn

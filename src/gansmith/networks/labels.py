@@ -6,8 +6,6 @@ convolution's maps are normalised, each picture's by themselves, so that no stat
 Legend: K classes; H and W multiples of 4, at least 8.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 from torch import Tensor, nn

@@ -1,7 +1,5 @@
 """Fully connected networks: the post's generator and discriminator (PyTorch-GAN's `gan.py`), and kin."""
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -4,8 +4,6 @@ Sizes and layers are those of the authors' code (github.com/NVlabs/MUNIT). Legen
 maps of a content.
 """
 
-from __future__ import annotations
-
 from torch import Tensor, nn
 from torch.nn.functional import instance_norm
 

@@ -4,8 +4,6 @@ The paper normalises by the statistics of a batch of one, in testing too: here e
 Weights start as N(0, 0.02^2). Legend: a the input, b what belongs to it.
 """
 
-from __future__ import annotations
-
 import math
 from typing import Annotated
 

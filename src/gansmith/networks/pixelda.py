@@ -5,8 +5,6 @@ map by the batch, here a picture's maps are normalised by their own common mean 
 of maps, and with them colours. Weights start as N(0, 0.02^2).
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import dropout

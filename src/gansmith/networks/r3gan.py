@@ -3,8 +3,6 @@
 From 4x4, or from what H and W come down to by halving, one stage for each size. Weights start as N(0, gain^2 / fan in).
 """
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -1,7 +1,5 @@
 """Spectrally normalised critics (Miyato et al. 2018, arXiv 1802.05957, table 3b; Miyato & Koyama 2018, 1802.05637)."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize

@@ -3,8 +3,6 @@
 ESRGAN's generator (Wang et al. 2018, arXiv 1809.00219, section 3.1); its critic is SRGAN's.
 """
 
-from __future__ import annotations
-
 from math import ceil
 
 import torch

@@ -4,8 +4,6 @@ Source: tables 4 and 5 of the paper's appendix, and the authors' code (github.co
 PyTorch's layers do. Legend: K attributes.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import torch

@@ -4,8 +4,6 @@ Sizes and layers are those of the authors' code of that year (github.com/mingyul
 start as N(0, 0.02^2). Legend: K = 4 width maps.
 """
 
-from __future__ import annotations
-
 from torch import Tensor, nn
 
 from gansmith.networks.blocks import AnySize, Residual, Scores, Shape, Width, at_least, conv, down, start_normal, up
