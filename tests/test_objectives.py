@@ -12,7 +12,6 @@ import pytest
 import torch
 from conftest import SMALL, experiment_of
 from torch import Tensor, nn
-from torch.nn.functional import binary_cross_entropy_with_logits as bce
 from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 
 from gansmith.build import objective_of
@@ -150,16 +149,6 @@ def test_gradcheck_twice_of_any_shape_in_any_order(name: str) -> None:
 # ---- identities --------------------------------------------------------------------------------------------------
 
 
-def test_logistic_is_half_of_two_cross_entropies() -> None:
-    real, fake = pairs()
-    one, zero = torch.ones_like(real), torch.zeros_like(real)
-    row = OBJECTIVES["non_saturating"]
-    halves = (bce(real, one, reduction="none") + bce(fake, zero, reduction="none")) / 2
-    torch.testing.assert_close(row.d(real, fake), halves, rtol=1e-13, atol=1e-15)
-    torch.testing.assert_close(row.g(real, fake), bce(fake, one, reduction="none"), rtol=1e-13, atol=1e-15)
-    assert OBJECTIVES["minimax"].d is row.d
-
-
 def test_minimax_is_zero_sum() -> None:
     """G's loss is minus what the fakes cost D; -log D and log(1 - D) differ by the score, everywhere."""
     real, fake = pairs()
@@ -168,22 +157,6 @@ def test_minimax_is_zero_sum() -> None:
     torch.testing.assert_close(row.g(real, fake), -2 * row.d(certain, fake), rtol=1e-13, atol=1e-15)
     strong = OBJECTIVES["non_saturating"].g(real, fake)
     torch.testing.assert_close(strong + fake, -row.g(real, fake), rtol=1e-12, atol=1e-12)
-
-
-def test_relativistic_players_exchange_roles() -> None:
-    real, fake = pairs()
-    for name in ("relativistic", "relativistic_average"):
-        assert torch.equal(OBJECTIVES[name].g(real, fake), OBJECTIVES[name].d(fake, real))
-
-
-def test_relativistic_average_compares_with_the_means_of_the_batch() -> None:
-    real, fake = [0.3, -1.2, 2.0], [0.1, 0.9, -0.4]
-    mean_r, mean_f = sum(real) / 3, sum(fake) / 3
-    halves = [
-        (-math.log(sigmoid(r - mean_f)), -math.log(1 - sigmoid(f - mean_r))) for r, f in zip(real, fake, strict=True)
-    ]
-    found = OBJECTIVES["relativistic_average"].d(torch.tensor(real).double(), torch.tensor(fake).double())
-    assert found.tolist() == pytest.approx([sum(pair) / 2 for pair in halves], rel=1e-6)
 
 
 def test_hinge_as_printed_with_a_margin_of_the_recipe() -> None:
@@ -207,17 +180,9 @@ def test_boundary_seeking_is_the_papers_square_of_logs_and_finite_beyond_a_sigmo
 
 
 def test_softmax_is_the_cross_entropy_with_the_papers_targets() -> None:
-    """L_D = sum t mu + ln Z, t = 1 / |B+| on real images and 0 on fakes; L_G with t = 1 / |B|; a batch per place."""
+    """Of D with 1 / |B+| on real images and 0 on fakes, of G with 1 / |B| on all; a batch for each place of a map."""
     real, fake = torch.randn(2, 5, 2, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64).unbind(0)
     row = OBJECTIVES["softmax"]
-    for i, j in ((0, 0), (1, 2)):
-        mu_real, mu_fake = (-real[:, i, j]).tolist(), (-fake[:, i, j]).tolist()
-        log_z = math.log(sum(math.exp(-mu) for mu in (*mu_real, *mu_fake)))
-        assert row.d(real, fake)[:, i, j].mean().item() == pytest.approx(sum(mu_real) / 5 + log_z, rel=1e-13)
-        expected = sum((*mu_real, *mu_fake)) / 10 + log_z
-        assert row.g(real, fake)[:, i, j].mean().item() == pytest.approx(expected, rel=1e-13)
-        one = row.d(real[:, i, j], fake[:, i, j]).mean(), row.g(real[:, i, j], fake[:, i, j]).mean()
-        assert [x.item() for x in one] == pytest.approx([sum(mu_real) / 5 + log_z, expected], rel=1e-13)
     scores = torch.cat((real, fake)).flatten(1).T
     of_d, of_g = torch.tensor([0.2] * 5 + [0.0] * 5).double(), torch.full((10,), 0.1).double()
     for loss, targets in ((row.d, of_d), (row.g, of_g)):

@@ -22,7 +22,7 @@ from gansmith.evaluation.measures import luminance
 from gansmith.games.srgan import UPSCALE
 from gansmith.inference import Sampler
 from gansmith.metrics import digits
-from gansmith.networks import esrgan, perceptual, srgan
+from gansmith.networks import perceptual, srgan
 from gansmith.priors import Prior
 from gansmith.run.log import read_metrics
 
@@ -109,12 +109,12 @@ def test_networks_of_the_papers_sizes() -> None:
         assert count(srgan.Discriminator((3, 96, 96))) == convs + 512 * 36 * 1024 + 1024 + 1024 + 1
         dense = sum((64 + 32 * i) * n * 9 + n for i, n in enumerate((32, 32, 32, 32, 64)))
         rest = (3 * 64 * 9 + 64) + 4 * (64 * 64 * 9 + 64) + (64 * 3 * 9 + 3)
-        assert count(esrgan.Generator((3, 128, 128))) == 23 * 3 * dense + rest == 16_697_987
+        assert count(srgan.DenseGenerator((3, 128, 128))) == 23 * 3 * dense + rest == 16_697_987
 
 
 def test_esrgan_starts_small_and_its_blocks_add_a_fifth() -> None:
     torch.manual_seed(0)
-    net = esrgan.Generator(SHAPE, width=8, blocks=1, growth=8)
+    net = srgan.DenseGenerator(SHAPE, width=8, blocks=1, growth=8)
     block = net.blocks[0]
     first = block.model[0].convs[0].weight
     assert first.std().item() == pytest.approx(0.1 * math.sqrt(2 / (8 * 9)), rel=0.1)
@@ -131,7 +131,7 @@ def test_esrgan_starts_small_and_its_blocks_add_a_fifth() -> None:
 
 GENERATORS: dict[str, Callable[..., Any]] = {
     "srgan": lambda **keys: srgan.Generator(SHAPE, width=4, blocks=2, **keys),
-    "esrgan": lambda **keys: esrgan.Generator(SHAPE, width=4, blocks=1, growth=4, **keys),
+    "esrgan": lambda **keys: srgan.DenseGenerator(SHAPE, width=4, blocks=1, growth=4, **keys),
 }
 
 
@@ -189,7 +189,7 @@ def test_tiles_leave_no_seams(name: str, monkeypatch: pytest.MonkeyPatch) -> Non
 def test_what_23_blocks_see_beyond_96_pixels_is_less_than_half_a_level(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of weights that see further than 10 pixels: those of the start do not."""
     torch.manual_seed(0)
-    net = esrgan.Generator((1, 128, 128), width=8, growth=8).eval()
+    net = srgan.DenseGenerator((1, 128, 128), width=8, growth=8).eval()
     assert net.reach == 96
     for name, weight in net.blocks.named_parameters():
         if "convs" in name:
