@@ -1,6 +1,6 @@
-"""Super-resolution: SRGAN's SRResNet and critic of pictures of one size (Ledig et al. 2017, 1609.04802, figure 4),
+"""Super-resolution: SRGAN's SRResNet and critic of pictures of one size (Ledig et al. 2017, 1609.04802, figure 4).
 
-ESRGAN's generator (Wang et al. 2018, arXiv 1809.00219, section 3.1); its critic is SRGAN's.
+And ESRGAN's generator (Wang et al. 2018, arXiv 1809.00219, section 3.1), whose critic is SRGAN's.
 """
 
 from math import ceil
@@ -13,7 +13,7 @@ from gansmith.networks.blocks import Added, Scale, Scores, Shape, UpConv, Upscal
 from gansmith.schema import PositiveInt
 
 SCALE = 0.2
-"""Of what residual blocks add (beta)."""
+"""Of what ESRGAN's residual blocks add (beta)."""
 SEEN = 96
 """The most pixels away that counts when large pictures are made in tiles. In 23 blocks each sees 350, but what lies
 further away hardly matters: with the weights of Real-ESRGAN x4plus, which is this network, it changed strips of Set14's
