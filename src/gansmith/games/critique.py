@@ -125,16 +125,6 @@ def with_jsd(metrics: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {**metrics, **({"value/jsd": jsd(metrics["value/V"])} if "value/V" in metrics else {})}
 
 
-def judged(c: Critique, objective: Objective) -> dict[str, Tensor]:
-    """For the log of a game whose only critic is D: its mean outputs and, where scores are logits, the theory."""
-    return {**shown(c, objective), **(theory(c) if objective.probability else {})}
-
-
-def with_jsd(metrics: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The divergence that the whole batch's V says."""
-    return {**metrics, **({"value/jsd": jsd(metrics["value/V"])} if "value/V" in metrics else {})}
-
-
 def mean(scales: tuple[Tensor, ...], output: Callable[[Tensor], Tensor]) -> Tensor:
     """The mean of D's output over everything, for the log: a detached 0-dim tensor."""
     return torch.stack([output(s.detach()).mean() for s in scales]).mean()
