@@ -1,7 +1,5 @@
 """Features of frozen networks that losses compare pictures by, in place of pixels."""
 
-from __future__ import annotations
-
 import sys
 from functools import partial
 from pathlib import Path

@@ -1,13 +1,8 @@
-"""Networks for pictures in colour, sized for a CPU: G without checkerboards, D without normalisation.
-
-Legend: N samples, Z latents, C H W image, M maps.
-"""
-
-from __future__ import annotations
+"""Networks for pictures in colour, sized for a CPU: G without checkerboards, D without normalisation."""
 
 from torch import Tensor, nn
 
-from gansmith.networks.blocks import Shape, UpConv, halvings
+from gansmith.networks.blocks import Scores, Shape, UpConv, Width, halvings
 from gansmith.schema import PositiveInt
 
 
@@ -40,7 +35,7 @@ class Generator(nn.Module):
     values = "signed"
 
     def __init__(
-        self, latent_dim: int, shape: Shape, *, width: PositiveInt = 32, most: PositiveInt = 256, skips: bool = True
+        self, latent_dim: int, shape: Shape, *, width: Width = 32, most: PositiveInt = 256, skips: bool = True
     ) -> None:
         super().__init__()
         maps = _maps(shape, width, most)
@@ -64,11 +59,10 @@ class Generator(nn.Module):
         return self.picture(stages[-1])
 
 
-class Critic(nn.Module):
+class Critic(Scores):
     """Images (N, C, H, W) -> scores (N,)."""
 
-    def __init__(self, shape: Shape, *, width: PositiveInt = 64, most: PositiveInt = 256, norm: bool = False) -> None:
-        super().__init__()
+    def __init__(self, shape: Shape, *, width: Width = 64, most: PositiveInt = 256, norm: bool = False) -> None:
         maps = _maps(shape, width // 2, most)[-2::-1]
         layers: list[nn.Module] = [nn.Conv2d(shape[0], maps[0], 4, 2, 1), nn.LeakyReLU(0.2)]
         for before, after in zip(maps, maps[1:], strict=False):
@@ -76,7 +70,4 @@ class Critic(nn.Module):
             layers += [nn.BatchNorm2d(after)] if norm else []
             layers += [nn.LeakyReLU(0.2)]
         h, w = (side >> len(maps) for side in shape[1:])
-        self.model = nn.Sequential(*layers, nn.Flatten(), nn.Linear(maps[-1] * h * w, 1))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.model(x).squeeze(1)
+        super().__init__(*layers, nn.Flatten(), nn.Linear(maps[-1] * h * w, 1))
