@@ -1,4 +1,4 @@
-"""Fully connected networks: the post's generator and discriminator (PyTorch-GAN's `gan.py`), and kin."""
+"""Fully connected networks: the post's generator and discriminator (PyTorch-GAN's `gan.py`), and one for points."""
 
 import math
 
@@ -10,7 +10,7 @@ from gansmith.schema import Decay, Fraction, PositiveFloat
 
 
 class Generator(FromZ):
-    """z (N, Z) -> images (N, C, H, W) in (-1, 1): Linear, BatchNorm (if, and but for the first), LeakyReLU; tanh."""
+    """z (N, Z) -> images (N, C, H, W) in (-1, 1): Linear, BatchNorm (not after the first), LeakyReLU; at last tanh."""
 
     values = "signed"
 
