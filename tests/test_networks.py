@@ -36,7 +36,7 @@ SMALL: dict[str, dict[str, Any]] = {
     **dict.fromkeys(("pair_critic", "patch_critic"), {"width": 4, "patch": 16}),
     **dict.fromkeys(("dcgan_generator", "dcgan_discriminator", "upsampling_generator", "dropout_critic"), {"width": 4}),
     **dict.fromkeys(("sn_critic", "projection_critic"), {"width": 4}),
-    **dict.fromkeys(("r3gan_generator", "r3gan_critic"), {"width": 4, "most": 8}),
+    **dict.fromkeys(("r3gan_generator", "r3gan_critic", "photo_generator", "photo_critic"), {"width": 4, "most": 8}),
     "resnet_translator": {"width": 4, "blocks": 2},
     **dict.fromkeys(("discogan_translator", "discogan_critic"), {"width": 4, "depth": 3}),
     "clipped_patch_critic": {"width": 4, "patch": 16},
@@ -65,7 +65,7 @@ GIVES = {
     **dict.fromkeys(
         ("r3gan_critic", "cgan_conv_discriminator", "gan2014_discriminator", "gan2014_conv_discriminator"), "scores"
     ),
-    **{"mlp_clipped_critic": "scores", "ebgan_autoencoder": "coded"},
+    **{"mlp_clipped_critic": "scores", "ebgan_autoencoder": "coded", "photo_critic": "scores"},
     **{"discogan_critic": "scores", "clipped_patch_critic": "map", "stargan_critic": "told"},
     **{"cogan_generator": "two pictures", "cogan_discriminator": "two scores"},
     **{"pixelda_critic": "scores", "pixelda_classifier": "told classes"},
@@ -73,7 +73,7 @@ GIVES = {
     **{"infogan_discriminator": "heads", "aae_encoder": "codes", "pair_critic": "map", "patch_critic": "map"},
 }
 BOUNDED = ("mlp_generator", "infogan_generator", "cgan_generator", "cgan_conv_generator", "aae_decoder", "unet")
-BOUNDED += ("dcgan_generator", "upsampling_generator")
+BOUNDED += ("dcgan_generator", "upsampling_generator", "photo_generator")
 BOUNDED += ("context_encoder", "discogan_translator", "stargan_translator", "bicyclegan_unet", "pixelda_translator")
 
 
