@@ -1,6 +1,7 @@
 """Settings of CUDA's libraries, which torch keeps without CUDA, too: on inside, as they were outside."""
 
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -50,3 +51,16 @@ def test_torchs_new_settings_hinder_no_training() -> None:
         with alone(torch.device("cpu"), tf32=False):
             pass
     assert settings() == before
+
+
+def test_a_torch_with_the_old_settings_alone_will_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before 2.9."""
+    old_cudnn = SimpleNamespace(allow_tf32=True, benchmark=True, deterministic=False)
+    old_matmul = SimpleNamespace(allow_tf32=False)
+    monkeypatch.setattr(torch.backends, "cudnn", old_cudnn)
+    monkeypatch.setattr(torch.backends.cuda, "matmul", old_matmul)
+    with cuda_math(tf32=True):
+        assert old_matmul.allow_tf32 is old_cudnn.allow_tf32 is old_cudnn.deterministic is True
+        assert old_cudnn.benchmark is False
+    assert vars(old_cudnn) == {"allow_tf32": True, "benchmark": True, "deterministic": False}
+    assert vars(old_matmul) == {"allow_tf32": False}

@@ -255,3 +255,11 @@ def test_what_cannot_be_drawn_is_refused() -> None:
     numbers = Sampler(build_network(recipe, "G", build_prior(recipe)), build_prior(recipe), values="raw")
     with pytest.raises(UserError, match="makes numbers, not pictures"):
         numbers.sample([0])
+
+
+def test_samples_are_never_rounded_to_tf32() -> None:
+    cudnn, seen, one = torch.backends.cudnn, list[tuple[bool, bool]](), sampler("infogan")
+    one.nets[0].register_forward_hook(lambda *_: seen.append((cudnn.allow_tf32, cudnn.deterministic)))
+    before = cudnn.allow_tf32, cudnn.deterministic
+    one.sample(range(2))
+    assert seen == [(False, True)] and (cudnn.allow_tf32, cudnn.deterministic) == before == (True, False)

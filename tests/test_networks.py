@@ -618,3 +618,25 @@ def test_r3gan_s_first_weights_keep_the_variance() -> None:
         assert weight[0].numel() == fan
         assert weight.std().item() == pytest.approx(gain / math.sqrt(fan), rel=0.05)
     assert not last.any()
+
+
+def test_a_reflected_convolution_is_torchs_with_its_gradients() -> None:
+    torch.manual_seed(0)
+    layers = blocks.ReflectConv(3, 4, 5, 1, 2).double(), nn.Conv2d(3, 4, 5, 1, 2, padding_mode="reflect").double()
+    layers[1].load_state_dict(layers[0].state_dict())
+    x = torch.randn(2, 3, 7, 6, dtype=torch.float64, requires_grad=True)
+    results = [layer(x) for layer in layers]
+    along = torch.randn_like(results[0])
+    found, expected = (
+        [y, *torch.autograd.grad((y * along).sum(), [x, *layer.parameters()])]
+        for y, layer in zip(results, layers, strict=True)
+    )
+    for ours, theirs in zip(found, expected, strict=True):
+        assert (ours - theirs).abs().max() < 1e-12
+
+
+def test_a_projection_critic_looks_up_the_vectors_of_its_labels() -> None:
+    net = make("projection_critic", (1, 8, 8), width=3)
+    x, y = torch.randn(4, 1, 8, 8), torch.tensor([1, 0, 0, 1])
+    phi = net.model(x).sum((2, 3))
+    torch.testing.assert_close(net(x, y), net.psi(phi).squeeze(1) + (net.embed(y) * phi).sum(1))

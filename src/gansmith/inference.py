@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from gansmith import checkpoint
 from gansmith.build import Classes, averaged, build_network, build_prior, derive_seed, game_of, input_view
+from gansmith.cuda_math import cuda_math
 from gansmith.data.attributes import wished
 from gansmith.data.values import VALUES
 from gansmith.engine import choose_device
@@ -116,7 +117,9 @@ class Sampler:
         for net in self.nets:
             net.eval()
         try:
-            yield
+            # Else cuDNN rounds to TF32 by default, and other pictures would come out than during training.
+            with cuda_math(tf32=False):
+                yield
         finally:
             for net, training in zip(self.nets, before, strict=True):
                 net.train(training)

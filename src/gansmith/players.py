@@ -223,10 +223,10 @@ class Player:
         if self.ema is None or self.ema_halflife_kimg is None:
             return
         kept, first = (0.5 ** (n / (1000 * self.ema_halflife_kimg)) for n in (images, total))
-        for mean, weight in zip(self.ema.parameters(), self.net.parameters(), strict=True):
-            mean.lerp_(weight, (1 - kept) / (1 - first))
-        for average, buffer in zip(self.ema.buffers(), self.net.buffers(), strict=True):
-            average.copy_(buffer)
+        # All at once: on a GPU small networks wait for launches, one for each tensor.
+        torch._foreach_lerp_([*self.ema.parameters()], [*self.net.parameters()], (1 - kept) / (1 - first))
+        if buffers := [*self.net.buffers()]:
+            torch._foreach_copy_([*self.ema.buffers()], buffers)
 
     def state_dict(self) -> dict[str, Any]:
         state: dict[str, Any] = {"net": self.net.state_dict(), "optimizer": self.optimizer.state_dict()}

@@ -38,11 +38,18 @@ class Draws:
 
     def uniform(self, *shape: int) -> Tensor:
         """U(0, 1) for each sample here: (n, *shape), float32."""
-        return torch.rand(self.size, *shape, generator=self._generator)[self.rows].to(self.device)
+        return self._here(torch.rand(self.size, *shape, generator=self._generator))
 
     def integers(self, high: int, *shape: int) -> Tensor:
         """Uniform in 0..high-1 for each sample here: (n, *shape), int64."""
-        return torch.randint(high, (self.size, *shape), generator=self._generator)[self.rows].to(self.device)
+        return self._here(torch.randint(high, (self.size, *shape), generator=self._generator))
+
+    def _here(self, drawn: Tensor) -> Tensor:
+        own = drawn[self.rows]
+        if self.device.type != "cuda":
+            return own.to(self.device)
+        # From other memory the host would wait until the device has done all that is queued.
+        return own.pin_memory().to(self.device, non_blocking=True)
 
 
 def flip(fields: Fields, draws: Draws, *, of: Sequence[str] = ("x",)) -> Fields:
@@ -77,7 +84,8 @@ def grey(fields: Fields, draws: Draws, *, of: str = "b", to: str = "a") -> Field
     x = fields[of]
     if x.shape[1] < 3:
         return {**fields, to: x.clone()}
-    luminance = (x[:, :3] * x.new_tensor(LUMA).view(1, 3, 1, 1)).sum(1, keepdim=True)
+    red, green, blue = (share * x[:, i : i + 1] for i, share in enumerate(LUMA))
+    luminance = red + green + blue
     return {**fields, to: torch.cat([luminance.expand(-1, 3, -1, -1), x[:, 3:]], 1)}
 
 

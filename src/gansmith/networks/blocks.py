@@ -6,7 +6,7 @@ from itertools import pairwise
 from typing import Any, Literal
 
 from torch import Tensor, nn
-from torch.nn.functional import avg_pool2d, conv_transpose2d, dropout, pad
+from torch.nn.functional import avg_pool2d, conv2d, conv_transpose2d, dropout, pad
 
 from gansmith.schema import NonNegativeFloat, PositiveInt
 
@@ -132,9 +132,7 @@ def conv(
 
     With `norm`, the mean and variance of each picture's own maps normalise them: a picture does not depend on others.
     """
-    mode: Literal["reflect", "zeros"] = "reflect" if reflect else "zeros"
-    padding = (kernel - 1) // 2
-    layer = nn.Conv2d(before, after, kernel, stride, padding, bias=not norm, padding_mode=mode)
+    layer = (ReflectConv if reflect else nn.Conv2d)(before, after, kernel, stride, (kernel - 1) // 2, bias=not norm)
     return [layer, nn.InstanceNorm2d(after, affine=True)] if norm else [layer]  # the norm has the bias
 
 
@@ -156,6 +154,19 @@ def up(before: int, after: int, kernel: Literal[3, 4], *, norm: bool = True) -> 
     """A transposed convolution, (N, before, H, W) -> (N, after, 2 H, 2 W), with `norm` as in `conv`."""
     layer = nn.ConvTranspose2d(before, after, kernel, 2, 1, output_padding=kernel % 2, bias=not norm)
     return [layer, nn.InstanceNorm2d(after, affine=True)] if norm else [layer]
+
+
+class ReflectConv(nn.Conv2d):
+    """A convolution of maps (N, C, H, W) that are reflected at their borders, by as many pixels as `padding` says.
+
+    Rows first, then columns: no pixel then has a gradient of more than two terms, but of maps under 2 `padding` + 2.
+    CUDA adds the terms up in any order, and the sum of three depends on it: a resumed run would be another.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        high, wide = (int(n) for n in self.padding)
+        x = pad(pad(x, (0, 0, high, high), mode="reflect"), (wide, wide, 0, 0), mode="reflect")
+        return conv2d(x, self.weight, self.bias, self.stride)
 
 
 class UpConv(nn.Conv2d):

@@ -2,7 +2,7 @@
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import normalize
+from torch.nn.functional import normalize, one_hot
 from torch.nn.utils import parametrize
 
 from gansmith.networks.blocks import Scores, Shape, Slope, Width, halvings
@@ -91,4 +91,6 @@ class ProjectionCritic(Normalised):
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         phi = self.model(x).sum((2, 3))
-        return self.psi(phi).squeeze(1) + (self.embed(y) * phi).sum(1)
+        # A product in place of a look-up, whose gradient CUDA adds up in any order: a resumed run would be another.
+        rows = one_hot(y, self.embed.num_embeddings).to(phi.dtype) @ self.embed.weight
+        return self.psi(phi).squeeze(1) + (rows * phi).sum(1)
