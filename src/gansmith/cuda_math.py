@@ -18,7 +18,7 @@ def cuda_math(*, tf32: bool) -> Iterator[None]:
     cudnn: Any = torch.backends.cudnn
     kernels = cudnn.benchmark, cudnn.deterministic
     old = [(library, on) for library in (matmul, cudnn) if (on := _old_setting(library)) is not None]
-    parts = (matmul, getattr(cudnn, "conv", None), getattr(cudnn, "rnn", None))
+    parts: list[Any] = [matmul, getattr(cudnn, "conv", None), getattr(cudnn, "rnn", None)]
     new = [(part, part.fp32_precision) for part in parts if hasattr(part, "fp32_precision")]
     try:
         cudnn.benchmark, cudnn.deterministic = False, True
