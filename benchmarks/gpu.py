@@ -374,10 +374,10 @@ PARTS: dict[str, Part] = {
         card,
         pages,
     ),
-    "dry": Part("Ten rounds of every recipe, with pictures and checkpoints.", 90, 25, all_recipes, dry),
+    "dry": Part("Ten rounds of every recipe, with pictures and checkpoints.", 100, 25, all_recipes, dry),
     "verify": Part("`gansmith verify`, 5 rounds, of one recipe per game.", 75, 25, games, exact),
-    "epoch": Part("`benchmarks/epoch.py`.", 55, 30, epochs, one_epoch, against_the_post),
-    "rounds": Part("200 rounds of every recipe.", 105, 25, all_recipes, rounds),
+    "epoch": Part("`benchmarks/epoch.py`.", 50, 30, epochs, one_epoch, against_the_post),
+    "rounds": Part("200 rounds of every recipe.", 100, 25, all_recipes, rounds),
     "bench": Part(
         "`gansmith bench step`; shares of a large product and of a large copy.",
         *(40, 25),
