@@ -11,7 +11,7 @@ print, tracebacks in full.
 
 The machine with the card needs no network and no installation, and its torch and torchvision stay as they are: run from
 the source tree, `PYTHONPATH=src python benchmarks/gpu.py`. What its Python lacks is said at the start. Carry it as
-wheels, for its version of Python, without what they need, or pip would bring another torch:
+wheels, for its version of Python, without what they need, or pip would bring another torch (all of these: 43 MB):
 
     pip download --no-deps --only-binary :all: --python-version 3.12 --platform manylinux2014_x86_64 \
         --platform manylinux_2_27_x86_64 --platform manylinux_2_28_x86_64 --dest wheels click filelock pyyaml rich \
