@@ -230,18 +230,17 @@ def one_epoch(item: str, setting: Setting) -> Row:
 
 
 def against_the_post(rows: list[Row]) -> list[str]:
+    """Medians for an epoch of 938 rounds, and how many times the post's script they are."""
     found: dict[str, list[float]] = {}
     for row in rows:
         if "seconds" in row:
-            found.setdefault(row["item"].rpartition(",")[0], []).append(row["seconds"])
+            found.setdefault(row["item"].rpartition(",")[0], []).append(row["seconds"] * 938 / row["rounds"])
     medians = {case: statistics.median(seconds) for case, seconds in found.items()}
     base = medians.get("the post's script")
     lines = []
     for case, seconds in medians.items():
-        line = (
-            f"{case}: {seconds:.3f} s, {TWO_CORES / seconds:.1f} times the post's script on two cores ({TWO_CORES} s)"
-        )
-        lines.append(line + (f", {base / seconds:.2f} times the post's script here" if base else ""))
+        line = f"{case}: {seconds:.3f} s an epoch, {TWO_CORES / seconds:.1f} times the post's script on two cores"
+        lines.append(line + (f" ({TWO_CORES} s), {base / seconds:.2f} times the post's script here" if base else ""))
     return lines
 
 

@@ -142,7 +142,7 @@ def test_epochs_are_compared_with_the_post_s_here_and_on_two_cores(gpu: Any, mon
     rows = [{"item": item, **part.measure(item, setting)} for item in part.items(False)]
     assert len(rows) == 6 and {row["rounds"] for row in rows} == {938}
     lines = part.below([*rows, {"item": "gansmith train gan, 3", "error": "no result"}])
-    assert "gansmith train gan: 0.500 s, 50.5 times" in lines[1] and lines[1].endswith(
+    assert "gansmith train gan: 0.500 s an epoch, 50.5 times" in lines[1] and lines[1].endswith(
         "20.00 times the post's script here"
     )
 
