@@ -224,6 +224,8 @@ def load_split(
         columns=data.columns,
         root=Path(data.root) if data.root else None,
         fold=fold,
+        window=data.window,
+        keep_mb=data.keep_mb,
         max_broken=data.max_broken,
         max_megapixels=data.max_megapixels,
         n_cpu=data.n_cpu,
@@ -311,7 +313,7 @@ def needs_of(recipe: Recipe) -> Needs:
 def _classes(sets: Sequence[ImageSet]) -> Classes:
     for found in sets:
         if (bits := found.columns.get("bits")) is not None:
-            return Classes(found.classes, tuple(int(n) for n in bits.sum(0)))
+            return Classes(found.classes, tuple(int(n) for n in np.asarray(bits).sum(0)))
         if found.labels is not None:
             counts = np.bincount(found.labels, minlength=len(found.classes))
             return Classes(found.classes, tuple(int(n) for n in counts))

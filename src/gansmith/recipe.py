@@ -95,7 +95,7 @@ PARTS = ("prior", "objective", "penalty", "noise", "accumulate", "everywhere")
 # What a run may be given anew when it goes on: how long, how watched, how computed, where its images lie.
 FREE = (
     *("n_epochs", "steps", "minutes", "sample_interval", "log_interval"),
-    *("data.name", "data.root", "data.n_cpu", "data.memory", "data.max_broken"),
+    *("data.name", "data.root", "data.n_cpu", "data.memory", "data.keep_mb", "data.max_broken"),
     *(f"{at}.{key}" for at in ("checkpoint", "evaluation", "engine") for key in SECTIONS[at].__annotations__),
 )
 SHORT_NAMES = {  # of what lies deeper in a recipe, the post's own first; a star stands for every player
@@ -252,6 +252,13 @@ def combine(*layers: Layer, label: str = "gan", trust: bool = False) -> Resolved
     plain |= {
         key: kind(**check.converted(check.below(key), kind.__annotations__, key)) for key, kind in SECTIONS.items()
     }
+    if "://" in (name := plain["data"].name) or name.endswith(".txt"):  # an address, or a list of such
+        if trust or check.flat["data.name"][1].typed:
+            check.modules.append("fsspec")  # so that the run goes on without being asked again
+        else:
+            from gansmith.data.addresses import Untrusted
+
+            plain["data"] = replace(plain["data"], name=Untrusted(name))
     game = check.component("game", "game")
     game_class = resolve("game", game.name, game.trusted)
     wanted, frozen = schema.handed(game_class), getattr(game_class, "frozen", ())
@@ -419,10 +426,11 @@ def with_full_paths(resolved: Resolved) -> Resolved:
             raise UserError(f"{key} is {path!r}: {error}") from None
 
     recipe, data, networks = resolved.recipe, resolved.recipe.data, dict[str, Component]()
-    if data.name not in data_names():
-        if Path(name := full("data.name", data.name)).is_dir():
+    if data.name not in data_names() and "://" not in data.name:
+        name = full("data.name", data.name)
+        if Path(name).is_dir() or name.endswith((".tar", ".tar}", ".txt")):  # shards, or a list of them
             data = replace(data, name=name, attributes=full("data.attributes", data.attributes))
-    elif data.name != "mnist":  # which ships in the package
+    elif data.name in data_names() and data.name != "mnist":  # which ships in the package
         data = replace(data, root=full("data.root", data.root or os.environ.get("GANSMITH_DATA") or "data"))
     start = replace(recipe.start, run=full("start.run", recipe.start.run))
     for player, network in recipe.networks.items():

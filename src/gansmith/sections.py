@@ -11,7 +11,7 @@ from gansmith.schema import Fraction, NonNegativeInt, PositiveFloat, PositiveInt
 class Data:
     """Which images, and what is done to them before training."""
 
-    name: str = "mnist"  # a data set by name, or a folder of pictures
+    name: str = "mnist"  # a data set by name, a folder of pictures, or shards
     # The side of square images, or [height, width]; 0: chosen for the pictures and the device.
     img_size: NonNegativeInt | tuple[PositiveInt, PositiveInt] = 28
     channels: Literal[0, 1, 3, 4] = 1  # 1 grey, 3 RGB, 4 RGBA; 0: as the pictures have
@@ -28,6 +28,8 @@ class Data:
     root: str | None = None  # where named sets lie or are downloaded to; null: $GANSMITH_DATA or ./data
     memory: Literal["auto", "device", "map"] = "auto"  # images on the device, or read from a memory map
     n_cpu: PositiveInt = 8  # threads that decode pictures, and that read batches from the memory map
+    window: PositiveInt = 16  # shards that are mixed with each other at a time
+    keep_mb: NonNegativeInt = 1024  # decoded pictures of shards that stay in memory
 
     @property
     def size(self) -> tuple[int, int]:

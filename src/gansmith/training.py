@@ -554,7 +554,8 @@ def _banner(session: Session, label: str, tensorboard: bool) -> str:
     experiment, recipe, total = session.experiment, session.recipe, session.total
     game, stream = experiment.game, experiment.stream
     players = ", ".join(f"{p.name} {_count(p)}" for p in game.players)
-    where = "in memory" if stream.in_memory else f"from a memory map by {recipe.data.n_cpu} threads"
+    read = "shards" if stream.sets[0].layout else "a memory map"
+    where = "in memory" if stream.in_memory else f"from {read} by {recipe.data.n_cpu} threads"
     ranks = f" on each of {stream.ranks} ranks" if stream.ranks > 1 else ""
     begin = f"from round {experiment.state.round} " if experiment.state.round else ""
     events = "" if tensorboard or begin else "\nTensorBoard events are not written: pip install tensorboard"

@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -46,7 +47,24 @@ class Part(NamedTuple):
     spare: bool = False
 
 
-def load_folder(what: str, wanted: Wanted) -> ImageSet | tuple[ImageSet, ...]:
+class Found(NamedTuple):
+    """What is to be prepared, how, and where the result lies."""
+
+    path: Path
+    wanted: Wanted
+    source: Source
+
+
+def load_folder(what: str, wanted: Wanted) -> tuple[ImageSet, ...]:
+    """The pictures below a folder: one set, or of two domains two."""
+    return tuple(prepare(one.path, one.wanted, partial(_given, one.source)) for one in find_folder(what, wanted))
+
+
+def _given(source: Source) -> Source:
+    return source
+
+
+def find_folder(what: str, wanted: Wanted) -> list[Found]:
     """The pictures below a folder, in the order of their relative names.
 
     With folder/train or folder/test the split chooses between these. Single pictures in at least two first-level
@@ -69,16 +87,16 @@ def load_folder(what: str, wanted: Wanted) -> ImageSet | tuple[ImageSet, ...]:
             needs = wanted.needs if wanted.direction == "a2b" else wanted.needs[::-1]  # each its own: b may lack labels
             own = [replace(wanted, needs=(fields,)) for fields in needs]
             named = [f"{folder.name}/{p.folder.relative_to(folder)}" for p in parts]
-            return tuple(_load(name, [p], w) for name, p, w in zip(named, parts, own, strict=True))
+            return [_find(name, [p], w) for name, p, w in zip(named, parts, own, strict=True)]
     elif (used := parts[0].folder) != folder:
         wanted.say(f"using {used} for the {split} split")
         out = [str(path) for path in _subfolders(folder).values() if path != used and not _apart(path.name)]
         if split == "train" and out:
             wanted.say(f"left out of training: {', '.join(out)}")
-    return _load(folder.name, parts, wanted, halves=len(parts) == 1 and sort != "plain")
+    return [_find(folder.name, parts, wanted, halves=len(parts) == 1 and sort != "plain")]
 
 
-def _load(name: str, parts: Sequence[Part], wanted: Wanted, *, halves: bool = False) -> ImageSet:
+def _find(name: str, parts: Sequence[Part], wanted: Wanted, *, halves: bool = False) -> Found:
     """Of one part each file is a sample, a picture or its two halves; of two parts each pair of files of one name."""
     folders = [part.folder for part in parts]
     listings = [_list_part(part, wanted) for part in parts]
@@ -92,8 +110,11 @@ def _load(name: str, parts: Sequence[Part], wanted: Wanted, *, halves: bool = Fa
         left, right = "ab" if wanted.direction == "a2b" else "ba"
         wanted.say(f"{folders[0]}: the left half of each picture is {left}, the right half {right}")
 
+    def files_of(index: int) -> list[Path]:
+        return [folder / file for folder, file in zip(folders, samples[index], strict=True)]
+
     def read(index: int) -> tuple[tuple[Image.Image, ...], Mark]:
-        files = [folder / file for folder, file in zip(folders, samples[index], strict=True)]
+        files = files_of(index)
         images = tuple(pictures.open_picture(file, wanted.max_megapixels) for file in files)
         if len({image.size for image in images}) > 1:
             sizes = zip(files, images, strict=True)
@@ -108,7 +129,8 @@ def _load(name: str, parts: Sequence[Part], wanted: Wanted, *, halves: bool = Fa
     fields = ("a", "b") if halves or not alone else ("x",)
     told = [hashlib.sha256(table.read_bytes() + repr(wanted.columns).encode()).hexdigest()] if table else []
     path = wanted.path(name, *folders, *map(fingerprint, listings), *["halves"] * halves, *told)
-    return prepare(path, wanted, lambda: Source(name, len(samples), read, title, classes, broken, fields=fields))
+    source = Source(name, len(samples), read, title, classes, broken, None, fields, None if halves else files_of)
+    return Found(path, wanted, source)
 
 
 def _halves(image: Image.Image, file: Path) -> tuple[Image.Image, Image.Image]:

@@ -3,12 +3,15 @@
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gansmith.data.mixture import Mixture
+
+if TYPE_CHECKING:
+    from gansmith.data.streamed import Layout
 
 Bytes = NDArray[np.uint8]
 Labels = NDArray[np.int64]
@@ -21,14 +24,15 @@ class ImageSet:
     Pictures are `x`, or `a` and `b` of a pair; `y` are labels (N,) int64, `bits` attributes (N, K) float32. classes
     are the names of the classes or of the attributes, () where there are neither. digest is a hex sha256 of content and
     preprocessing, independent of where the files lie. A toy set holds numbers: x (N, 1, 1, D) float32, and density is
-    the p_data behind them.
+    the p_data behind them. Columns of a set in shards are `Streamed`, and layout says where they lie.
     """
 
     name: str
-    columns: Mapping[str, NDArray[Any]]
+    columns: Mapping[str, Any]
     classes: tuple[str, ...]
     digest: str
     density: Mixture | None = None
+    layout: Layout | None = None
 
     def __len__(self) -> int:
         return len(next(iter(self.columns.values())))

@@ -12,14 +12,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gansmith.batch import NOT_PICTURES
+from gansmith.data.addresses import first_remote, is_shards
 from gansmith.data.attributes import one_hot
 from gansmith.data.cache import Draft, Say, entry_path, load_entry
 from gansmith.data.imageset import ImageSet, Labels
 from gansmith.data.named import NAMED
 from gansmith.data.pictures import MEGAPIXELS
 from gansmith.data.prepare import UNLABELLED, Needs, Wanted, advice, described, kind
+from gansmith.data.streamed import Streamed
 from gansmith.data.toy import TOYS
 from gansmith.errors import UserError
+from gansmith.trust import Untrusted
 
 CHUNK = 1024
 
@@ -50,6 +53,7 @@ KNOWN: dict[str, Known] = {
 }
 SHUFFLED = frozenset(name for name, row in KNOWN.items() if row.mixed)
 _FOLDER = Known("gansmith.data.folder:load_folder", ())
+_SHARDS = Known("gansmith.data.shards:load_shards", ())
 
 
 def data_names() -> tuple[str, ...]:
@@ -76,6 +80,8 @@ def load_sets(
     n_cpu: int = 8,
     root: Path | None = None,
     fold: int = 1,
+    window: int = 16,
+    keep_mb: int = 1024,
     say: Callable[[str], None] = print,
     progress: bool = True,
 ) -> tuple[ImageSet, ...]:
@@ -92,10 +98,13 @@ def load_sets(
     """
     wanted = Wanted(
         *(size, channels, split, fit, max_broken, n_cpu, say, progress, needs, pairs, direction),
-        *(attributes, columns, max_megapixels, root, fold),
+        *(attributes, columns, max_megapixels, root, fold, window, keep_mb),
     )
     folder = Path(what).expanduser()
-    row = KNOWN.get(what) or (_FOLDER if what and folder.is_dir() else None)
+    if isinstance(what, Untrusted) and (there := first_remote(what)):
+        raise UserError(f"data.name is {what}, which would read {there}; if you trust that address, add --trust")
+    shards = what not in KNOWN and is_shards(what)
+    row = _SHARDS if shards else KNOWN.get(what) or (_FOLDER if what and folder.is_dir() else None)
     if row is None:
         raise UserError(_unknown(what, folder))
     if row.validation and validation:
@@ -108,6 +117,8 @@ def load_sets(
     module, _, function = row.load.partition(":")
     found = getattr(import_module(module), function)(what, whole)
     sets: tuple[ImageSet, ...] = found if isinstance(found, tuple) else (found,)
+    if shards:
+        _check_fields(what, tuple(tuple(data.columns) for data in sets), needs)
     if split != "test" and not row.validation:
         sets = tuple(_held_back(data, split, validation, row.mixed, say) for data in sets)
     if UNLABELLED in needs:
@@ -188,10 +199,12 @@ def _spread(found: ImageSet, split: str, validation: int, say: Say) -> ImageSet:
     """
     digest = _digest(found, split, validation, "spread")
     path = entry_path(f"{found.name}-{split}", digest)
-    if (entry := load_entry(path, say)) is not None:
+    if (not found.layout or split != "train") and (entry := load_entry(path, say)) is not None:
         return entry.data
-    held = spread(len(found), validation)
+    held = found.layout.by_key(validation) if found.layout else spread(len(found), validation)
     here = held if split == "validation" else np.setdiff1d(np.arange(len(found)), held)
+    if found.layout and split == "train":  # read where it lies; what is held back is a set like any other
+        return taken(found, here, digest)
     pictures = found.pictures
     with Draft(path, say) as draft:
         for start in range(0, len(here), CHUNK):
@@ -233,9 +246,14 @@ def _labelled(found: ImageSet, k: int | None) -> ImageSet:
         raise UserError(
             f"data.labelled is {k}, and {found.name} has {n} labelled images to train on: it must be {right}"
         )
-    here = budget(found.labels, k)
-    columns = {name: column[here] for name, column in found.columns.items()}
-    return replace(found, columns=columns, digest=_digest(found, "labelled", k))
+    return taken(found, budget(np.asarray(found.labels), k), _digest(found, "labelled", k))
+
+
+def taken(found: ImageSet, rows: Labels, digest: str) -> ImageSet:
+    """Some rows of a set, ascending; of one in shards they stay there."""
+    columns = {name: c.take(rows) if isinstance(c, Streamed) else c[rows] for name, c in found.columns.items()}
+    layout = found.layout.take(rows) if found.layout else None
+    return replace(found, columns=columns, digest=digest, layout=layout)
 
 
 def _unlabelled(found: ImageSet) -> ImageSet:

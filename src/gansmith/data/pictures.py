@@ -2,6 +2,7 @@
 
 import contextlib
 from importlib.util import find_spec
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -26,12 +27,12 @@ MEGAPIXELS = 200
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # channels -> Pillow mode
 
 
-def open_picture(path: Path, megapixels: int = MEGAPIXELS) -> Image.Image:
+def open_picture(path: Path | BytesIO, megapixels: int = MEGAPIXELS) -> Image.Image:
     """The first frame of a file, decoded and turned upright; raises whatever Pillow does on a broken file.
 
     ValueError for a picture of more than so many megapixels, before it is decoded: a small file can claim to be large.
     """
-    if path.stat().st_size == 0:
+    if isinstance(path, Path) and path.stat().st_size == 0:
         raise ValueError("an empty file")
     if Image.MAX_IMAGE_PIXELS is not None:  # Pillow warns above it, and refuses twice as much
         Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, megapixels * 10**6)
@@ -45,7 +46,7 @@ def open_picture(path: Path, megapixels: int = MEGAPIXELS) -> Image.Image:
         return image.copy()
 
 
-def opened(path: Path) -> Image.Image:
+def opened(path: Path | BytesIO) -> Image.Image:
     """A file of the formats that are read, of which only the head is decoded so far."""
     Image.init()
     if HEIC and "HEIF" not in Image.OPEN:

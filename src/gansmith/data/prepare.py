@@ -82,6 +82,8 @@ class Wanted:
     max_megapixels: int = pictures.MEGAPIXELS
     root: Path | None = None
     fold: int = 1
+    window: int = 16
+    keep_mb: int = 1024
 
     def __post_init__(self) -> None:
         for name in ("channels", "split", "fit", "pairs", "direction"):
@@ -134,6 +136,8 @@ class Source:
     broken: tuple[Broken, ...] = ()
     digest: str | None = None
     fields: tuple[str, ...] = ("x",)
+    files: Callable[[int], list[Path]] | None = None
+    """The files that hold the pictures of a sample, one each, where there are such."""
 
 
 def array_source(
@@ -157,7 +161,7 @@ def prepare(path: Path, wanted: Wanted, find: Callable[[], Source]) -> ImageSet:
     """The set at `path`; if it is not there, all pictures of the source, decoded. UserError if too many are broken."""
     if (entry := load_entry(path, wanted.say)) is not None:
         total = len(entry.data) + entry.n_broken
-        _tell(entry.data.name, total, entry.broken, entry.n_broken, entry.n_coloured, wanted)
+        tell(entry.data.name, total, entry.broken, entry.n_broken, entry.n_coloured, wanted)
         return entry.data
     source, started = find(), time.monotonic()
     several = len(source.fields) > 1
@@ -165,7 +169,7 @@ def prepare(path: Path, wanted: Wanted, find: Callable[[], Source]) -> ImageSet:
     broken, marks, losses = list(source.broken), list[Mark](), np.zeros(3)
     with Draft(path, wanted.say) as draft:
         text = f"preparing {source.count} {what}"
-        with _progress(text, source.count, wanted) as step, contextlib.closing(_in_order(source, wanted)) as groups:
+        with progress(text, source.count, wanted) as step, contextlib.closing(_in_order(source, wanted)) as groups:
             for group in groups:
                 if whole := [item for item in group if not isinstance(item, Broken)]:
                     stack = np.array([item.images for item in whole])
@@ -182,7 +186,7 @@ def prepare(path: Path, wanted: Wanted, find: Callable[[], Source]) -> ImageSet:
                 f"none of the {len(broken)} pictures of {source.name} can be read; the first: {file}: {why}"
             )
         coloured = int(losses[0])
-        _tell(source.name, len(marks) + len(broken), broken, len(broken), coloured, wanted)
+        tell(source.name, len(marks) + len(broken), broken, len(broken), coloured, wanted)
         labels, digest, classes = None, None, tuple[str, ...]()
         if marks[0] is not None:  # and so are the others
             labels = np.array(marks, np.int64 if isinstance(marks[0], int) else np.float32)
@@ -245,7 +249,7 @@ def _in_order(source: Source, wanted: Wanted) -> Generator[list[Converted | Brok
 
 
 @contextlib.contextmanager
-def _progress(text: str, count: int, wanted: Wanted) -> Iterator[Callable[[int], None]]:
+def progress(text: str, count: int, wanted: Wanted) -> Iterator[Callable[[int], None]]:
     """A bar on stderr where that is a terminal, else one plain line; gives the function that takes steps."""
     if not (wanted.progress and sys.stderr.isatty()):
         wanted.say(text)
@@ -259,7 +263,7 @@ def _progress(text: str, count: int, wanted: Wanted) -> Iterator[Callable[[int],
         yield lambda n: bar.advance(task, n)
 
 
-def _tell(name: str, total: int, broken: Sequence[Broken], n_broken: int, coloured: int, wanted: Wanted) -> None:
+def tell(name: str, total: int, broken: Sequence[Broken], n_broken: int, coloured: int, wanted: Wanted) -> None:
     """Says at each load how many pictures are left out or lose their colours; UserError when too many are broken."""
     if n_broken:
         count, first = f"{n_broken} of {total} pictures of {name} are", f"the first: {broken[0].file}: {broken[0].why}"

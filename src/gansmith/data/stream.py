@@ -19,11 +19,13 @@ from torch import Tensor
 from gansmith.batch import Batch
 from gansmith.data.imageset import ImageSet, Labels
 from gansmith.data.prepare import Needs
+from gansmith.data.streamed import Order, Streamed, read_columns
 from gansmith.data.values import VALUES
 from gansmith.data.views import Draws
 from gansmith.errors import UserError
 
 FREE_SHARE = 0.25  # "auto" keeps a set on the device that takes at most this share of its free memory
+AHEAD = 256 << 20  # bytes of batches that are read ahead of use
 MEMORY = ("auto", "device", "map")
 BoundView = Callable[[dict[str, Tensor], Draws], dict[str, Tensor]]
 """A view with its keys."""
@@ -83,13 +85,16 @@ class Stream(Iterator[Batch]):
             {name: column for name, column in data.columns.items() if name in fields}
             for data, fields in zip(sets, needs, strict=True)
         ]
-        pictures = [{name: column for name, column in own.items() if column.ndim == 4} for own in columns]
+        pictures = [{name: c for name, c in own.items() if c.ndim == 4 or isinstance(c, Streamed)} for own in columns]
         n_bytes = sum(column.nbytes for own in pictures for column in own.values())
-        self.in_memory = memory == "device" or (memory == "auto" and _fits(copies * n_bytes, self.device))
+        shards = any(data.layout for data in sets)  # read ahead of use, so that the first batch is soon there
+        self.in_memory = memory == "device" or (
+            memory == "auto" and not shards and _fits(copies * n_bytes, self.device)
+        )
         self.dtype = dtype
         self._to_network = VALUES[values].to_network
         self._views = views
-        self._orders: dict[tuple[int, int], Labels] = {}
+        self._orders: dict[tuple[int, int], Labels | Order] = {}
         self._order_lock = Lock()
         self._closed = False
         self._mapped: list[dict[str, NDArray[Any]]] = [{} for _ in sets] if self.in_memory else pictures
@@ -100,7 +105,8 @@ class Stream(Iterator[Batch]):
         self._there: dict[tuple[int, int], Tensor] = {}
         self._pool = None if self.in_memory else ThreadPoolExecutor(n_cpu, thread_name_prefix="gansmith-data")
         self._ahead: deque[Future[dict[str, Tensor]]] = deque()
-        self._depth = min(2 * n_cpu, 16)
+        each = n_bytes * batch_size // largest // ranks
+        self._depth = min(2 * n_cpu, 16, 1 + AHEAD // each)
 
     @property
     def epoch(self) -> float:
@@ -167,25 +173,32 @@ class Stream(Iterator[Batch]):
         self._forget()
         if self._pool is not None:
             self._pool.shutdown(wait=True, cancel_futures=True)
+        for data in self.sets:
+            if isinstance(data.images, Streamed):
+                data.images.reader.close()
         self._held, self._there = [], {}
 
-    def _order(self, number: int, epoch: int) -> Labels:
-        """The permutation (N,) of an epoch of a set, from seed, epoch and the number of the set alone."""
+    def _order(self, number: int, epoch: int) -> Labels | Order:
+        """The permutation (N,) of an epoch of a set, from seed, epoch and the number of the set; to be sliced."""
         with self._order_lock:
             if (number, epoch) not in self._orders:
                 self._drop_old(self._orders)
                 text = f"gansmith order {self.seed} {epoch}" + f" {number}" * (number > 0)
-                digest = hashlib.sha256(text.encode()).digest()
-                generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
-                order = torch.randperm(len(self.sets[number]), generator=generator).numpy()
+                layout = self.sets[number].layout
+                order = Order(layout, text, self.batch_size) if layout else self._permutation(number, text)
                 self._orders[number, epoch] = order
             return self._orders[number, epoch]
+
+    def _permutation(self, number: int, text: str) -> Labels:
+        digest = hashlib.sha256(text.encode()).digest()
+        generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+        return torch.randperm(len(self.sets[number]), generator=generator).numpy()
 
     def _order_on_device(self, number: int, epoch: int) -> Tensor:
         """There once an epoch: a copy from the host for each batch would have the host wait for the device."""
         if (number, epoch) not in self._there:
             self._drop_old(self._there)
-            self._there[number, epoch] = self._to_device(torch.from_numpy(self._order(number, epoch)))
+            self._there[number, epoch] = self._to_device(torch.from_numpy(self._order(number, epoch)[:]))
         return self._there[number, epoch]
 
     def _drop_old(self, orders: dict[tuple[int, int], Any]) -> None:
@@ -234,6 +247,9 @@ class Stream(Iterator[Batch]):
         raw: dict[str, Tensor] = {}
         for number, columns in enumerate(self._mapped):
             index = np.concatenate([self._order(number, epoch)[part] for epoch, part in self._parts(number, here)])
+            if self.sets[number].layout:
+                raw |= {name: torch.from_numpy(column) for name, column in read_columns(columns, index).items()}
+                continue
             # Not np.take: it would first copy a column of pairs, whose pictures lie apart, as a whole.
             raw |= {name: torch.from_numpy(np.asarray(column)[index]) for name, column in columns.items()}
         return {name: field.pin_memory() for name, field in raw.items()} if self.device.type == "cuda" else raw

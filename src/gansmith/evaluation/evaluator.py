@@ -16,6 +16,7 @@ from torch import Tensor
 
 from gansmith.build import game_of, load_split, needs_of
 from gansmith.data import ImageSet, data_names
+from gansmith.data.addresses import is_shards
 from gansmith.data.folder import has_split, list_folder
 from gansmith.data.load import SHUFFLED
 from gansmith.data.pictures import MODES
@@ -455,10 +456,11 @@ def _label(what: Path | Sampler | Generate, out: Path, one: Subject, ema: bool) 
 def choose_reference(what: Recipe | Data, say: Say = print) -> SplitName:
     """The test images; of a folder without them those held back, or else the training images, which `say` is told."""
     data, needs = (what.data, needs_of(what)) if isinstance(what, Recipe) else (what, (("x",),))
-    folder = Path(data.name).expanduser()
-    if data.name in data_names() or not folder.is_dir() or has_split(folder, "test", needs, data.pairs):
+    folder, known = Path(data.name).expanduser(), data.name in data_names()
+    shards = not known and is_shards(data.name)
+    if known or not (shards or folder.is_dir()) or (not shards and has_split(folder, "test", needs, data.pairs)):
         return "test"
-    lacks = f"{folder} has no test pictures (in {folder / 'test'})"
+    lacks = f"{data.name} has no test pictures" + f" (in {folder / 'test'})" * (not shards)
     if data.validation:
         say(f"{lacks}: compared with the {data.validation} held back")
         return "validation"

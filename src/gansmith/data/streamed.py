@@ -1,0 +1,332 @@
+"""Sets that lie in shards and are read where they are asked for: columns, the order of a pass, and who reads."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import zlib
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from io import RawIOBase
+from queue import SimpleQueue
+from threading import Lock
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gansmith.data.addresses import opened, tried
+from gansmith.data.decoder import Decoder, Form, decode
+from gansmith.data.imageset import Bytes, Labels
+from gansmith.data.prepare import TOLERATED, Wanted
+from gansmith.errors import UserError
+
+AT_ONCE = 32 << 20  # compressed bytes that go to a decoder at once
+MOST_BYTES = 1 << 28  # of one picture
+
+
+def permutation(n: int, text: str) -> Labels:
+    """An order of 0..n-1 from a text, by SHAKE-256: the same on every machine and with every version of NumPy."""
+    return np.argsort(np.frombuffer(hashlib.shake_256(text.encode()).digest(8 * n), "<u8"), kind="stable")
+
+
+# ---- the order --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Which rows lie in which shard: in shard i those from edges[i] to edges[i + 1]; `window` shards are mixed."""
+
+    edges: Labels
+    keys: NDArray[np.uint64]
+    """Digests of the names of the rows."""
+    window: int
+
+    def take(self, rows: Labels) -> Layout:
+        """That of some rows, ascending, under their new numbers."""
+        return Layout(np.searchsorted(rows, self.edges), self.keys[rows], self.window)
+
+    def by_key(self, k: int) -> Labels:
+        """k rows, ascending, chosen by their names alone, in whatever shards they lie."""
+        return np.sort(np.argsort(self.keys, kind="stable")[:k])
+
+
+class Order:
+    """The order of one pass: a pure function of a text (seed and epoch) and the batch size; order[slice] are rows.
+
+    The shards, in an order by the text, and the rows of each in one of its own, make one line of N rows. It is cut into
+    windows of `window` shards' worth, T whole batches of B each. Row i of batch t of a window is row i T + turn(t) of
+    it, turn an order of 0..T-1: so each place in a batch has a stretch of the line to itself, and a rank that has some
+    places of every batch reads the shards under those alone. Rows beyond the last whole batch come last.
+    """
+
+    def __init__(self, layout: Layout, text: str, batch_size: int) -> None:
+        self._layout, self._text, self._batch = layout, text, batch_size
+        counts = np.diff(layout.edges)
+        self.n = int(counts.sum())
+        self._shards = permutation(len(counts), f"{text} shards")
+        self._starts = np.concatenate([[0], np.cumsum(counts[self._shards])])
+        self._turns = max(1, round(layout.window * self.n / int(np.count_nonzero(counts)) / batch_size))
+        self._inner: OrderedDict[int, Labels] = OrderedDict()
+        self._lock = Lock()
+
+    def __getitem__(self, part: slice) -> Labels:
+        start, stop, _ = part.indices(self.n)
+        size = self._turns * self._batch
+        windows = range(start // size, -(-stop // size))
+        pieces = [self._window(w, max(start, w * size), min(stop, (w + 1) * size)) for w in windows]
+        line = np.concatenate(pieces) if pieces else np.empty(0, np.int64)
+        places = np.searchsorted(self._starts, line, "right") - 1
+        rows = np.empty_like(line)
+        for place in np.unique(places):
+            shard, here = int(self._shards[place]), places == place
+            inner = self._permuted(shard)
+            rows[here] = self._layout.edges[shard] + inner[line[here] - self._starts[place]]
+        return rows
+
+    def _window(self, w: int, start: int, stop: int) -> Labels:
+        """Positions in the line of the places start..stop of the pass, all in window w."""
+        first, places = w * self._turns * self._batch, np.arange(start, stop)
+        whole = min(self._turns, (self.n - first) // self._batch)
+        t, i = np.divmod(places - first, self._batch)
+        if whole == 0:
+            return places
+        turn = permutation(whole, f"{self._text} window {w}")
+        return np.where(t < whole, first + i * whole + turn[np.minimum(t, whole - 1)], places)
+
+    def _permuted(self, shard: int) -> Labels:
+        with self._lock:
+            if shard not in self._inner:
+                n = int(self._layout.edges[shard + 1] - self._layout.edges[shard])
+                self._inner[shard] = permutation(n, f"{self._text} shard {shard}")
+                if len(self._inner) > 2 * self._layout.window + 2:
+                    self._inner.popitem(last=False)
+            self._inner.move_to_end(shard)
+            return self._inner[shard]
+
+
+# ---- reading ----------------------------------------------------------------------------------------------------
+
+
+class Shard(NamedTuple):
+    """A file of the set, and the bytes that it must have."""
+
+    address: str
+    n_bytes: int
+
+
+class Reader:
+    """Reads rows of a set: pictures from its shards, decoded by processes, and marks from the index.
+
+    index: a row for each sample, with the places of its pictures in their shard. `keep` bytes of decoded pictures stay
+    in memory, and `most_open` shards open.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        shards: Sequence[Shard],
+        edges: Labels,
+        index: NDArray[Any],
+        fields: tuple[str, ...],
+        marks: Mapping[str, Callable[[NDArray[Any]], NDArray[Any]]],
+        wanted: Wanted,
+    ) -> None:
+        self.name, self.fields, self.marks = name, fields, marks
+        self._shards, self._edges, self._index = shards, edges, index
+        self._form = Form(wanted.size, wanted.channels, wanted.fit, wanted.max_megapixels)
+        self._n_cpu = min(wanted.n_cpu, os.cpu_count() or 1)
+        self._max_broken, self._say, self._open = wanted.max_broken, wanted.say, 2 * wanted.window + 2
+        self._files: OrderedDict[int, _File] = OrderedDict()
+        self._lock, self._locks = Lock(), [Lock() for _ in range(64)]
+        self._decoders: list[Decoder] = []
+        self._free: SimpleQueue[Decoder] = SimpleQueue()
+        self._instead: dict[int, int] = {}
+        shape = (len(fields), wanted.channels, *wanted.size)
+        kept = min(len(index), (wanted.keep_mb << 20) // math.prod(shape))
+        self._kept = np.empty((kept, *shape), np.uint8)  # takes memory as it is filled
+        self._there = np.zeros(kept, bool)
+
+    def read(self, names: Sequence[str], rows: Labels) -> dict[str, NDArray[Any]]:
+        """Columns of these rows; for a picture that is broken all of them are those of the next one that is not."""
+        pictures = [name for name in names if name in self.fields]
+        found = self._pictures(rows) if pictures else np.empty(0)
+        if self._instead:  # after the pictures, since reading them finds the broken ones
+            rows = np.array([self._good(int(row)) for row in rows], np.int64)
+        out: dict[str, NDArray[Any]] = {name: found[:, self.fields.index(name)] for name in pictures}
+        return out | {name: self.marks[name](self._index[rows]) for name in names if name in self.marks}
+
+    def close(self) -> None:
+        """Ends the processes; a later read starts them anew."""
+        with self._lock:
+            for decoder in self._decoders:
+                decoder.close()
+            self._decoders, self._free = [], SimpleQueue()
+            self._files.clear()
+
+    def _pictures(self, rows: Labels) -> Bytes:
+        """(n, F, C, H, W): from memory where they were kept, the others decoded."""
+        may = rows < len(self._there)
+        here = may.copy()
+        here[may] = self._there[rows[may]]
+        if here.all():
+            return self._kept[rows]
+        out = np.empty((len(rows), *self._kept.shape[1:]), np.uint8)
+        out[here] = self._kept[rows[here]]
+        places = np.flatnonzero(~here)
+        total = np.cumsum(self._index["size"][rows[places]].sum(1, dtype=np.int64))
+        for group in np.split(places, np.flatnonzero(np.diff(total // AT_ONCE)) + 1):
+            self._decode(rows[group], out, group)
+        keep = places[may[places]]
+        self._kept[rows[keep]] = out[keep]
+        self._there[rows[keep]] = True
+        return out
+
+    def _decode(self, rows: Labels, out: Bytes, places: Labels) -> None:
+        good = [self._good(int(row)) for row in rows]
+        pixels, why = self._decoded([one for row in good for one in self._members(row)])
+        each = len(self.fields)
+        out[places] = pixels.reshape(len(rows), each, *pixels.shape[1:])
+        for j, row in enumerate(good):
+            if reason := next(filter(None, why[j * each : (j + 1) * each]), None):
+                self._leave_out(row, reason)
+                self._decode(rows[j : j + 1], out, places[j : j + 1])
+
+    def _decoded(self, data: list[bytes]) -> tuple[Bytes, list[str | None]]:
+        if self._n_cpu == 1:
+            return decode(data, self._form)
+        with self._lock:
+            if not self._decoders:
+                self._decoders = [Decoder(self._form) for _ in range(self._n_cpu)]
+                for decoder in self._decoders:
+                    self._free.put(decoder)
+        decoder = self._free.get()
+        try:
+            return decoder.decode(data)
+        finally:
+            self._free.put(decoder)
+
+    def _good(self, row: int) -> int:
+        while row in self._instead:
+            row = self._instead[row]
+        return row
+
+    def _leave_out(self, row: int, why: str) -> None:
+        """From now on the next sound row of the shard stands for this one, wherever and whenever it is read."""
+        shard = self._shard(row)
+        first, last = self._edges[shard : shard + 2].tolist()
+        where = f"picture {row - first} of {self._shards[shard].address}"
+        with self._lock:
+            if row in self._instead:
+                return
+            after = (*range(row + 1, last), *range(first, row))
+            if (other := next((r for r in after if r not in self._instead), None)) is None:
+                raise UserError(f"no picture of {self._shards[shard].address} can be read; the last: {why}")
+            self._instead[row] = other
+            n = len(self._instead)
+        if n > max(TOLERATED, self._max_broken * len(self._index)):
+            text = f"{n} pictures of {self.name} are broken, more than max_broken = {self._max_broken:g} allows"
+            raise UserError(f"{text}; the last: {where}: {why}")
+        if n <= TOLERATED:
+            self._say(f"left out {where}: {why}; the next one stands for it")
+
+    def _shard(self, row: int) -> int:
+        return int(np.searchsorted(self._edges, row, "right")) - 1
+
+    def _members(self, row: int) -> list[bytes]:
+        """The compressed pictures of a row; UserError where the shard is not what was indexed."""
+        shard, own = self._shard(row), self._index[row]
+        address = self._shards[shard].address
+
+        def read() -> list[bytes]:
+            file = self._file(shard)
+            try:
+                return [file.read(int(o), int(n)) for o, n in zip(own["offset"], own["size"], strict=True)]
+            except OSError:
+                with self._lock:
+                    self._files.pop(shard, None)
+                raise
+
+        found = tried(read, address)
+        for data, offset, size, crc in zip(found, own["offset"], own["size"], own["crc"], strict=True):
+            if len(data) != size or zlib.crc32(data) != crc:
+                was = "it ends before" if len(data) < size else "it has other content in"
+                text = f"{address} is not what was indexed: {was} bytes {offset} to {offset + size}"
+                raise UserError(f"{text}; bring the old file back, or index it anew")
+        return found
+
+    def _file(self, shard: int) -> _File:
+        with self._locks[shard % len(self._locks)]:  # one opens it, which may be a download, and others wait
+            with self._lock:
+                if (file := self._files.get(shard)) is not None:
+                    self._files.move_to_end(shard)
+                    return file
+            address, n_bytes = self._shards[shard]
+            file = _File(opened(address))
+            if file.n_bytes != n_bytes:
+                raise UserError(f"{address} has {file.n_bytes:,} bytes; when it was indexed it had {n_bytes:,}")
+            with self._lock:
+                self._files[shard] = file
+                if len(self._files) > self._open:
+                    self._files.popitem(last=False)
+            return file
+
+
+class _File:
+    """A file that closes when the last who reads it lets it go."""
+
+    def __init__(self, file: RawIOBase) -> None:
+        self._file, self._lock = file, Lock()
+        self.n_bytes = file.seek(0, os.SEEK_END)
+
+    def read(self, offset: int, n: int) -> bytes:
+        with self._lock:
+            self._file.seek(offset)
+            return self._file.read(min(n, MOST_BYTES)) or b""
+
+    def __del__(self) -> None:
+        self._file.close()
+
+
+class Streamed:
+    """A column of a set in shards: it has a shape and is read where it is indexed, as an array on disk would be."""
+
+    def __init__(self, reader: Reader, name: str, shape: tuple[int, ...], dtype: Any, rows: Labels | None = None):
+        self.reader, self.name, self.rows = reader, name, rows
+        self.shape = (shape[0] if rows is None else len(rows), *shape[1:])
+        self.dtype, self.ndim = np.dtype(dtype), len(shape)
+        self.nbytes = math.prod(self.shape) * self.dtype.itemsize
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, at: Any) -> NDArray[Any]:
+        if isinstance(at, (int, np.integer)):
+            return self[np.array([at])][0]
+        return self.reader.read([self.name], self.where(at))[self.name]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        return self[:] if dtype is None else self[:].astype(dtype)
+
+    def where(self, at: Any) -> Labels:
+        """The rows of the whole set behind some of this column's."""
+        rows = np.arange(*at.indices(len(self))) if isinstance(at, slice) else np.asarray(at, np.int64)
+        if len(rows) and not -len(self) <= rows.min() <= rows.max() < len(self):
+            raise IndexError(f"row {rows.max()} of {len(self)}")
+        rows = np.where(rows < 0, rows + len(self), rows)
+        return rows if self.rows is None else self.rows[rows]
+
+    def take(self, rows: Labels) -> Streamed:
+        """The column of some of its rows."""
+        return Streamed(self.reader, self.name, self.shape, self.dtype, self.where(rows))
+
+
+def read_columns(columns: Mapping[str, Any], at: Labels) -> dict[str, NDArray[Any]]:
+    """These rows of the columns of one set, read together: what stands for a broken picture does so in all of them."""
+    if not columns:
+        return {}
+    first: Streamed = next(iter(columns.values()))
+    found = first.reader.read([column.name for column in columns.values()], first.where(at))
+    return {name: found[column.name] for name, column in columns.items()}

@@ -1,0 +1,132 @@
+"""Shards from a folder, its files as they are, or from a named set as PNG; and the index of shards that are there."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import tarfile
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from gansmith.data import pictures
+from gansmith.data.addresses import addresses, is_shards, remote
+from gansmith.data.attributes import TABLE
+from gansmith.data.cache import Broken
+from gansmith.data.folder import find_folder
+from gansmith.data.load import KNOWN, load_sets
+from gansmith.data.prepare import Needs, Source, Wanted, array_source, progress, tell
+from gansmith.data.shards import Index, make_index, write_index
+from gansmith.data.streamed import permutation
+from gansmith.errors import UserError
+
+Members = list[tuple[str, bytes]]
+
+
+def index_shards(what: str, *, n_cpu: int = 8, say: Callable[[str], None] = print) -> Index:
+    """Writes the index of shards on this machine beside them, anew if there is one."""
+    found = addresses(what)
+    folders = {Path(address).parent for address in found}
+    if remote(found[0]) or len(folders) > 1:
+        raise UserError(f"{what}: an index is written beside shards in one folder of this machine")
+    index = make_index(found, [Path(address).name for address in found], _wanted((1, 1), 1, n_cpu, say))
+    for name, why in index.about["bad"]:
+        say(f"left out the shard {name}: {why}")
+    write_index(folders.pop(), index)
+    return index
+
+
+def write_shards(
+    what: str,
+    out: Path,
+    *,
+    per_shard: int = 1000,
+    pairs: bool = False,
+    size: tuple[int, int] = (28, 28),
+    channels: int = 1,
+    n_cpu: int = 8,
+    say: Callable[[str], None] = print,
+) -> Index:
+    """The training pictures of a folder, or of a named set at `size`, as shards in a new folder, with their index.
+
+    With `pairs` those of equal names in two folders a and b are one sample. All are mixed once and for all, so that each shard holds some of every class. Broken ones are left out.
+    """
+    if out.exists():
+        raise UserError(f"{out} exists; give another folder")
+    wanted = _wanted(size, channels, n_cpu, say)
+    source = _source(what, wanted, pairs)
+    broken = list(source.broken)
+    part = out.with_name(f"{out.name}.part")
+    try:
+        part.mkdir(parents=True)
+        order = permutation(source.count, "gansmith shards")
+        pool = ThreadPoolExecutor(n_cpu)
+        with pool, progress(f"writing {source.count} pictures to {out}", source.count, wanted) as step:
+            for start in range(0, source.count, per_shard):
+                rows = order[start : start + per_shard]
+                with tarfile.open(part / f"{start // per_shard:06d}.tar", "w", format=tarfile.USTAR_FORMAT) as tar:
+                    for i, made in enumerate(pool.map(partial(_members, source), rows.tolist()), start):
+                        broken += [made] if isinstance(made, Broken) else []
+                        for ending, data in [] if isinstance(made, Broken) else made:
+                            info = tarfile.TarInfo(f"{i:09d}.{ending}")
+                            info.size = len(data)
+                            tar.addfile(info, io.BytesIO(data))
+                step(len(rows))
+        tell(source.name, source.count, broken, len(broken), 0, wanted)
+        found = sorted(part.glob("*.tar"))
+        index = make_index([str(path) for path in found], [path.name for path in found], wanted)
+        if index.about["classes"]:
+            index.about["classes"] = [*source.classes]
+        write_index(part, index)
+        part.rename(out)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return index
+
+
+def _wanted(size: tuple[int, int], channels: int, n_cpu: int, say: Callable[[str], None]) -> Wanted:
+    return Wanted(size, channels, "train", "crop", 0.01, n_cpu, say, True)
+
+
+def _source(what: str, wanted: Wanted, pairs: bool) -> Source:
+    """What there is to write, with attributes where a folder has a table."""
+    if what in KNOWN:
+        needs = KNOWN[what].gives
+        (data, *others) = load_sets(what, size=wanted.size, channels=wanted.channels, needs=needs, say=wanted.say)
+        if others or data.density:
+            raise UserError(f"{what} is no single set of pictures, so there are no shards of it")
+        columns = {name: x[:, 0] if wanted.channels == 1 else np.moveaxis(x, 1, 3) for name, x in data.pictures.items()}
+        return array_source(data.name, columns, data.marks, data.classes)
+    folder = Path(what).expanduser()
+    if is_shards(what) or not folder.is_dir():
+        raise UserError(f"{what} is no folder of pictures and no named set ({', '.join(KNOWN)})")
+    needs: Needs = (("a", "b"),) if pairs else (("x", "bits"),) if (folder / TABLE).is_file() else (("x",),)
+    (found,) = find_folder(what, replace(wanted, needs=needs, pairs="folders" if pairs else "auto"))
+    return found.source
+
+
+def _members(source: Source, index: int) -> Members | Broken:
+    """The members of one sample by their endings: its files as they are, once they have been decoded."""
+    try:
+        images, mark = source.read(index)
+        sides = [""] if len(images) == 1 else [f"{name}." for name in source.fields]
+        if source.files:
+            made = [(s + f.suffix[1:].lower(), f.read_bytes()) for s, f in zip(sides, source.files(index), strict=True)]
+        else:
+            made = []
+            for side, image in zip(sides, images, strict=True):
+                image.save(file := io.BytesIO(), "PNG")
+                made.append((f"{side}png", file.getvalue()))
+    except UserError:
+        raise
+    except Exception as error:  # on a damaged file the readers of Pillow raise almost anything
+        return Broken(source.title(index), pictures.why_broken(error))
+    if isinstance(mark, int):
+        return [*made, ("cls", str(mark).encode())]
+    told = None if mark is None else dict(zip(source.classes, map(int, mark), strict=True))
+    return made if told is None else [*made, ("json", json.dumps(told).encode())]
