@@ -651,7 +651,8 @@ def _goes_on() -> Iterator[None]:
 @click.option("--img_size", metavar="INT|H,W", help="of a named set: the size of its pictures  [28]")
 @click.option("--channels", type=click.IntRange(1, 3), metavar="INT", help="of a named set: 1 or 3  [1]")
 @_whole("--n_cpu", "INT", "threads  [8]", default=8)
-def shards(what: str, out: str | None, per_shard: int, img_size: str | None, channels: int | None, n_cpu: int) -> None:
+@click.option("--pairs", is_flag=True, help="of a folder: pictures of equal names in folders a and b are pairs")
+def shards(what: str, out: str | None, img_size: str | None, channels: int | None, **options: Any) -> None:
     """Write the pictures of a folder, as they are, or of a named set to shards (WebDataset's) in the new folder OUT.
 
     Without OUT: write the index of SHARDS, which are on this machine, beside them.
@@ -659,15 +660,12 @@ def shards(what: str, out: str | None, per_shard: int, img_size: str | None, cha
     from gansmith.data.write_shards import index_shards, write_shards
 
     if out is None:
-        about = index_shards(what, n_cpu=n_cpu, say=_note).about
+        about = index_shards(what, n_cpu=options["n_cpu"], say=_note).about
     else:
-        size = _real_images(what, img_size, channels)
-        options = {"size": size.size, "channels": size.channels, "n_cpu": n_cpu, "say": _note}
-        about = write_shards(what, Path(out), per_shard=per_shard, **options).about
-    count = sum(rows for _, _, rows, _ in about["shards"])
-    click.echo(
-        f"{count:,} samples in {len(about['shards']):,} shards; train on them: --data {shlex.quote(out or what)}"
-    )
+        wanted = _real_images(what, img_size, channels)
+        about = write_shards(what, Path(out), size=wanted.size, channels=wanted.channels, **options, say=_note).about
+    count, n = sum(rows for _, _, rows, _ in about["shards"]), len(about["shards"])
+    click.echo(f"{count:,} samples in {n:,} shards; train on them: --data {shlex.quote(out or what)}")
 
 
 @main.group(short_help="Measure on this machine: the parts of a round.")

@@ -54,7 +54,8 @@ def write_shards(
 ) -> Index:
     """The training pictures of a folder, or of a named set at `size`, as shards in a new folder, with their index.
 
-    With `pairs` those of equal names in two folders a and b are one sample. All are mixed once and for all, so that each shard holds some of every class. Broken ones are left out.
+    With `pairs` those of equal names in two folders a and b are one sample. All are mixed once and for all, so that
+    each shard holds some of every class. Broken ones are left out.
     """
     if out.exists():
         raise UserError(f"{out} exists; give another folder")
@@ -96,8 +97,8 @@ def _wanted(size: tuple[int, int], channels: int, n_cpu: int, say: Callable[[str
 def _source(what: str, wanted: Wanted, pairs: bool) -> Source:
     """What there is to write, with attributes where a folder has a table."""
     if what in KNOWN:
-        needs = KNOWN[what].gives
-        (data, *others) = load_sets(what, size=wanted.size, channels=wanted.channels, needs=needs, say=wanted.say)
+        gives = KNOWN[what].gives
+        data, *others = load_sets(what, size=wanted.size, channels=wanted.channels, needs=gives, say=wanted.say)
         if others or data.density:
             raise UserError(f"{what} is no single set of pictures, so there are no shards of it")
         columns = {name: x[:, 0] if wanted.channels == 1 else np.moveaxis(x, 1, 3) for name, x in data.pictures.items()}
