@@ -19,10 +19,6 @@ from gansmith.errors import UserError
 from gansmith.run.atomic import replacing
 
 
-class Untrusted(str):
-    """An address in a recipe that may be somebody else's: a name like any other until it is to be opened."""
-
-
 @contextmanager
 def from_here() -> Iterator[None]:
     """Modules of the current folder are found within the block, and by no import of anybody else's."""

@@ -26,6 +26,10 @@ PAUSES = (1.0, 5.0, 25.0)
 """Seconds before each further try of a read that failed."""
 
 
+class Untrusted(str):
+    """An address in a recipe that may be somebody else's: a name like any other until it is to be opened."""
+
+
 def is_shards(what: str) -> bool:
     """Whether a name of data means shards: a pattern or a list of addresses, or a folder with .tar files alone."""
     if remote(what) or what.endswith((".tar", ".txt")):
@@ -159,8 +163,13 @@ def opened(address: str) -> RawIOBase:
 
     def copied() -> RawIOBase:
         copy: Any = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115
-        with files.open(path, "rb") as there:
-            shutil.copyfileobj(there, copy, 1 << 20)
+        try:
+            with files.open(path, "rb") as there:
+                shutil.copyfileobj(there, copy, 1 << 20)
+        except BaseException:
+            copy.close()
+            raise
+        copy.seek(0)
         return copy
 
     return tried(copied, address)

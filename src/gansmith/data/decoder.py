@@ -6,6 +6,7 @@ line of JSON and then bytes.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -77,9 +78,12 @@ class Decoder:
 
     def close(self) -> None:
         for pipe in (self._process.stdin, self._process.stdout):
-            assert pipe
-            pipe.close()
+            with contextlib.suppress(OSError):  # it has died, and what was written last is lost with it
+                assert pipe
+                pipe.close()
         self._process.wait()
+
+    __del__ = close
 
 
 def _send(pipe: IO[bytes], head: str, *data: bytes | memoryview) -> None:

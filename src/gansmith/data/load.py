@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gansmith.batch import NOT_PICTURES
-from gansmith.data.addresses import first_remote, is_shards
+from gansmith.data.addresses import Untrusted, first_remote, is_shards
 from gansmith.data.attributes import one_hot
 from gansmith.data.cache import Draft, Say, entry_path, load_entry
 from gansmith.data.imageset import ImageSet, Labels
@@ -22,7 +22,6 @@ from gansmith.data.prepare import UNLABELLED, Needs, Wanted, advice, described, 
 from gansmith.data.streamed import Streamed
 from gansmith.data.toy import TOYS
 from gansmith.errors import UserError
-from gansmith.trust import Untrusted
 
 CHUNK = 1024
 
