@@ -292,7 +292,7 @@ HOSTILE = {
     "absolute": ("/bad.png", png(1), "leads out"),
     "above": ("../../bad.png", png(1), "leads out"),
     "no picture": ("bad.png", b"\x89PNG but no more", "not a picture"),
-    "empty": ("bad.jpg", b"", "an empty file"),
+    "empty": ("bad.jpg", b"", "not a picture"),
     "twice": ("0000.png", png(1), "its key stands twice"),
     "no json": ("bad.json", b"[" * 100_000, ""),
     "no text": ("bad.cls", b"\xff\xfe", "can't decode"),

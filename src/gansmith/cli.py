@@ -647,12 +647,12 @@ def _goes_on() -> Iterator[None]:
 @main.command(short_help="Write shards of a set of pictures, or the index of shards.")
 @click.argument("what", metavar="FOLDER|NAME|SHARDS")
 @click.argument("out", required=False)
-@_whole("--per_shard", "N", "pictures of one shard  [1000]", default=1000)
-@click.option("--img_size", metavar="INT|H,W", help="of a named set: the size of its pictures  [28]")
-@click.option("--channels", type=click.IntRange(1, 3), metavar="INT", help="of a named set: 1 or 3  [1]")
-@_whole("--n_cpu", "INT", "threads  [8]", default=8)
+@_option("--per_shard", "N", "pictures of one shard  [1000]", _COUNT, 1000)
+@_option("--img_size", "INT|H,W", "of a named set: the size of its pictures  [28]")
+@_option("--channels", "INT", "of a named set: 1 or 3  [1]", click.IntRange(1, 3))
+@_option("--n_cpu", "INT", "threads  [8]", _COUNT, 8)
 @click.option("--pairs", is_flag=True, help="of a folder: pictures of equal names in folders a and b are pairs")
-def shards(what: str, out: str | None, img_size: str | None, channels: int | None, **options: Any) -> None:
+def shards(what: str, out: Text, img_size: Text, channels: int | None, **options: Any) -> None:
     """Write the pictures of a folder, as they are, or of a named set to shards (WebDataset's) in the new folder OUT.
 
     Without OUT: write the index of SHARDS, which are on this machine, beside them.

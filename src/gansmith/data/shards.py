@@ -16,7 +16,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import partial
 from io import BytesIO, RawIOBase
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -68,7 +67,7 @@ class Sample:
     told: dict[str, str] = field(default_factory=dict)
     wrong: str | None = None
 
-    def add(self, part: str, member: tarfile.TarInfo, file: RawIOBase, megapixels: int) -> None:
+    def add(self, part: str, member: tarfile.TarInfo, file: RawIOBase) -> None:
         """ValueError, or whatever Pillow raises, for a member that is not what its name says."""
         if member.name.startswith("/") or ".." in PurePosixPath(member.name).parts:
             raise ValueError("its name leads out of the shard")
@@ -88,7 +87,7 @@ class Sample:
             labels = [told.pop(key) for key in LABELS if key in told]
             self.told, self.label = told, self.label if "cls" in self.places else next(iter(labels), None)
         else:
-            with pictures.identified(BytesIO(data), megapixels) as image:
+            with pictures.opened(BytesIO(data)) as image:
                 self.sizes.add(image.size)
 
 
@@ -109,7 +108,7 @@ def _part(ending: str) -> str | None:
     return "x" if f".{ending}" in pictures.EXTENSIONS else ending if ending in ("cls", "json") else None
 
 
-def _scan(address: str, megapixels: int) -> Scan | str:
+def _scan(address: str) -> Scan | str:
     """What is in a shard, or why it cannot be used: every member is looked at, and none is unpacked."""
     try:
         with contextlib.closing(opened(address)) as file:
@@ -119,12 +118,12 @@ def _scan(address: str, megapixels: int) -> Scan | str:
                 return f"it has {n_bytes:,} bytes and no end of a tar file: it is cut off, or none"
             file.seek(0)
             with tarfile.open(fileobj=file, mode="r:") as tar:
-                return Scan(*_samples(tar, file, megapixels), n_bytes, sha256)
+                return Scan(*_samples(tar, file), n_bytes, sha256)
     except Exception as error:  # on a damaged file tarfile raises almost anything
         return pictures.why_broken(error)
 
 
-def _samples(tar: tarfile.TarFile, file: RawIOBase, megapixels: int) -> tuple[dict[str, Sample], Counter[str]]:
+def _samples(tar: tarfile.TarFile, file: RawIOBase) -> tuple[dict[str, Sample], Counter[str]]:
     samples: dict[str, Sample] = {}
     others: Counter[str] = Counter()
     last = -1
@@ -141,7 +140,7 @@ def _samples(tar: tarfile.TarFile, file: RawIOBase, megapixels: int) -> tuple[di
             continue
         sample = samples.setdefault(member.name[: -len(ending) - 1], Sample())
         try:
-            sample.add(part, member, file, megapixels)
+            sample.add(part, member, file)
         except Exception as error:  # on what is no picture Pillow raises almost anything
             sample.wrong = pictures.why_broken(error)
     return samples, others
@@ -157,7 +156,7 @@ def make_index(found: Sequence[str], names: Sequence[str], wanted: Wanted) -> In
     others: Counter[str] = Counter()
     pool = ThreadPoolExecutor(wanted.n_cpu, thread_name_prefix="gansmith-index")
     with pool, progress(f"indexing {len(found)} shards", len(found), wanted) as step:
-        for name, scan in zip(names, pool.map(partial(_scan, megapixels=wanted.max_megapixels), found), strict=True):
+        for name, scan in zip(names, pool.map(_scan, found), strict=True):
             step(1)
             if isinstance(scan, str):
                 bad.append((name, scan))
@@ -336,7 +335,7 @@ def _index(what: str, found: Sequence[str], wanted: Wanted) -> tuple[Index, dict
     with ThreadPoolExecutor(wanted.n_cpu) as pool:
         stamps = list(pool.map(_stamp, found))
     if index is None or not beside:
-        path = entry_path(f"{Path(what).name}-index", VERSION, wanted.max_megapixels, *zip(found, stamps, strict=True))
+        path = entry_path(f"{Path(what).name}-index", VERSION, *zip(found, stamps, strict=True))
         names = [*found]
         if (index := read_index(str(path))) is None:
             wanted.say(f"{what} has no index: each shard is read once, to find its pictures")
