@@ -1,0 +1,145 @@
+"""Pictures per second from JPEG files: gansmith's shards, WebDataset, and a DataLoader over single files.
+
+    python benchmarks/streams.py --repeats 5
+    python benchmarks/streams.py --repeats 5 --n 20000 --side 256
+
+All decode the same files with as many worker processes, shuffle, and give float32 batches in [-1, 1] of the same size.
+Interleaved, each time one pass from its first batch to its last; the start of workers is left out. "from memory" is a
+second pass of pictures that gansmith keeps; "decoding alone" is one process that does nothing else, with its share.
+"""
+
+import argparse
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from gansmith.data import load_sets
+from gansmith.data.decoder import Form, decode
+from gansmith.data.pictures import to_array
+from gansmith.data.stream import Stream
+from gansmith.data.write_shards import write_shards
+
+SIZE, BATCH = (64, 64), 64
+
+
+def tensor_of(image: Image.Image) -> Tensor:
+    return torch.from_numpy(to_array(image, SIZE, 3, "crop")).float().div_(127.5).sub_(1)
+
+
+class Files(Dataset[Tensor]):
+    """Pictures of a folder, one file each."""
+
+    def __init__(self, folder: Path) -> None:
+        self.paths = sorted(folder.glob("*.jpg"))
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> Tensor:
+        with Image.open(self.paths[index]) as image:
+            return tensor_of(image)
+
+
+def first_of(sample: tuple[Any, ...]) -> Tensor:
+    return tensor_of(sample[0])
+
+
+def make_files(folder: Path, n: int, side: int) -> None:
+    draw = np.random.default_rng(0)
+    folder.mkdir()
+    for i in range(n):
+        blocks = Image.fromarray(draw.integers(0, 256, (side // 8, side // 8, 3), dtype=np.uint8))
+        blocks.resize((side, side), Image.Resampling.BICUBIC).save(folder / f"{i:06d}.jpg", quality=90)
+
+
+def timed(batches: Iterator[Any], n: int) -> float:
+    """Pictures a second, from after the first batch on."""
+    seen = 0
+    next(batches)
+    began = time.perf_counter()
+    for batch in batches:
+        seen += len(batch)
+        if seen >= n - 2 * BATCH:
+            break
+    return seen / (time.perf_counter() - began)
+
+
+def ours(shards: Path, workers: int, keep_mb: int) -> Stream:
+    made = {"size": SIZE, "channels": 3, "n_cpu": workers, "keep_mb": keep_mb, "say": lambda _: None}
+    return Stream(load_sets(str(shards), **made), needs=(("x",),), batch_size=BATCH, seed=0, n_cpu=workers)
+
+
+def contenders(files: Path, shards: Path, n: int, workers: int) -> dict[str, Callable[[], float]]:
+    def streamed(keep_mb: int, passes: int) -> float:
+        stream = ours(shards, workers, keep_mb)
+        for _ in range((passes - 1) * int(stream.batches_per_epoch)):
+            next(stream)
+        speed = timed(stream, n)
+        stream.close()
+        return speed
+
+    def over_files() -> float:
+        loader = DataLoader(Files(files), BATCH, shuffle=True, num_workers=workers)
+        return timed(iter(loader), n)
+
+    def webdataset() -> float:
+        import webdataset as wds
+
+        paths = sorted(map(str, shards.glob("*.tar")))
+        data = wds.WebDataset(paths, shardshuffle=len(paths)).shuffle(1000).decode("pil").to_tuple("jpg").map(first_of)
+        return timed(iter(DataLoader(data, BATCH, num_workers=workers)), n)
+
+    def alone() -> float:
+        data = [path.read_bytes() for path in sorted(files.glob("*.jpg"))[: n // 2]]
+        began = time.perf_counter()
+        for start in range(0, len(data), BATCH):
+            decode(data[start : start + BATCH], Form(SIZE, 3, "crop", 200))
+        return len(data) / (time.perf_counter() - began)
+
+    found = {"gansmith, shards": lambda: streamed(0, 1), "gansmith, from memory": lambda: streamed(4096, 2)}
+    return found | {"webdataset": webdataset, "DataLoader over files": over_files, "decoding alone": alone}
+
+
+def main() -> None:
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw, usage=argparse.SUPPRESS)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--n", type=int, default=6000, help="pictures, at least 1000")
+    parser.add_argument("--side", type=int, default=64, help="of the JPEG files, in pixels")
+    parser.add_argument("--workers", type=int, default=2, help="processes that decode")
+    options = parser.parse_args()
+    if min(options.repeats, options.workers) < 1 or options.n < 1000 or options.side < 8:
+        parser.error("--repeats and --workers must be at least 1, --n at least 1000, --side at least 8")
+    with tempfile.TemporaryDirectory() as folder:
+        files, shards = Path(folder, "files"), Path(folder, "shards")
+        make_files(files, options.n, options.side)
+        write_shards(str(files), shards, per_shard=500, say=lambda _: None)
+        cases = contenders(files, shards, options.n, options.workers)
+        found: dict[str, list[float]] = {name: [] for name in cases}
+        for _ in range(options.repeats):
+            for name, measure in cases.items():
+                try:
+                    found[name].append(measure())
+                except ImportError as error:
+                    print(f"{name} is left out: {error}")
+    print(f"{'':24s} {'pictures/s, median (range)':>34s} {'of decoding alone':>18s}")
+    for name, speeds in found.items():
+        if speeds:
+            share = statistics.median(s / a for s, a in zip(speeds, found["decoding alone"], strict=True))
+            spread = f"({min(speeds):,.0f} to {max(speeds):,.0f})"
+            print(f"{name:24s} {statistics.median(speeds):12,.0f} {spread:>21s} {share:18.2f}")
+    print(f"{options.n} JPEGs of side {options.side} to 64x64, {options.workers} workers, {os.cpu_count()} cores")
+
+
+if __name__ == "__main__":
+    main()
