@@ -69,42 +69,44 @@ class Order:
         self._shards = permutation(len(counts), f"{text} shards")
         self._starts = np.concatenate([[0], np.cumsum(counts[self._shards])])
         self._turns = max(1, round(layout.window * self.n / int(np.count_nonzero(counts)) / batch_size))
-        self._inner: OrderedDict[int, Labels] = OrderedDict()
+        self._made: OrderedDict[str, Labels] = OrderedDict()
         self._lock = Lock()
 
     def __getitem__(self, part: slice) -> Labels:
         start, stop, _ = part.indices(self.n)
         size = self._turns * self._batch
         windows = range(start // size, -(-stop // size))
-        pieces = [self._window(w, max(start, w * size), min(stop, (w + 1) * size)) for w in windows]
-        line = np.concatenate(pieces) if pieces else np.empty(0, np.int64)
+        rows = [self._rows(self._line(w, max(start, w * size), min(stop, (w + 1) * size))) for w in windows]
+        return np.concatenate(rows) if rows else np.empty(0, np.int64)
+
+    def _line(self, w: int, start: int, stop: int) -> Labels:
+        """Positions in the line of the places start..stop of the pass, all in window w."""
+        first, places = w * self._turns * self._batch, np.arange(start, stop)
+        whole = min(self._turns, (self.n - first) // self._batch)
+        if whole == 0:
+            return places
+        t, i = np.divmod(places - first, self._batch)
+        turn = self._permutation(whole, f"window {w}")
+        return np.where(t < whole, first + i * whole + turn[np.minimum(t, whole - 1)], places)
+
+    def _rows(self, line: Labels) -> Labels:
+        """The rows at these positions of the line."""
         places = np.searchsorted(self._starts, line, "right") - 1
         rows = np.empty_like(line)
         for place in np.unique(places):
             shard, here = int(self._shards[place]), places == place
-            inner = self._permuted(shard)
-            rows[here] = self._layout.edges[shard] + inner[line[here] - self._starts[place]]
+            first, end = self._layout.edges[shard : shard + 2].tolist()
+            rows[here] = first + self._permutation(end - first, f"shard {shard}")[line[here] - self._starts[place]]
         return rows
 
-    def _window(self, w: int, start: int, stop: int) -> Labels:
-        """Positions in the line of the places start..stop of the pass, all in window w."""
-        first, places = w * self._turns * self._batch, np.arange(start, stop)
-        whole = min(self._turns, (self.n - first) // self._batch)
-        t, i = np.divmod(places - first, self._batch)
-        if whole == 0:
-            return places
-        turn = permutation(whole, f"{self._text} window {w}")
-        return np.where(t < whole, first + i * whole + turn[np.minimum(t, whole - 1)], places)
-
-    def _permuted(self, shard: int) -> Labels:
+    def _permutation(self, n: int, what: str) -> Labels:
         with self._lock:
-            if shard not in self._inner:
-                n = int(self._layout.edges[shard + 1] - self._layout.edges[shard])
-                self._inner[shard] = permutation(n, f"{self._text} shard {shard}")
-                if len(self._inner) > 2 * self._layout.window + 2:
-                    self._inner.popitem(last=False)
-            self._inner.move_to_end(shard)
-            return self._inner[shard]
+            if what not in self._made:
+                self._made[what] = permutation(n, f"{self._text} {what}")
+                if len(self._made) > 2 * self._layout.window + 4:
+                    self._made.popitem(last=False)
+            self._made.move_to_end(what)
+            return self._made[what]
 
 
 # ---- reading ----------------------------------------------------------------------------------------------------
