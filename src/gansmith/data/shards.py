@@ -30,7 +30,7 @@ from gansmith.data.cache import CHECKED_BYTES, Broken, entry_path
 from gansmith.data.folder import ignored, printable
 from gansmith.data.imageset import ImageSet, Labels
 from gansmith.data.prepare import Wanted, progress, tell
-from gansmith.data.streamed import MOST_BYTES, Layout, Reader, Shard, Streamed
+from gansmith.data.streamed import MOST_BYTES, Column, Layout, Reader, Shard, Streamed
 from gansmith.errors import UserError
 
 INDEX = "gansmith-index.json"
@@ -39,7 +39,7 @@ LABELS = ("cls", "label", "class")
 """Keys of a KEY.json that may hold the label, where there is no KEY.cls."""
 MOST_TEXT = 1 << 20
 """Bytes of a KEY.json."""
-MOST_CLASSES = 1_000_000
+MOST_CLASSES, MOST_ATTRIBUTES = 1_000_000, 256
 
 
 class Index(NamedTuple):
@@ -146,14 +146,50 @@ def _samples(tar: tarfile.TarFile, file: RawIOBase) -> tuple[dict[str, Sample], 
     return samples, others
 
 
+@dataclass
+class Gathered:
+    """What the shards so far have told: the pictures that each sample holds, labels, attributes, what is broken."""
+
+    fields: tuple[str, ...] = ()
+    labels: list[str | None] = field(default_factory=list)
+    bits: dict[str, bytearray | None] = field(default_factory=dict)
+    broken: list[Broken] = field(default_factory=list)
+
+    def rows_of(self, name: str, samples: Mapping[str, Sample]) -> NDArray[Any]:
+        """The rows of a shard, still without labels and attributes; what is told and what is broken is noted."""
+        rows: list[tuple[Any, ...]] = []
+        for key, sample in samples.items():
+            own = tuple(part for part in ("x", "a", "b") if part in sample.places)
+            if not self.fields and own in (("x",), ("a", "b")) and not sample.wrong:
+                self.fields = own
+            if sample.wrong or own != self.fields or len(sample.sizes) != 1:
+                holds, others = (" and ".join(of) or "no picture" for of in (own, self.fields))
+                why = f"it holds {holds}, and others {others}" if own != self.fields else "a and b are not of one size"
+                self.broken.append(Broken(printable(f"{name}: {key}"), sample.wrong or why))
+                continue
+            places = zip(*(sample.places[part] for part in own), strict=True)
+            digest = hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
+            rows.append((*places, int.from_bytes(digest[:8], "little"), -1, 0))
+            self._note(sample.told)
+            self.labels.append(sample.label)
+        return np.array(rows, row_type(len(self.fields) or 1, 0))
+
+    def _note(self, told: Mapping[str, str]) -> None:
+        """Adds yes or no for the next row; what is neither is no attribute."""
+        for name, value in told.items():
+            if len(self.bits) < MOST_ATTRIBUTES or name in self.bits:
+                column = self.bits.setdefault(name, bytearray())
+                if value.lower() not in (*YES, *NO):
+                    self.bits[name] = None
+                elif column is not None:
+                    column.extend(bytes(len(self.labels) - len(column)))
+                    column.append(value.lower() in YES)
+
+
 def make_index(found: Sequence[str], names: Sequence[str], wanted: Wanted) -> Index:
     """Reads all shards once. UserError where there is no sample."""
-    shards, bad, broken = list[list[Any]](), list[tuple[str, str]](), list[Broken]()
-    rows: list[tuple[Any, ...]] = []
-    labels: list[str | None] = []
-    bits: dict[str, bytearray | None] = {}
-    fields: tuple[str, ...] = ()
-    others: Counter[str] = Counter()
+    shards, bad, parts = list[list[Any]](), list[tuple[str, str]](), list[NDArray[Any]]()
+    others, told = Counter[str](), Gathered()
     pool = ThreadPoolExecutor(wanted.n_cpu, thread_name_prefix="gansmith-index")
     with pool, progress(f"indexing {len(found)} shards", len(found), wanted) as step:
         for name, scan in zip(names, pool.map(_scan, found), strict=True):
@@ -162,47 +198,24 @@ def make_index(found: Sequence[str], names: Sequence[str], wanted: Wanted) -> In
                 bad.append((name, scan))
                 continue
             others += scan.others
-            before = len(rows)
-            for key, sample in scan.samples.items():
-                own = tuple(part for part in ("x", "a", "b") if part in sample.places)
-                if not fields and own in (("x",), ("a", "b")) and not sample.wrong:
-                    fields = own
-                if sample.wrong or own != fields or len(sample.sizes) != 1:
-                    holds, most = (" and ".join(of) or "no picture" for of in (own, fields))
-                    why = f"it holds {holds}, and others {most}" if own != fields else "a and b are not of one size"
-                    broken.append(Broken(printable(f"{name}: {key}"), sample.wrong or why))
-                    continue
-                digest = hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
-                places = zip(*(sample.places[part] for part in fields), strict=True)
-                _note(bits, len(rows), sample.told)
-                labels.append(sample.label)
-                rows.append((*places, int.from_bytes(digest[:8], "little"), -1, 0))
-            shards.append([name, scan.n_bytes, len(rows) - before, scan.sha256])
-    if not rows:
-        first = next((f"{name}: {why}" for name, why in [*bad, *broken]), "they are empty")
+            parts.append(told.rows_of(name, scan.samples))
+            shards.append([name, scan.n_bytes, len(parts[-1]), scan.sha256])
+    if not (n := len(told.labels)):
+        first = next((f"{name}: {why}" for name, why in [*bad, *told.broken]), "they are empty")
         raise UserError(f"no pictures in {len(found)} shards; the first: {first}")
     if others:
         shown = ", ".join(f"{count} {printable(ending)}" for ending, count in others.most_common(5))
         wanted.say(f"passed over in the shards: {others.total()} members with other endings ({shown})")
-    known = {name: column.ljust(len(rows), b"\0") for name, column in bits.items() if column is not None}
-    whole = np.array(rows, row_type(len(fields), len(known)))
-    classes, whole["y"] = _classes(labels)
-    for k, column in enumerate(known.values()):
-        whole["bits"][:, k] = np.frombuffer(column, np.uint8)
-    about = {"version": VERSION, "fields": fields, "shards": shards, "classes": classes, "attributes": [*known]}
-    about |= {"bad": bad, "broken": broken[:10], "n_broken": len(broken), "sha256": index_of(whole)}
-    return Index(about, whole)
-
-
-def _note(bits: dict[str, bytearray | None], row: int, told: Mapping[str, str]) -> None:
-    """Adds what is told of a row as yes or no; what is neither is no attribute."""
-    for name, value in told.items():
-        column = bits.setdefault(name, bytearray())
-        if value.lower() not in (*YES, *NO):
-            bits[name] = None
-        elif column is not None:
-            column.extend(bytes(row - len(column)))
-            column.append(value.lower() in YES)
+    bits = {name: column.ljust(n, b"\0") for name, column in told.bits.items() if column is not None}
+    rows = np.zeros(n, row_type(len(told.fields), len(bits)))
+    for name in ("offset", "size", "crc", "key"):
+        rows[name] = np.concatenate([part[name] for part in parts if len(part)])
+    for k, column in enumerate(bits.values()):
+        rows["bits"][:, k] = np.frombuffer(column, np.uint8)
+    classes, rows["y"] = _classes(told.labels)
+    about = {"version": VERSION, "fields": told.fields, "shards": shards, "classes": classes, "attributes": [*bits]}
+    about |= {"bad": bad, "broken": told.broken[:10], "n_broken": len(told.broken), "sha256": index_of(rows)}
+    return Index(about, rows)
 
 
 def _classes(labels: Sequence[str | None]) -> tuple[list[str], Labels]:
@@ -288,37 +301,35 @@ def load_shards(what: str, wanted: Wanted) -> ImageSet:
     for name, why in [*bad.items()][:10]:
         wanted.say(f"left out the shard {name}: {why}")
     tell(what, len(rows) + about["n_broken"], [Broken(*b) for b in about["broken"]], about["n_broken"], 0, wanted)
-    folder = "" if about["shards"][0][0] in found else f"{found[0].rpartition('/')[0] or '.'}/"
     good = [name not in bad for name, *_ in about["shards"]]
     if not all(good):
         rows = rows[np.repeat(good, [n for _, _, n, _ in about["shards"]])]
     used = [facts for facts, is_good in zip(about["shards"], good, strict=True) if is_good]
-    n, fields, classes = len(rows), tuple(about["fields"]), tuple(about["classes"])
-    wanted.say(f"{what}: {n:,} {'pairs' if len(fields) > 1 else 'pictures'} in {len(used):,} shards")
-    marks = {}
-    if about["attributes"] and any("bits" in own for own in wanted.needs):
-        classes = tuple(wanted.columns or about["attributes"])
-        if wrong := [name for name in classes if name not in about["attributes"]]:
-            raise UserError(f"data.columns names {wrong[0]}; the shards have {', '.join(about['attributes'])}")
-        places = [about["attributes"].index(name) for name in classes]
-        marks["bits"] = lambda some: some["bits"][:, places].astype(np.float32)
-    elif classes:
-        marks["y"] = lambda some: some["y"].astype(np.int64)
-    edges = np.cumsum([0, *(n for _, _, n, _ in used)])
+    counts = [n for _, _, n, _ in used]
+    folder = "" if about["shards"][0][0] in found else f"{found[0].rpartition('/')[0] or '.'}/"
     shards = [Shard(folder + name, n_bytes) for name, n_bytes, _, _ in used]
-    reader = Reader(what, shards, edges, rows, fields, marks, wanted)
-    columns = {name: Streamed(reader, name, (n, wanted.channels, *wanted.size), np.uint8) for name in fields}
-    for name in marks:
-        columns[name] = (
-            Streamed(reader, name, (n,), np.int64)
-            if name == "y"
-            else Streamed(reader, name, (n, len(classes)), np.float32)
-        )
-    content = [facts[2:] for facts in used], fields, [*marks], classes
+    fields, classes, edges = tuple(about["fields"]), tuple(about["classes"]), np.cumsum([0, *counts])
+    wanted.say(f"{what}: {len(rows):,} {'pairs' if len(fields) > 1 else 'pictures'} in {len(used):,} shards")
+    columns = {name: Column((wanted.channels, *wanted.size), np.dtype(np.uint8), None) for name in fields}
+    if about["attributes"] and any("bits" in own for own in wanted.needs):
+        classes, places = _chosen(about["attributes"], wanted.columns)
+        columns["bits"] = Column((len(classes),), np.dtype(np.float32), lambda some: some["bits"][:, places])
+    elif classes:
+        columns["y"] = Column((), np.dtype(np.int64), lambda some: some["y"])
+    reader = Reader(what, shards, edges, rows, columns, wanted)
+    content = [facts[2:] for facts in used], [*columns], classes
     how = wanted.side, wanted.channels, wanted.fit, pictures.VERSION
     digest = hashlib.sha256(f"gansmith shards {VERSION} {content} {how}".encode()).hexdigest()
-    layout = Layout(edges, rows["key"], wanted.window)
-    return ImageSet(Path(what).name, columns, classes, digest, layout=layout)
+    streamed = {name: Streamed(reader, name) for name in columns}
+    return ImageSet(Path(what).name, streamed, classes, digest, layout=Layout(edges, rows["key"], wanted.window))
+
+
+def _chosen(names: Sequence[str], columns: Sequence[str] | None) -> tuple[tuple[str, ...], list[int]]:
+    """The attributes that are wanted, and their places in the index."""
+    chosen = tuple(columns or names)
+    if wrong := [name for name in chosen if name not in names]:
+        raise UserError(f"data.columns names {wrong[0]}; the shards have {', '.join(names)}")
+    return chosen, [names.index(name) for name in chosen]
 
 
 def _index(what: str, found: Sequence[str], wanted: Wanted) -> tuple[Index, dict[str, str]]:

@@ -119,6 +119,14 @@ class Shard(NamedTuple):
     n_bytes: int
 
 
+class Column(NamedTuple):
+    """The shape and type of a row, and what makes it of rows of the index; None: pictures, from the shards."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    of: Callable[[NDArray[Any]], NDArray[Any]] | None
+
+
 class Reader:
     """Reads rows of a set: pictures from its shards, decoded by processes, and marks from the index.
 
@@ -132,11 +140,11 @@ class Reader:
         shards: Sequence[Shard],
         edges: Labels,
         index: NDArray[Any],
-        fields: tuple[str, ...],
-        marks: Mapping[str, Callable[[NDArray[Any]], NDArray[Any]]],
+        columns: Mapping[str, Column],
         wanted: Wanted,
     ) -> None:
-        self.name, self.fields, self.marks = name, fields, marks
+        self.name, self.columns, self.n = name, columns, len(index)
+        self.fields = [field for field, column in columns.items() if column.of is None]
         self._shards, self._edges, self._index = shards, edges, index
         self._form = Form(wanted.size, wanted.channels, wanted.fit, wanted.max_megapixels)
         self._n_cpu = min(wanted.n_cpu, os.cpu_count() or 1)
@@ -146,7 +154,7 @@ class Reader:
         self._decoders: list[Decoder] = []
         self._free: SimpleQueue[Decoder] = SimpleQueue()
         self._instead: dict[int, int] = {}
-        shape = (len(fields), wanted.channels, *wanted.size)
+        shape = (len(self.fields), wanted.channels, *wanted.size)
         kept = min(len(index), (wanted.keep_mb << 20) // math.prod(shape))
         self._kept = np.empty((kept, *shape), np.uint8)  # takes memory as it is filled
         self._there = np.zeros(kept, bool)
@@ -158,7 +166,10 @@ class Reader:
         if self._instead:  # after the pictures, since reading them finds the broken ones
             rows = np.array([self._good(int(row)) for row in rows], np.int64)
         out: dict[str, NDArray[Any]] = {name: found[:, self.fields.index(name)] for name in pictures}
-        return out | {name: self.marks[name](self._index[rows]) for name in names if name in self.marks}
+        for name in names:
+            if (of := self.columns[name].of) is not None:
+                out[name] = of(self._index[rows]).astype(self.columns[name].dtype)
+        return out
 
     def close(self) -> None:
         """Ends the processes; a later read starts them anew."""
@@ -295,10 +306,11 @@ class _File:
 class Streamed:
     """A column of a set in shards: it has a shape and is read where it is indexed, as an array on disk would be."""
 
-    def __init__(self, reader: Reader, name: str, shape: tuple[int, ...], dtype: Any, rows: Labels | None = None):
+    def __init__(self, reader: Reader, name: str, rows: Labels | None = None) -> None:
         self.reader, self.name, self.rows = reader, name, rows
-        self.shape = (shape[0] if rows is None else len(rows), *shape[1:])
-        self.dtype, self.ndim = np.dtype(dtype), len(shape)
+        column = reader.columns[name]
+        self.shape = (reader.n if rows is None else len(rows), *column.shape)
+        self.dtype, self.ndim = column.dtype, len(self.shape)
         self.nbytes = math.prod(self.shape) * self.dtype.itemsize
 
     def __len__(self) -> int:
@@ -322,7 +334,7 @@ class Streamed:
 
     def take(self, rows: Labels) -> Streamed:
         """The column of some of its rows."""
-        return Streamed(self.reader, self.name, self.shape, self.dtype, self.where(rows))
+        return Streamed(self.reader, self.name, self.where(rows))
 
 
 def read_columns(columns: Mapping[str, Any], at: Labels) -> dict[str, NDArray[Any]]:
