@@ -75,8 +75,8 @@ def timed(batches: Iterator[Any], n: int) -> float:
 
 
 def ours(shards: Path, workers: int, keep_mb: int) -> Stream:
-    made = {"size": SIZE, "channels": 3, "n_cpu": workers, "keep_mb": keep_mb, "say": lambda _: None}
-    return Stream(load_sets(str(shards), **made), needs=(("x",),), batch_size=BATCH, seed=0, n_cpu=workers)
+    sets = load_sets(str(shards), size=SIZE, channels=3, n_cpu=workers, keep_mb=keep_mb, say=lambda _: None)
+    return Stream(sets, needs=(("x",),), batch_size=BATCH, seed=0, n_cpu=workers)
 
 
 def contenders(files: Path, shards: Path, n: int, workers: int) -> dict[str, Callable[[], float]]:

@@ -512,16 +512,16 @@ def test_a_training_that_is_killed_goes_on_to_the_same_bits(tmp_path: Path, shar
         "--batch_size",
         5,
         "--steps",
-        400,
+        200,
         "--checkpoint.interval",
         20,
     ]
     words += ["--data.keep_mb", 0, "--n_cpu", 4, "--sample_interval", 10_000, "--quiet"]
     first = command("train", "gan", *words, "--out", "whole", cwd=tmp_path)
-    assert first.wait(120) == 0, first.communicate()
+    assert first.communicate(timeout=120) and first.returncode == 0
     draw, kills = random.Random(0), 0
     what: list[Any] = ["gan", *words, "--out", "cut"]
-    while kills < 4:
+    while kills < 2:
         process = command("train", *what, cwd=tmp_path)
         time.sleep(3 + 3 * draw.random())
         if process.poll() is None:
@@ -530,10 +530,15 @@ def test_a_training_that_is_killed_goes_on_to_the_same_bits(tmp_path: Path, shar
         process.communicate()
         if (tmp_path / "cut" / "recipe.yaml").exists():
             what = ["cut", "--quiet"]
+        else:  # killed while it still started
+            shutil.rmtree(tmp_path / "cut", ignore_errors=True)
         if process.returncode == 0:
             break
     last = command("train", *what, cwd=tmp_path)
     last.communicate(timeout=120)
-    ends = [checkpoint.newest(tmp_path / name / "checkpoints")[0][0] for name in ("whole", "cut")]
-    assert checkpoint.read(ends[0])[1]["sha256"] == checkpoint.read(ends[1])[1]["sha256"]
+    ends = [checkpoint.newest_good(tmp_path / name / "checkpoints", print) for name in ("whole", "cut")]
+    assert (
+        checkpoint.read(ends[0])[1]["sha256"][checkpoint.TENSORS]
+        == checkpoint.read(ends[1])[1]["sha256"][checkpoint.TENSORS]
+    )
     shutil.rmtree(tmp_path / "cut")
