@@ -118,8 +118,9 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=64, help="of the JPEG files, in pixels")
     parser.add_argument("--workers", type=int, default=2, help="processes that decode")
     options = parser.parse_args()
-    if min(options.repeats, options.workers) < 1 or options.n < 1000 or options.side < 8:
-        parser.error("--repeats and --workers must be at least 1, --n at least 1000, --side at least 8")
+    for name, least in {"repeats": 1, "workers": 1, "n": 1000, "side": 8}.items():
+        if getattr(options, name) < least:
+            parser.error(f"--{name} is {getattr(options, name)}; it must be at least {least}")
     with tempfile.TemporaryDirectory() as folder:
         files, shards = Path(folder, "files"), Path(folder, "shards")
         make_files(files, options.n, options.side)

@@ -301,7 +301,7 @@ def test_scaling_prints_efficiency_and_shares_that_fit_its_speeds_and_times() ->
         ("scaling", "--recipe gna", "there is no recipe 'gna'; did you mean gan?"),
         ("spin", "--busy 0", "--busy is 0; it must be at least 1"),
         ("gpu", "--parts card,dri", "--parts dri: the parts are card, dry, "),
-        ("streams", "--n 10", "--n at least 1000"),
+        ("streams", "--n 10", "--n is 10; it must be at least 1000"),
         ("switches", "--only comple", "--only comple: the switches are precision"),
     ],
 )
