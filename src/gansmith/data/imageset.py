@@ -1,5 +1,7 @@
 """What every source of pictures becomes."""
 
+from __future__ import annotations
+
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
