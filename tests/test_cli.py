@@ -473,7 +473,7 @@ def test_rectangles_train_and_are_sampled(cli: Gansmith, tmp_path: Path, words: 
         (["--maker", "smaple"], ["no maker 'smaple'", "did you mean sample?"]),
         (["--to", "b"], ["nothing here makes 'b'", "it must be one of x"]),
         (["--traverse", "category"], ["no code 'category'", "infogan"]),
-        (["--out", "x.jpg"], ["x.jpg", ".png", ".npz"]),
+        (["--out", "x.bmp"], ["x.bmp", ".png", ".jpg", ".webp", ".npz"]),
         (["--sed", "3"], ["--sed", "--seeds"]),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

@@ -245,7 +245,7 @@ def test_what_is_wrong_is_said(run: Path, tmp_path: Path) -> None:
     wrong: list[tuple[str, dict[str, Any], str]] = [
         ("sampels", {}, r"no figure 'sampels'; did you mean samples\?"),
         ("xyz", {}, r"no figure 'xyz' \(figures: samples, interpolation, plane, walk, weights, density\)"),
-        ("walk", {"out": "x.png"}, "the figure walk is a file that ends in .gif"),
+        ("walk", {"out": "x.png"}, "the figure walk is a file that ends in .gif or .mp4"),
         ("plane", {"out": "x"}, "the figure plane is a file that ends in .png"),
         ("weights", {"seeds": [1]}, "takes no seeds"),
         ("interpolation", {"seeds": [1]}, "at least two seeds"),

@@ -1,5 +1,8 @@
 """Pictures: bytes are the nearest ones, tiles lie where they should, a GIF shows what it says."""
 
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -7,8 +10,10 @@ import pytest
 import torch
 from PIL import Image
 
+from gansmith.errors import UserError
 from gansmith.papers.figures import framed
 from gansmith.run import pictures
+from gansmith.run.export import save_film, save_images
 from gansmith.run.pictures import _page, _thin, grid, growth_gif, save_png, stacked, to_uint8
 
 
@@ -139,3 +144,51 @@ def test_frames_that_do_not_fit_are_left_out_and_named(tmp_path: Path) -> None:
     with Image.open(out) as gif:
         assert gif.n_frames == 3
     assert not list(tmp_path.glob(".*"))
+
+
+# ---- other endings -------------------------------------------------------------------------------------------------
+
+
+def test_one_grid_as_png_jpeg_and_webp(tmp_path: Path) -> None:
+    pictures = np.random.default_rng(0).integers(0, 256, (4, 3, 8, 8), dtype=np.uint8)
+    for ending in ("png", "webp", "jpg"):
+        save_images(pictures, tmp_path / f"x.{ending}", columns=2)
+    png, webp, jpg = (np.asarray(Image.open(tmp_path / f"x.{e}"), dtype=int) for e in ("png", "webp", "jpg"))
+    assert np.array_equal(png, webp) and jpg.shape == png.shape and 0 < np.abs(jpg - png).mean() < 8
+    with pytest.raises(UserError, match="a JPEG has no transparency"):
+        save_images(pictures[:, [0, 1, 2, 0]], tmp_path / "y.jpg", columns=2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["x.jpg", "x.png", "x.webp"]
+
+
+FAKE = """#!{python}
+import sys
+given = sys.stdin.buffer.read()
+if {fails}:
+    sys.exit("no such encoder")
+open(sys.argv[-1], "wb").write(" ".join(sys.argv[1:-1]).encode() + b"|" + given)
+"""
+
+
+def test_a_film_goes_to_ffmpeg_frame_by_frame(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    frames = np.random.default_rng(0).integers(0, 256, (3, 1, 1, 300, 300), dtype=np.uint8)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    with pytest.raises(UserError, match=r"\.mp4 takes the program ffmpeg, and there is none on PATH"):
+        save_film(frames, tmp_path / "x.mp4")
+    (program := tmp_path / "bin" / "ffmpeg").parent.mkdir()
+    program.write_text(FAKE.format(python=sys.executable, fails=False))
+    program.chmod(0o755)
+    save_film(frames, tmp_path / "x.mp4")
+    words, _, data = (tmp_path / "x.mp4").read_bytes().partition(b"|")
+    assert b"-s 600x600" in words and b"-framerate 1000/80" in words and len(data) == 3 * 600 * 600 * 3
+    shown = np.frombuffer(data, np.uint8).reshape(3, 600, 600, 3)
+    assert np.array_equal(shown[:, ::2, ::2, 1], frames[:, 0, 0])
+    program.write_text(FAKE.format(python=sys.executable, fails=True))
+    with pytest.raises(UserError, match="ffmpeg did not write it: no such encoder"):
+        save_film(frames, tmp_path / "y.mp4")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bin", "x.mp4"]
+
+
+@pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="there is no ffmpeg here")
+def test_ffmpeg_itself_takes_it(tmp_path: Path) -> None:
+    save_film(np.zeros((3, 1, 1, 31, 31), np.uint8), tmp_path / "x.mp4")
+    subprocess.run(["ffmpeg", "-v", "error", "-i", tmp_path / "x.mp4", "-f", "null", "-"], check=True)

@@ -8,7 +8,10 @@ from gansmith.errors import Diverged, UserError
 if TYPE_CHECKING:
     from gansmith.evaluation.evaluator import evaluate
     from gansmith.exactness import verify
+    from gansmith.hub import pull
     from gansmith.inference import Sampler, load
+    from gansmith.portable.formats import export
+    from gansmith.portable.publish import push
     from gansmith.recipe import plan, recipe_names
     from gansmith.run.log import history
     from gansmith.training import Stopped, train
@@ -21,9 +24,12 @@ __all__ = [
     "UserError",
     "__version__",
     "evaluate",
+    "export",
     "history",
     "load",
     "plan",
+    "pull",
+    "push",
     "recipe_names",
     "train",
     "translate",
@@ -35,9 +41,12 @@ _HOMES = {
     "Sampler": "inference",
     "Stopped": "training",
     "evaluate": "evaluation.evaluator",
+    "export": "portable.formats",
     "history": "run.log",
     "load": "inference",
     "plan": "recipe",
+    "pull": "hub",
+    "push": "portable.publish",
     "recipe_names": "recipe",
     "train": "training",
     "translate": "translation",

@@ -312,7 +312,7 @@ def _say_what_next(run: Path) -> None:
 @_option("--n", "N", "the first N seeds", _COUNT)
 @_option("--label", "CLASS", "of this class, by name or number  [a column for each class]")
 @_option("--grid", "COLSxROWS", "how the pictures are laid out  [8x8]")
-@_option("--out", "PATH", ".png: a grid; .npz: arrays; a folder: one .png each  [in RUN]", read=_path)
+@_option("--out", "PATH", ".png, .jpg, .webp: a grid; .npz: arrays; a folder: one .png each  [in RUN]", read=_path)
 @_option("--traverse", "CODE", "vary one code along each row (infogan): category, code1, ...")
 @_MAKER
 @_TO
@@ -364,8 +364,11 @@ def sample(
 
 
 def _place(out: Path | None, run: str, verb: str, sampler: Any, ema: bool, what: str) -> Path:
-    """`out`, or a picture in the run whose name says how it was made."""
-    return out or Path(run) / f"{verb}-{sampler.round:06d}{'' if ema else '-raw'}-{what}.png"
+    """`out`, or a picture in the run, of one on the hub here, whose name says how it was made."""
+    return (
+        out
+        or Path("." if run.startswith("hf:") else run) / f"{verb}-{sampler.round:06d}{'' if ema else '-raw'}-{what}.png"
+    )
 
 
 def _sample_points(run: str, sampler: Any, seeds: list[int], path: Path, round: int | Text) -> None:
@@ -430,22 +433,24 @@ def translate(run: str, pictures: tuple[str, ...], **opened: Any) -> None:
 @_option("--seeds", "LIST", "the path goes through these, such as 0,7 or 0-4  [0-4]", default="0-4")
 @_option("--frames", "N", "from one seed to the next  [10]", _TWO_OR_MORE, 10)
 @_option("--label", "CLASS", "of this class, by name or number  [the first]")
-@_option("--out", "PATH", ".png: a strip per pair of seeds; .gif: a film that loops  [in RUN]", read=_path)
+@_option("--out", "PATH", ".png, .jpg, .webp: a strip per pair of seeds; .gif, .mp4: a film  [in RUN]", read=_path)
 @_RUN_OPTIONS
 def interpolate(run: str, seeds: str, frames: int, label: Text, out: Path | None, **opened: Any) -> None:
     """Walk through the latent space of RUN, from one seed to the next."""
     chosen = _seeds(seeds)
     if len(chosen) < 2:
         raise UserError(f"--seeds {seeds} is a single seed; a path needs at least two seeds, such as 0,7")
-    if out and out.suffix.lower() not in (".png", ".gif"):
-        raise UserError(f"--out {out}: it must end in .png (a strip) or .gif (a film)")
     from gansmith.inference import load
-    from gansmith.run.export import save_film, save_images
+    from gansmith.run.export import ONE, save_film, save_images
+    from gansmith.run.pictures import FILMS
+
+    if out and out.suffix.lower() not in (*ONE, *FILMS):
+        raise UserError(f"--out {out}: it must end in .png, .jpg or .webp (a strip), or in .gif or .mp4 (a film)")
 
     sampler = load(run, kind="latent", say=_note, **opened)
     told = None if label is None else _class(label, sampler.classes.names)
     path = _place(out, run, "interpolate", sampler, opened["ema"], f"seeds-{seeds}")
-    if path.suffix.lower() == ".gif":
+    if path.suffix.lower() in FILMS:
         closed = [*chosen, chosen[0]]
         pictures = sampler.interpolate(closed, frames + 1, told)[:, :-1]  # each path's end is the next one's start
         save_film(pictures.reshape(-1, 1, *pictures.shape[2:]), path)
@@ -458,7 +463,7 @@ def interpolate(run: str, seeds: str, frames: int, label: Text, out: Path | None
 @main.command(short_help="Draw a figure from a run: samples beside training images, weights, walks, ...")
 @click.argument("name")
 @click.argument("run")
-@_option("--out", "PATH", "a .png, of walk a .gif  [in RUN]")
+@_option("--out", "PATH", "a .png, of walk and growth a .gif or .mp4  [in RUN]")
 @_option("--seeds", "LIST", "where the figure starts from, such as 0-19 or 1,5,9-12", read=_seeds)
 @_RUN_OPTIONS
 def figure(name: str, run: str, **opened: Any) -> None:
@@ -471,6 +476,7 @@ def figure(name: str, run: str, **opened: Any) -> None:
     walk           a film of many streams that wander through the latent space
     weights        what D's first layer and G's last one look at and draw with
     density        p_data, p_g, D and the optimal D in four stages (of the recipe figure1)
+    growth         the film of the run's growth, as in growth.gif
     """
     from gansmith.papers.figures import figure as draw
 
@@ -772,6 +778,57 @@ def recipes_cp(name: str, path: Text) -> None:
     except FileExistsError:
         raise UserError(f"{target} exists; give another path") from None
     click.echo(f"change it, then: gansmith train {target}")
+
+
+# ---- out of the house ------------------------------------------------------------------------------------------
+
+
+@main.command("export", short_help="Write a run's generator as files that need no gansmith.")
+@click.argument("run")
+@_option("--format", "LIST", "of safetensors, onnx, torch  [safetensors]", default="safetensors")
+@_MAKER
+@_option("--out", "FOLDER", "a new one  [in RUN]")
+@_RUN_OPTIONS
+def export_(run: str, device: str, **options: Any) -> None:
+    """Write a maker of RUN for those who have no gansmith: weights and program, description, model card.
+
+    \b
+    safetensors  model.safetensors, and model.py that runs it in plain torch
+    onnx         model.onnx, for onnxruntime  (pip install "gansmith[onnx]")
+    torch        model.pt2, a torch.export program
+    """
+    if device not in ("auto", "cpu"):
+        raise UserError(f"--device {device}: an export is written and checked on the CPU, and runs anywhere")
+    from gansmith.portable.formats import export
+
+    folder = export(run, say=_note, **options)
+    if (folder / "model.py").is_file():
+        click.echo(f"from model import load  # in {folder}\nmade = load()(**inputs)  # README.md there has the inputs")
+    click.echo(f"{folder}: README.md is the card, and says how to use it")
+
+
+@main.command("push", short_help="Upload a run to the Hugging Face hub, without what is private.")
+@click.argument("run")
+@click.argument("repo", metavar="OWNER/NAME")
+@click.option("--private", is_flag=True, help="into a private repository")
+@_option("--round", "N|best", "the checkpoint of this round, or the best kept  [the newest]", read=_round)
+@_TRUST
+def push_(run: str, repo: str, **options: Any) -> None:
+    """Upload RUN: recipe, newest checkpoint, card, samples from latents; others sample it and go on with it."""
+    from gansmith.portable.publish import push
+
+    click.echo(push(run, repo, say=_note, **options))
+
+
+@main.command("pull", short_help="Fetch a run from the Hugging Face hub; it is data and runs no code.")
+@click.argument("repo", metavar="OWNER/NAME[@REVISION]")
+@_option("--out", "FOLDER", "the new run  [runs/NAME]")
+def pull_(repo: str, out: Text) -> None:
+    """Fetch a run that gansmith push has uploaded, with its digests checked."""
+    from gansmith.hub import pull
+
+    run = pull(repo, out=out, say=_note)
+    click.echo(f"{run}\nthen: gansmith sample {shlex.quote(str(run))}, or translate")
 
 
 # ---- what the verbs share --------------------------------------------------------------------------------------

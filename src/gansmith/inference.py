@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from gansmith import checkpoint
+from gansmith import checkpoint, hub
 from gansmith.build import Classes, averaged, build_network, build_prior, derive_seed, game_of, input_view
 from gansmith.cuda_math import cuda_math
 from gansmith.data.attributes import wished
@@ -416,7 +416,8 @@ def open_run(
     """A run at its newest checkpoint that verifies, at a given round, or at the best kept."""
     run = Path(run)
     if not is_run(run):
-        raise UserError(f"{run} is not a run: there is no {run / 'recipe.yaml'}")
+        pull = "; a run on the hub: gansmith pull it first" * str(run).startswith(hub.PREFIX)
+        raise UserError(f"{run} is not a run: there is no {run / 'recipe.yaml'}{pull}")
     check_links(run)
     recipe = plan(run, trust=trust).recipe
     folder = run / ("best" if round == "best" else "checkpoints")
@@ -449,9 +450,24 @@ def load(
     """A maker of a run, the first if nothing is said: of its newest checkpoint that verifies, a round, or the best.
 
     `maker` names it, `to` is the field that it imitates, `kind` what it makes pictures from. `ema` takes the moving
-    average where the run has one. UserError where there is no such run, maker or checkpoint.
+    average where the run has one. A `run` hf:owner/name[@revision] is fetched from the Hugging Face hub into the cache.
+    UserError where there is no such run, maker or checkpoint.
     """
-    opened = open_run(run, round, say, trust=trust)
+    opened = open_run(hub.local(run, say, trust=trust), round, say, trust=trust)
+    return sampler_of(opened, maker=maker, to=to, kind=kind, ema=ema, device=device, say=say)
+
+
+def sampler_of(
+    opened: Opened,
+    *,
+    maker: str | None = None,
+    to: str | None = None,
+    kind: Kind | None = None,
+    ema: bool = True,
+    device: str = "auto",
+    say: Callable[[str], None] = print,
+) -> Sampler:
+    """A maker of a run that is open, chosen as in `load`."""
     recipe, game = opened.recipe, game_of(opened.recipe)
     chosen = choose_maker(game, maker, to, kind)
     has_average = all(map(opened.has_average, chosen.players))

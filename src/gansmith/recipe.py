@@ -439,6 +439,26 @@ def with_full_paths(resolved: Resolved) -> Resolved:
     return replace(resolved, recipe=replace(recipe, data=data, networks=networks, start=start))
 
 
+def without_paths(recipe: Recipe) -> Recipe:
+    """The same for others: a folder of data by its last name alone, no first weights, no file of this machine.
+
+    UserError for a path in a key of one's own parts, which only they can read.
+    """
+    from gansmith.data import data_names
+
+    data, own = recipe.data, recipe.data.name in data_names()
+    data = replace(data, name=data.name if own else Path(data.name).name or "data", root=None, attributes=None)
+    networks = {
+        player: replace(network, args={key: None if key in FILES else x for key, x in network.args.items()})
+        for player, network in recipe.networks.items()
+    }
+    left = replace(recipe, data=data, networks=networks, start=replace(recipe.start, run=None))
+    for key, value in flatten(to_dict(left)):
+        if isinstance(value, str) and (value.startswith("~") or Path(value).is_absolute()):
+            raise UserError(f"{key} is {value!r}, a path of this machine: it cannot leave it")
+    return left
+
+
 def to_dict(recipe: Recipe) -> dict[str, Any]:
     """The recipe as plain data with all defaults: resolving it again gives the same recipe."""
 

@@ -36,7 +36,7 @@ class Generator(nn.Module):
 
     def forward(self, z: Tensor, y: Tensor) -> Tensor:
         both = torch.cat((self.z(z), self.y(one_hot(y, self.classes).to(z.dtype))), 1)
-        return self.model(both).view(len(z), *self.shape)
+        return self.model(both).view(z.shape[0], *self.shape)
 
 
 class Discriminator(nn.Module):

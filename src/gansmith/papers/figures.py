@@ -29,7 +29,7 @@ from gansmith.papers.networks2014 import Maxout, MaxoutConv
 from gansmith.priors import Codes, Normal, Prior, Uniform
 from gansmith.recipe import Recipe, plan
 from gansmith.run.export import LOOKED_AT, save_film, save_images
-from gansmith.run.pictures import enlarged, grid, save_png, to_uint8
+from gansmith.run.pictures import FILMS, enlarged, grid, growth_gif, save_png, to_uint8
 from gansmith.schema import did_you_mean
 
 
@@ -83,8 +83,9 @@ def figure(
     if name not in FIGURES:
         raise UserError(f"there is no figure {name!r}{did_you_mean(name, FIGURES)} (figures: {', '.join(FIGURES)})")
     row = FIGURES[name]
-    if out is not None and (Path(out).suffix.lower() != row.suffix or Path(out).is_dir()):
-        raise UserError(f"--out {out}: the figure {name} is a file that ends in {row.suffix}")
+    fitting = FILMS if row.suffix in FILMS else (row.suffix,)
+    if out is not None and (Path(out).suffix.lower() not in fitting or Path(out).is_dir()):
+        raise UserError(f"--out {out}: the figure {name} is a file that ends in {' or '.join(fitting)}")
     if seeds is not None and not row.seeds:
         raise UserError(f"the figure {name} draws no samples, so it takes no seeds")
     sampler = load(run, kind="latent", round=round, ema=ema, device=device, say=say)
@@ -401,6 +402,14 @@ def _line(prior: Prior) -> _Line | None:
     return None
 
 
+def growth(source: Source, seeds: Sequence[int], path: Path) -> None:
+    """The film of the run's own growth pictures, as the training itself draws it at its end."""
+    frames = sorted(path for path in (source.run / "growth").glob("*.png") if path.stem.isdigit())
+    growth_gif(frames, path)
+    if not path.exists():
+        raise UserError(f"{source.run / 'growth'} holds no pictures to make a film of")
+
+
 def _numbers(x: Tensor) -> Numbers:
     return x.detach().flatten().double().cpu().numpy()
 
@@ -412,4 +421,5 @@ FIGURES: dict[str, Figure] = {
     "walk": Figure(walk, range(36), ".gif"),
     "weights": Figure(weights),
     "density": Figure(density),
+    "growth": Figure(growth, (), ".gif"),
 }

@@ -44,4 +44,4 @@ class Generator(nn.Module):
         self.model = nn.Sequential(*layers, last)
 
     def forward(self, z: Tensor) -> Tensor:
-        return (self.line(z) + self.model(z)).view(len(z), *self.shape)
+        return (self.line(z) + self.model(z)).view(z.shape[0], *self.shape)

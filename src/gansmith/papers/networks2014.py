@@ -82,7 +82,7 @@ class Generator(Constrained):
         self.model = nn.Sequential(*layers, last, ACTIVATIONS[output]())
 
     def forward(self, z: Tensor) -> Tensor:
-        return self.model(z).view(len(z), *self.shape)
+        return self.model(z).view(z.shape[0], *self.shape)
 
 
 class FrontedGenerator(Constrained):
@@ -117,7 +117,7 @@ class FrontedGenerator(Constrained):
         self.model = pretrained.model  # under the name that it had: its weights load as they were saved
 
     def forward(self, z: Tensor) -> Tensor:
-        return self.model(self.front(z)).view(len(z), *self.shape)
+        return self.model(self.front(z)).view(z.shape[0], *self.shape)
 
 
 class ConvGenerator(nn.Module):

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from gansmith.errors import UserError
 from gansmith.run.atomic import replacing
+from gansmith.run.mp4 import save_mp4
 
 _BACKGROUND = 96  # neither the black nor the white of most data, so that the tiles' edges can be seen
 _GREYS = 16  # levels in a grey GIF: no steps to be seen at this size, and less than half the bytes of 256
@@ -21,6 +22,7 @@ _MOVES_MS = 8000  # for about so long the GIF moves
 _HOLD_MS = 2000  # how long it rests on its last frame
 _WIDE = 480  # pixels that need no enlarging
 _SLOWEST_MS = 500  # a GIF of few frames does not dwell on each
+FILMS = (".gif", ".mp4")
 _FASTEST_MS = 20  # browsers slow anything faster down to 100 ms
 
 
@@ -92,7 +94,7 @@ def growth_gif(frames: Sequence[Path], out: Path) -> set[str]:
     pages = [_page(*pair, longest, scale) for pair in zip(pictures, captions, strict=True)]
     each = min(max(round(_MOVES_MS / len(pages) / 10) * 10, _FASTEST_MS), _SLOWEST_MS)  # GIF counts 10 ms
     shades = [np.full((1000, 3), shade, np.uint8) for shade in (_DARK, _LIGHT)]  # of the strip
-    save_gif(pages, [each] * (len(pages) - 1) + [_HOLD_MS], out, _sampled(pictures, shades))
+    save_pages(pages, [each] * (len(pages) - 1) + [_HOLD_MS], out, _sampled(pictures, shades))
     return bad
 
 
@@ -109,10 +111,15 @@ def _usable(frames: Sequence[Path]) -> tuple[list[Path], set[str]]:
     return [path for path in sizes if path not in odd], bad | {f"{path}: its size is another" for path in odd}
 
 
-def save_gif(
+def save_pages(
     pages: Sequence[Image.Image], durations: Sequence[int], out: Path, colours: NDArray[np.uint8] | None = None
 ) -> None:
-    """Write pages as a GIF that loops, each for its milliseconds, in few greys or one palette for `colours` (N, 3)."""
+    """Write pages, each for its milliseconds: as .mp4 if `out` ends so, else as a GIF that loops, in few greys or one
+
+    palette for `colours` (N, 3).
+    """
+    if out.suffix.lower() == ".mp4":
+        return save_mp4(pages, durations, out)
     if all(page.mode == "L" for page in pages):
         pages = [_few_greys(page) for page in pages]
     else:
