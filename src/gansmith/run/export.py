@@ -23,7 +23,7 @@ LOOKED_AT = 900
 
 
 def save_images(pictures: NDArray[np.uint8], path: Path, *, columns: int, names: Sequence[str] = ()) -> None:
-    """Write pictures (N, C, H, W): .png, .jpg, .webp an enlarged grid, .npz `images` and `names`, no ending a folder."""
+    """Write pictures (N, C, H, W): .png, .jpg, .webp an enlarged grid, .npz images and names, no ending a folder."""
     suffix = path.suffix.lower()
     if suffix not in (*ONE, ".npz", ""):
         grids = ".png, .jpg or .webp (a grid)"
