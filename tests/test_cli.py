@@ -174,7 +174,7 @@ def test_help_shows_the_posts_options_with_its_defaults(cli: Gansmith) -> None:
         (["sample"], ["RUN"]),
         (["translate", "nowhere"], ["PICTURE"]),
         (["translate", "nowhere", "x.png"], ["nowhere is not a run"]),
-        (["interpolate", "nowhere", "--out", "x.mp4"], ["x.mp4", ".png", ".gif"]),
+        (["interpolate", "nowhere", "--out", "x.mov"], ["x.mov", ".png", ".mp4"]),
         (["interpolate", "nowhere", "--frames", "1"], ["--frames"]),
         (["recipes", "show", "gna"], ["'gna'", "did you mean gan?"]),
         (["recipes", "cp", "gan", "x.txt"], ["x.txt", ".yaml"]),

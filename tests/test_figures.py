@@ -227,7 +227,7 @@ def test_each_patch_is_scaled_to_its_largest_weight_around_grey() -> None:
 # ---- any figure ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", [n for n in FIGURES if n != "density"])
+@pytest.mark.parametrize("name", [n for n in FIGURES if n not in ("density", "growth")])
 def test_every_figure_is_drawn_from_the_round_and_the_weights_asked_for(name: str, run: Path, tmp_path: Path) -> None:
     suffix = FIGURES[name].suffix
     path = figure(name, run, round=20, device="cpu")
@@ -241,13 +241,22 @@ def test_every_figure_is_drawn_from_the_round_and_the_weights_asked_for(name: st
         assert figure(name, run, seeds=range(1, 11), device="cpu").stem == f"figure-{name}-000030-seeds-1-10"
 
 
+def test_the_film_of_growth_is_the_trainings_own_up_to_the_round(run: Path, tmp_path: Path) -> None:
+    figure("growth", run, out=tmp_path / "deeper" / "x.gif", device="cpu")
+    assert (tmp_path / "deeper" / "x.gif").read_bytes() == (run / "growth.gif").read_bytes()
+    frames = sorted(int(path.stem) for path in (run / "growth").glob("*.png"))
+    with Image.open(figure("growth", run, round=20, device="cpu")) as film:
+        assert getattr(film, "n_frames", 1) == len([round for round in frames if round <= 20]) < len(frames)
+
+
 def test_what_is_wrong_is_said(run: Path, tmp_path: Path) -> None:
     wrong: list[tuple[str, dict[str, Any], str]] = [
         ("sampels", {}, r"no figure 'sampels'; did you mean samples\?"),
-        ("xyz", {}, r"no figure 'xyz' \(figures: samples, interpolation, plane, walk, weights, density\)"),
+        ("xyz", {}, r"no figure 'xyz' \(figures: samples, interpolation, plane, walk, weights, density, growth\)"),
         ("walk", {"out": "x.png"}, "the figure walk is a file that ends in .gif or .mp4"),
         ("plane", {"out": "x"}, "the figure plane is a file that ends in .png"),
         ("weights", {"seeds": [1]}, "takes no seeds"),
+        ("growth", {"ema": False}, "it takes no --raw"),
         ("interpolation", {"seeds": [1]}, "at least two seeds"),
         ("plane", {"seeds": [1, 2, 3]}, "spanned by two seeds, such as 0,1, and there are 3"),
         ("walk", {"seeds": []}, "at least one seed"),

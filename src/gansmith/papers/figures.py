@@ -403,9 +403,12 @@ def _line(prior: Prior) -> _Line | None:
 
 
 def growth(source: Source, seeds: Sequence[int], path: Path) -> None:
-    """The film of the run's own growth pictures, as the training itself draws it at its end."""
+    """The film of the run's own growth pictures up to the round, as the training itself draws it at its end."""
+    if not source.ema:
+        raise UserError("the figure growth joins pictures that the training has drawn; it takes no --raw")
     frames = sorted(path for path in (source.run / "growth").glob("*.png") if path.stem.isdigit())
-    growth_gif(frames, path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    growth_gif([frame for frame in frames if int(frame.stem) <= source.sampler.round], path)
     if not path.exists():
         raise UserError(f"{source.run / 'growth'} holds no pictures to make a film of")
 
