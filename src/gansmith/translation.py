@@ -13,6 +13,7 @@ from torch import Tensor
 from gansmith.data.folder import list_folder, printable
 from gansmith.data.pictures import EXTENSIONS, open_picture, to_array, why_broken
 from gansmith.errors import UserError
+from gansmith.hub import PREFIX
 from gansmith.inference import Kind, Round, Sampler, load
 from gansmith.run.pictures import grid, save_png, to_uint8
 
@@ -55,7 +56,8 @@ def translate(
     asked += [f"-{name.replace('/', '_')}{'' if value else '=0'}" for name, value in (attributes or {}).items()]
     label = f"translate-{sampler.round:06d}{'' if ema else '-raw'}-{maker or f'to-{sampler.maker.imitates}'}{drawn}"
     label += "".join(asked)
-    folder = Path(run) / label if out is None else Path(out)
+    home = Path("." if str(run).startswith(PREFIX) else run)  # of a run on the hub the results are made here
+    folder = home / label if out is None else Path(out)
     targets = _targets(files, folder, seeds)
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--out {folder} is a file; it must be a folder")
