@@ -62,7 +62,7 @@ def example(folder: Path, seed: int, seconds: float, out: Path) -> tuple[Any, di
     of_d, of_g = (torch.optim.Adam(net.parameters(), lr=0.0002, betas=(0.5, 0.999)) for net in (critic, generator))
     began, rounds, images, said = time.process_time(), 0, 0, 0.0
     while time.process_time() - began < seconds:
-        for chosen in torch.randperm(len(pictures)).split(64):
+        for chosen in torch.split(torch.randperm(len(pictures)), 64):
             real = pictures[chosen].float() / 127.5 - 1
             ones, zeros = torch.ones(len(real)), torch.zeros(len(real))
             critic.zero_grad()
@@ -96,9 +96,9 @@ def photos(folder: Path, seed: int, seconds: float, out: Path) -> tuple[Any, dic
     import torch
 
     import gansmith
+    from gansmith.run.folder import finished
 
-    keys = {"data": folder / "train", "seed": seed, "data.validation": 0, "channels": 3, "device": "cpu"}
-    data, device = keys.pop("data"), keys.pop("device")
+    data, keys = folder / "train", {"seed": seed, "data.validation": 0, "channels": 3}
     if not (out / "recipe.yaml").is_file():
         times: list[float] = []
 
@@ -107,19 +107,16 @@ def photos(folder: Path, seed: int, seconds: float, out: Path) -> tuple[Any, dic
             return len(times) > 25
 
         probe = out.with_name(out.name + "-probe")
-        gansmith.train(
-            "photos", data=data, out=probe, steps=30, device=device, quiet=True, enough=timed, overrides=keys
-        )
+        gansmith.train("photos", data=data, out=probe, steps=30, device="cpu", quiet=True, enough=timed, overrides=keys)
         each = statistics.median(b - a for a, b in zip(times[5:], times[6:], strict=False))
         steps = round(seconds / each)
         print(f"{1000 * each:.0f} ms a round: {steps} rounds", flush=True)
-        run = gansmith.train("photos", data=data, out=out, steps=steps, device=device, overrides=keys)
-    else:
-        run = gansmith.train(out, device=device)  # it was interrupted
-    sampler = gansmith.load(run)
+        gansmith.train("photos", data=data, out=out, steps=steps, device="cpu", overrides=keys)
+    elif not finished(out):  # it was interrupted
+        gansmith.train(out, device="cpu")
+    sampler, log = gansmith.load(out), gansmith.history(out)
     made = torch.from_numpy(sampler.sample(range(SAMPLES)))
-    last = list(gansmith.history(run))[-1]
-    return made.float() / 255, {"rounds": last["round"], "images": last["images"]}
+    return made.float() / 255, {"rounds": sampler.round, "images": int(log["images"][-1])}
 
 
 METHODS: dict[str, Callable[[Path, int, float, Path], tuple[Any, dict[str, Any]]]] = {
