@@ -561,7 +561,10 @@ def _banner(session: Session, label: str, tensorboard: bool) -> str:
     events = "" if tensorboard or begin else "\nTensorBoard events are not written: pip install tensorboard"
     sets = "; ".join(f"{s.name}: {len(s):,} images {tuple(s.images.shape[1:])}" for s in stream.sets)
     flips = "\npictures are mirrored at random; --no-flip leaves that out" * any(v.name == "flip" for v in recipe.views)
-    seen = f"\nD sees them, and G's, changed: {', '.join(c.name for c in recipe.augment)}" if recipe.augment else ""
+    often = " as often as it overfits" * (recipe.ada.target is not None)
+    seen = f"\nD sees them, and G's, changed{often}: " * bool(recipe.augment) + ", ".join(
+        c.name for c in recipe.augment
+    )
     return (
         f"{label}: {type(game).__name__}, {players} parameters, {session.world.device}{ranks},"
         f" seed {recipe.seed}\n{sets} {where}; {begin}to round {total:,}"
