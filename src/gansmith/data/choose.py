@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 from PIL import ExifTags
 
 from gansmith.data import pictures
-from gansmith.data.folder import training_files
+from gansmith.data.folder import has_split, training_files
 
 LOOKED_AT = 200
 """Pictures whose size is read, spread over the folder."""
@@ -39,13 +39,14 @@ def choose(what: str, most: int) -> Choice:
     """What fits the pictures of a name or a folder.
 
     Sides are multiples of 16 up to `most`, and near those of smaller pictures, which keep a shape that they share.
-    A tenth of the pictures is held back, 1,000 at most.
+    A tenth of the pictures is held back, 1,000 at most, unless a folder has test pictures.
     """
     folder = Path(what).expanduser()
     seen = _look(folder) if folder.is_dir() else Seen([(SIDES.get(what, most),) * 2], what in GREY, 10 * HELD_BACK)
     if not seen.sizes:  # preparing will say why
         seen = Seen([(most, most)], False, seen.total)
-    return Choice(fitting(seen.sizes, most), 1 if seen.grey else 3, min(HELD_BACK, seen.total // 10))
+    held = 0 if folder.is_dir() and has_split(folder, "test") else min(HELD_BACK, seen.total // 10)
+    return Choice(fitting(seen.sizes, most), 1 if seen.grey else 3, held)
 
 
 def fitting(sizes: Sequence[tuple[int, int]], most: int) -> tuple[int, int]:
