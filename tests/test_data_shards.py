@@ -22,13 +22,13 @@ from PIL import Image
 from gansmith import checkpoint
 from gansmith.cli import main
 from gansmith.data import ImageSet, addresses, load_sets
-from gansmith.data.addresses import is_shards
+from gansmith.data.addresses import Untrusted, is_shards
 from gansmith.data.shards import INDEX, index_of, row_type
 from gansmith.data.stream import Stream
 from gansmith.data.streamed import Layout, Order
 from gansmith.data.write_shards import index_shards, write_shards
 from gansmith.errors import UserError
-from gansmith.recipe import plan
+from gansmith.recipe import plan, with_full_paths
 
 LABELLED, PLAIN, PAIRS = (("x", "y"),), (("x",),), (("a", "b"),)
 Put = Callable[..., Path]
@@ -542,3 +542,44 @@ def test_a_training_that_is_killed_goes_on_to_the_same_bits(tmp_path: Path, shar
         == checkpoint.read(ends[1])[1]["sha256"][checkpoint.TENSORS]
     )
     shutil.rmtree(tmp_path / "cut")
+
+
+def test_an_index_serves_a_part_of_its_shards_and_those_beside_a_broken_one(shards: Path) -> None:
+    (shards / "train-04.tar").write_bytes(b"no shard")
+    index_shards(str(shards), say=lambda _: None)
+    said: list[str] = []
+    assert len(load(shards, said=said, max_broken=0.25)) == 30 and "left out the shard train-04.tar" in said[0]
+    part = load(f"{shards}/train-{{01..02}}.tar", said=said)
+    assert sorted(np.asarray(part.columns["y"]).tolist()) == [*range(7, 22)]
+    assert not any("has no index" in text for text in said)
+    with pytest.raises(UserError, match="no shard of .* can be used"):
+        load(shards / "train-04.tar", max_broken=1.0)
+
+
+@pytest.mark.parametrize("what", ["memory:/{/h/a,/h/b}.tar", "zip:/{/h/a,b}.tar", "memory://a:{:file:///etc/,b}x.tar"])
+def test_braces_make_up_no_address(what: str) -> None:
+    with pytest.raises(UserError, match="braces may not make up an address"):
+        addresses.addresses(what)
+
+
+def test_a_list_of_addresses_stays_untrusted_with_its_full_path(tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_text("memory://h/a.tar\n")
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text(f"data: {{name: {tmp_path / 'list.txt'}}}\n")
+    assert isinstance(with_full_paths(plan(recipe)).recipe.data.name, Untrusted)
+
+
+def test_writing_shards_leaves_what_is_there(shards: Path, tmp_path: Path) -> None:
+    kept = tmp_path / "out" / "mine"
+    kept.parent.mkdir()
+    kept.touch()
+    with pytest.raises(UserError, match="is not an empty folder"):
+        write_shards("mnist", tmp_path / "out", say=lambda _: None)
+    assert kept.exists() and {path.name for path in tmp_path.iterdir()} - {"cache"} == {"out", "shards"}
+
+
+def test_folders_of_pictures_beside_an_archive_are_no_shards(tmp_path: Path) -> None:
+    (tmp_path / "flowers.tar").touch()
+    assert is_shards(str(tmp_path))
+    (tmp_path / "daisy").mkdir()
+    assert not is_shards(str(tmp_path))

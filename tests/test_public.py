@@ -113,15 +113,15 @@ FLOORS: list[set[str]] = [
     {"networks", "data", "run", "checkpoint", "distributed"},
     {"metrics", "sections", "launch", "world", "batch"},
     {"schema"},
-    {"weights"},
+    {"weights", "run.atomic"},
     {"errors", "_version", "strict_json", "allocator", "cuda_math", "tables"},
 ]
 # What the lowest parts import of gansmith besides themselves.
 LEAVES = {
     "networks": {"errors", "metrics", "schema", "weights"},
-    "data": {"errors", "schema", "sections", "batch"},
+    "data": {"errors", "schema", "sections", "batch", "run.atomic"},
     "metrics": {"cuda_math", "errors", "weights"},
-    "run": {"errors", "strict_json"},
+    "run": {"errors", "strict_json", "run.atomic"},
     "objectives": {"schema"},
     "penalties": {"errors", "schema"},
     "priors": {"schema"},

@@ -100,11 +100,12 @@ class Augment:
         *,
         target: float | None = None,
         kimg: float = 500.0,
-        overfitting: Callable[[Mapping[str, Tensor]], float] | None = None,
+        overfitting: Callable[[Mapping[str, Tensor]], Tensor] | None = None,
     ) -> None:
         self.changes, self.noise, self.target, self.kimg, self.overfitting = changes, noise, target, kimg, overfitting
         self.p = 1.0 if target is None else 0.0
-        self._rounds, self._images, self._signal = 0, 0, 0.0
+        self._rounds, self._images = 0, 0
+        self._signal: Tensor | float = 0.0
         for net in critics:
             net.register_forward_pre_hook(self._hook)
 
@@ -133,29 +134,31 @@ class Augment:
             return {}
         signal = self.overfitting(metrics)
         self._rounds, self._images, self._signal = self._rounds + 1, self._images + images, self._signal + signal
-        if self._rounds == self.every:
-            up = 1 if self._signal / self.every > self.target else -1
+        if self._rounds == self.every:  # and only then the host waits for the device
+            up = 1 if float(self._signal) / self.every > self.target else -1
             self.p = min(1.0, max(0.0, self.p + up * self._images / (1000 * self.kimg)))
             self._rounds, self._images, self._signal = 0, 0, 0.0
-        return {"augment/p": torch.tensor(self.p), "augment/overfitting": torch.tensor(signal)}
+        return {"augment/p": torch.tensor(self.p), "augment/overfitting": signal}
 
     def state_dict(self) -> dict[str, Any]:
-        return {"p": self.p, "rounds": self._rounds, "images": self._images, "signal": self._signal}
+        return {"p": self.p, "rounds": self._rounds, "images": self._images, "signal": float(self._signal)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.p, self._rounds, self._images, self._signal = (state[k] for k in ("p", "rounds", "images", "signal"))
 
 
-def sign_of_real(metrics: Mapping[str, Tensor]) -> float:
+def sign_of_real(metrics: Mapping[str, Tensor]) -> Tensor:
     """ADA's r_t = E sign D(x), of the shares of real pictures that D takes for real."""
-    return 2 * float(metrics["D/right_real"]) - 1
+    return 2 * metrics["D/right_real"] - 1
 
 
 @torch.no_grad()
-def beside_unseen(net: nn.Module, unseen: Tensor, world: World, metrics: Mapping[str, Tensor]) -> float:
+def beside_unseen(
+    critic: Callable[[Tensor], Any], unseen: Tensor, world: World, metrics: Mapping[str, Tensor]
+) -> Tensor:
     """ADA's r_v = (E D(x) - E D(unseen)) / (E D(x) - E D(G(z))): 1 where D takes held-back pictures for generated."""
-    score = mean(scores(net(unseen), len(unseen)), lambda s: s)
+    score = mean(scores(critic(unseen), len(unseen)), lambda s: s)
     if world.reduce is not None:  # each process augments by its own draws
         score = world.reduce([score])[0] / world.size
     real, fake = metrics["D/real"], metrics["D/fake"]
-    return float((real - score) / (real - fake)) if real != fake else 0.0
+    return torch.where(real == fake, 0.0, (real - score) / (real - fake))

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from gansmith import checkpoint, engine, schema
 from gansmith.augment import Augment, beside_unseen, sign_of_real
 from gansmith.data import ImageSet, load_sets
+from gansmith.data.addresses import is_shards
 from gansmith.data.choose import choose
 from gansmith.data.prepare import Needs
 from gansmith.data.stream import Stream
@@ -81,6 +82,8 @@ def settled(recipe: Recipe, device: torch.device, say: Say) -> Recipe:
     """
     data, around = recipe.data, recipe.engine
     if not data.img_size or not data.channels or data.validation < 0:
+        if is_shards(data.name):
+            raise UserError("shards are not looked at: give --img_size, --channels and --data.validation")
         if len(needs_of(recipe)) > 1 or "x" not in needs_of(recipe)[0]:
             raise UserError(
                 f"data.img_size, data.channels and data.validation are chosen for single pictures, and"
@@ -489,11 +492,11 @@ def _augment(recipe: Recipe, game: Game, noise: torch.Generator, world: World, s
         elif game.needs == (("x",),) and recipe.data.validation:
             (unseen,) = load_split(recipe, "validation", say=say)
             pictures = fields_of(recipe, [unseen], slice(0, recipe.batch_size), noise.device)["x"].to(critics[0].dtype)
-            overfitting = partial(beside_unseen, critics[0].net, pictures, world)
+            overfitting = partial(beside_unseen, critics[0].probe, pictures, world)
         else:
             raise UserError(
                 f"ada.target: with the objective {recipe.objective.name} no score separates real from fake, so D's"
-                " overfitting shows on held-back pictures alone: give --data.validation, at least 100"
+                " overfitting shows on held-back pictures alone: give --data.validation 100, or more"
             )
     nets = [critic.net for critic in critics]
     return Augment(nets, changes, noise, target=recipe.ada.target, kimg=recipe.ada.kimg, overfitting=overfitting)

@@ -79,12 +79,14 @@ def _fetched(repo: str, info: Any, folder: Path, api: Any, say: Callable[[str], 
         (name[:20] for name in sizes if re.fullmatch(r"checkpoints/\d{8}/state\.json", name, re.ASCII)), default=""
     )
     if not all(0 < sizes.get(f"{at}/{file}", 0) <= most for file, most in _MOST.items()):
-        raise UserError(f"{repo} holds no run as gansmith push leaves it, a checkpoint's two files, or none so small")
+        raise UserError(
+            f"{repo} holds no run as gansmith push leaves it, the two files of a checkpoint of a size that can be"
+        )
     say(f"fetching {sum(sizes[f'{at}/{file}'] for file in _MOST) / 1e6:.1f} MB of {repo} at {info.sha[:12]}")
     with new_folder(folder) as run:
         (run / at).mkdir(parents=True)
         for file in _MOST:
-            name, hub = f"{at}/{file}", run.with_name("hub")
+            name, hub = f"{at}/{file}", run.with_name(".fetched")
             path = Path(asked(repo, api.hf_hub_download, filename=name, revision=info.sha, local_dir=hub))
             if path.is_symlink() or path.resolve() != hub.resolve() / name or path.stat().st_size != sizes[name]:
                 raise UserError(f"{repo}: {name} is not the plain file that the hub says it is; nothing is kept")

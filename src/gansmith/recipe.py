@@ -429,7 +429,7 @@ def with_full_paths(resolved: Resolved) -> Resolved:
     if data.name not in data_names() and "://" not in data.name:
         name = full("data.name", data.name)
         if Path(name).is_dir() or name.endswith((".tar", ".tar}", ".txt")):  # shards, or a list of them
-            data = replace(data, name=name, attributes=full("data.attributes", data.attributes))
+            data = replace(data, name=type(data.name)(name), attributes=full("data.attributes", data.attributes))
     elif data.name in data_names() and data.name != "mnist":  # which ships in the package
         data = replace(data, root=full("data.root", data.root or os.environ.get("GANSMITH_DATA") or "data"))
     start = replace(recipe.start, run=full("start.run", recipe.start.run))

@@ -339,6 +339,8 @@ def _with_steps(world: World, recipe: Recipe, experiment: Experiment, say: Say) 
         return recipe
     state, seconds = experiment.state, 60 * recipe.minutes
     before = copy.deepcopy(state.state_dict())
+    if experiment.augment is not None:
+        experiment.augment.p = 1.0  # what ADA's may come to
     began, rounds = time.perf_counter(), 0
     with suppress(NonFinite):  # which the training itself will meet, and explain
         play(experiment, None, None, state.round + WARM_UP)

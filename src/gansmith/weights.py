@@ -1,4 +1,4 @@
-"""Weights that torchvision publishes: from a local file, or by a download that is announced; no unknown pickle."""
+"""Weights that torchvision publishes: from a local file, or by a download that is announced; as data alone."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def read(what: Published, path: Path | None, say: Callable[[str], None]) -> tupl
     except safetensors.SafetensorError as error:
         raise UserError(f"the {what.name} weights {path} are damaged: {error}") from None
     digest = hashlib.sha256(data).hexdigest()
-    if not digest.startswith(_prefix(what)):  # a pickle: so nothing but the known bytes
+    if not digest.startswith(_prefix(what)):  # so that the right file is loaded; it is read as data alone
         raise UserError(f"{path} is not {Path(what.url).name}: its sha256 begins with {digest[:8]}")
     return torch.load(io.BytesIO(data), "cpu", weights_only=True), path
 

@@ -8,8 +8,10 @@ import re
 import shutil
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from io import FileIO, RawIOBase
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -30,13 +32,20 @@ class Untrusted(str):
     """An address in a recipe that may be somebody else's: a name like any other until it is to be opened."""
 
 
+class Missing(UserError):
+    """There is no such file, and no other reason why it cannot be read."""
+
+
 def is_shards(what: str) -> bool:
     """Whether a name of data means shards: a pattern or a list of addresses, or a folder with .tar files alone."""
     if remote(what) or what.endswith((".tar", ".txt")):
         return True
     folder = Path(what).expanduser()
     try:
-        names = [entry.name.lower() for entry in os.scandir(folder) if not entry.name.startswith(".")]
+        entries = [entry for entry in os.scandir(folder) if not entry.name.startswith(".")]
+        names = [entry.name.lower() for entry in entries]
+        if any(entry.is_dir() for entry in entries):
+            return False
     except OSError:
         return False
     return any(name.endswith(".tar") for name in names) and not any(name.endswith(EXTENSIONS) for name in names)
@@ -59,15 +68,15 @@ def addresses(what: str) -> list[str]:
         found = sorted(str(file) for file in path.iterdir() if file.name.lower().endswith(".tar"))
     elif not remote(what) and what.endswith(".txt"):
         patterns = [line if remote(line) else str(path.parent / line) for line in _lines(path)]
-        found = [address for pattern in patterns for address in _expanded(pattern)]
+        found = [*islice((address for pattern in patterns for address in _expanded(pattern)), MOST + 1)]
     else:
-        found = list(_expanded(what if remote(what) else str(path)))
+        found = [*islice(_expanded(what if remote(what) else str(path)), MOST + 1)]
     if not found:
         raise UserError(f"no shards at {what}: there is no file of that name that ends in .tar")
     if len(found) > MOST:
-        raise UserError(f"{what} names {len(found):,} shards; it may name {MOST:,}")
-    if twice := {address for address in found if found.count(address) > 1} if len({*found}) < len(found) else set():
-        raise UserError(f"{what} names {min(twice)} twice")
+        raise UserError(f"{what} names more than {MOST:,} shards")
+    if twice := [address for address, n in Counter(found).items() if n > 1]:
+        raise UserError(f"{what} names {twice[0]} twice")
     return found
 
 
@@ -87,12 +96,15 @@ def _expanded(pattern: str) -> Iterator[str]:
     if not pattern.endswith((".tar", ".tar}")):
         raise UserError(f"{pattern}: a shard must end in .tar; what is compressed as a whole cannot be read in places")
     for one in _braces(pattern):
+        if remote(one) != remote(pattern) or "::" in one:
+            raise UserError(f"{pattern}: braces may not make up an address; it must be written out up to its path")
         if not any(c in one for c in "*?["):
             yield one
         elif remote(one):
             files, path = _open_system(one)
             scheme = one.partition("://")[0]
-            yield from (f"{scheme}://{str(name).lstrip('/')}" for name in sorted(files.glob(path)))
+            names = map(str, sorted(files.glob(path)))
+            yield from (name if remote(name) else f"{scheme}://{name.lstrip('/')}" for name in names)
         else:
             yield from sorted(glob.glob(one))
 
@@ -133,7 +145,7 @@ def tried(read: Callable[[], T], address: str) -> T:
         try:
             return read()
         except FileNotFoundError:
-            raise UserError(f"the shard {address} is missing") from None
+            raise Missing(f"the shard {address} is missing") from None
         except Exception as error:  # each store raises its own
             if isinstance(error, UserError):
                 raise

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gansmith.data import pictures
-from gansmith.data.addresses import addresses, opened, remote, stamp
+from gansmith.data.addresses import Missing, addresses, opened, remote, stamp
 from gansmith.data.attributes import NO, YES
 from gansmith.data.cache import CHECKED_BYTES, Broken, entry_path
 from gansmith.data.folder import ignored, printable
@@ -252,7 +252,7 @@ def read_index(folder: str) -> Index | None:
     there = f"{folder}/{INDEX}"
     try:
         stamp(there)
-    except UserError:
+    except Missing:
         return None
     try:
         with contextlib.closing(opened(there)) as file:
@@ -301,7 +301,10 @@ def load_shards(what: str, wanted: Wanted) -> ImageSet:
     for name, why in [*bad.items()][:10]:
         wanted.say(f"left out the shard {name}: {why}")
     tell(what, len(rows) + about["n_broken"], [Broken(*b) for b in about["broken"]], about["n_broken"], 0, wanted)
-    good = [name not in bad for name, *_ in about["shards"]]
+    asked = {*found, *(address.rpartition("/")[2] for address in found)}
+    good = [name in asked and name not in bad for name, *_ in about["shards"]]
+    if not any(good):
+        raise UserError(f"no shard of {what} can be used")
     if not all(good):
         rows = rows[np.repeat(good, [n for _, _, n, _ in about["shards"]])]
     used = [facts for facts, is_good in zip(about["shards"], good, strict=True) if is_good]
@@ -340,9 +343,9 @@ def _index(what: str, found: Sequence[str], wanted: Wanted) -> tuple[Index, dict
     folders = {address.rpartition("/")[0] or "." for address in found}
     names = [address.rpartition("/")[2] for address in found]
     index = read_index(*folders) if len(folders) == 1 else None
-    beside = index is not None and [name for name, *_ in index.about["shards"]] == names
+    beside = index is not None and {*names} <= {name for name, *_ in (*index.about["shards"], *index.about["bad"])}
     if index is not None and beside and remote(found[0]):
-        return index, {}
+        return index, {name: why for name, why in index.about["bad"] if name in names}
     with ThreadPoolExecutor(wanted.n_cpu) as pool:
         stamps = list(pool.map(_stamp, found))
     if index is None or not beside:
@@ -355,12 +358,12 @@ def _index(what: str, found: Sequence[str], wanted: Wanted) -> tuple[Index, dict
                 write_index(path, index)
             except OSError as error:
                 wanted.say(f"the index cannot be kept in {path}: {error.strerror}")
-    bad: dict[str, str] = dict(index.about["bad"])
+    bad = {name: why for name, why in index.about["bad"] if name in names}
     sizes = {name: n_bytes for name, n_bytes, _, _ in index.about["shards"]}
     for name, now in zip(names, stamps, strict=True):
         if isinstance(now, str):
             bad[name] = now
-        elif now[0] != sizes.get(name, now[0]):
+        elif now[0] and now[0] != sizes.get(name, now[0]):  # some servers do not tell
             bad[name] = f"it has {now[0]:,} bytes, and when it was indexed it had {sizes[name]:,}"
     return index, bad
 

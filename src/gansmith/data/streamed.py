@@ -326,7 +326,8 @@ class Streamed:
 
     def where(self, at: Any) -> Labels:
         """The rows of the whole set behind some of this column's."""
-        rows = np.arange(*at.indices(len(self))) if isinstance(at, slice) else np.asarray(at, np.int64)
+        rows = np.arange(*at.indices(len(self))) if isinstance(at, slice) else np.asarray(at)
+        rows = (np.flatnonzero(rows) if rows.dtype == bool else rows).astype(np.int64)
         if len(rows) and not -len(self) <= rows.min() <= rows.max() < len(self):
             raise IndexError(f"row {rows.max()} of {len(self)}")
         rows = np.where(rows < 0, rows + len(self), rows)

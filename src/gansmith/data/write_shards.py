@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import shutil
 import tarfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +23,7 @@ from gansmith.data.prepare import Needs, Source, Wanted, array_source, progress,
 from gansmith.data.shards import Index, make_index, write_index
 from gansmith.data.streamed import permutation
 from gansmith.errors import UserError
+from gansmith.run.atomic import new_folder
 
 Members = list[tuple[str, bytes]]
 
@@ -57,14 +57,10 @@ def write_shards(
     With `pairs` those of equal names in two folders a and b are one sample. All are mixed once and for all, so that
     each shard holds some of every class. Broken ones are left out.
     """
-    if out.exists():
-        raise UserError(f"{out} exists; give another folder")
     wanted = _wanted(size, channels, n_cpu, say)
     source = _source(what, wanted, pairs)
     broken = list(source.broken)
-    part = out.with_name(f"{out.name}.part")
-    try:
-        part.mkdir(parents=True)
+    with new_folder(out) as part:
         order = permutation(source.count, "gansmith shards")
         pool = ThreadPoolExecutor(n_cpu)
         with pool, progress(f"writing {source.count} pictures to {out}", source.count, wanted) as step:
@@ -84,9 +80,6 @@ def write_shards(
         if index.about["classes"]:
             index.about["classes"] = [*source.classes]
         write_index(part, index)
-        part.rename(out)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
     return index
 
 

@@ -135,7 +135,8 @@ def mobilenet(weights: Path | None = None, device: str | torch.device = "cpu", s
     model.eval().to(device)
     digest = hashlib.sha256()
     for name, tensor in sorted(own.items()):  # of the tensors: the same in either format
-        digest.update(f"{name} {tuple(tensor.shape)} ".encode() + tensor.contiguous().numpy().tobytes())
+        digest.update(f"{name} {tuple(tensor.shape)} ".encode())
+        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     mean, std = (torch.tensor(of, device=device).view(3, 1, 1) for of in (MEAN, STD))
 
     def net(x: Tensor) -> Outputs:
