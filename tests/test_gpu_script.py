@@ -174,6 +174,7 @@ def test_a_batch_no_longer_pays_without_memory_or_more_images_a_second(
 
 
 @pytest.mark.slow  # every part in processes of its own
+@pytest.mark.large
 def test_the_whole_script_runs_without_a_card(tmp_path: Path) -> None:
     began = time.monotonic()
     done = run(SCRIPTS / "gpu.py", "--device", "cpu", "--tiny", "--out", "out", cwd=tmp_path)
