@@ -119,6 +119,7 @@ def test_modes_makes_a_table_and_trains_nothing_twice(ran: Ran, tmp_path: Path) 
     assert len(trained.splitlines()) == 4 and (tmp_path / "modes.jsonl").read_bytes() == trained
 
 
+@pytest.mark.slow
 def test_spin_prints_each_setting_alone_and_beside_other_work(ran: Ran, monkeypatch: pytest.MonkeyPatch) -> None:
     others = SimpleNamespace(start=lambda: None, terminate=lambda: None)
     monkeypatch.setattr(multiprocessing, "Process", lambda **_: others)
@@ -135,6 +136,7 @@ def test_allocator_prints_speeds_and_page_faults_of_both(ran: Ran) -> None:
     assert all(ratio == about(speed / found[0][1]) for _, speed, _, _, ratio, *_ in found)
 
 
+@pytest.mark.slow
 def test_dcgan_prints_ratios_that_fit_its_times(ran: Ran) -> None:
     head, *rows, flags, on = ran("dcgan", "--repeats", 1, "--rounds", 1, "--device", "cpu")
     assert "ms a round" in head and "times the script" in head and "--img_size 32" in flags and "threads 1" in on

@@ -312,6 +312,7 @@ def test_scores_of_other_protocols_are_refused(done: Comparison, go: Compare, ag
         go(again, say=silent)
 
 
+@pytest.mark.slow
 def test_processes_side_by_side_find_what_one_finds(done: Comparison, go: Compare, again: Path) -> None:
     shutil.rmtree(again / "gan-gan-1")
     (again / "gan-hinge-0" / "compare.jsonl").write_text("no receipts")

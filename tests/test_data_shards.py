@@ -503,6 +503,7 @@ def test_the_command_writes_shards_and_a_training_on_them_goes_on(tmp_path: Path
 
 
 @pytest.mark.slow
+@pytest.mark.large
 def test_a_training_that_is_killed_goes_on_to_the_same_bits(tmp_path: Path, shards: Path, command: Any) -> None:
     words = [
         "--data",

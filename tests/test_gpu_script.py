@@ -110,6 +110,8 @@ def test_every_recipe_is_tried_and_every_game_verified_on_data_that_ship(gpu: An
 
 
 @pytest.mark.parametrize("part", ["card", "dry", "verify", "rounds", "bench", "switches", "batch"])
+@pytest.mark.slow
+@pytest.mark.large
 def test_a_part_measures_each_of_its_items(part: str, gpu: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     one = gpu.PARTS[part]
     setting, items = gpu.Setting("cpu", tiny=True), one.items(True)

@@ -177,6 +177,7 @@ def test_onnxruntime_makes_the_same_of_any_rows_and_sizes(runs: Runs, tmp_path: 
     assert made.shape == expected.shape and np.abs(made - expected.numpy()).max() < 1e-5
 
 
+@pytest.mark.slow
 def test_onnx_keeps_dropout_which_its_runtime_draws_when_asked(runs: Runs, tmp_path: Path) -> None:
     runtime = pytest.importorskip("onnxruntime")
     folder = gansmith.export(runs("pix2pix"), format="onnx", out=tmp_path / "out", say=quiet)
