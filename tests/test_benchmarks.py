@@ -270,6 +270,7 @@ def test_scaling_times_the_rounds_of_a_training(
 
 @pytest.mark.slow  # six cases, two of them with two processes
 @pytest.mark.skipif(sys.platform == "win32", reason="torchrun with gloo is for Linux and macOS")
+@pytest.mark.large
 def test_scaling_prints_efficiency_and_shares_that_fit_its_speeds_and_times() -> None:
     words = ["--repeats", "1", "--rounds", "2", "--device", "cpu"]
     command, env = [sys.executable, str(SCRIPTS / "scaling.py"), *words], {**os.environ, "OMP_NUM_THREADS": "1"}

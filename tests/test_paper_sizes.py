@@ -102,7 +102,7 @@ SIZES: dict[str, tuple[str, dict[str, Any], float]] = {  # layout of the data, f
         53.2e6,
     ),
 }
-IN_CI = ("pix2pix", "stargan")
+IN_CI = ("pix2pix",)
 PARTS = {
     "pictures": ("",),
     "pairs": ("",),
