@@ -353,7 +353,7 @@ def start_digest(recipe: Recipe, say: Say) -> str | None:
 def _start(recipe: Recipe, networks: Mapping[str, nn.Module], frozen: Collection[str], say: Say) -> None:
     """Give networks the weights that the recipe asks for: of one run for all players, or of a run for each.
 
-    What is frozen gets its own at a resume, too, for they are in no checkpoint.
+    Frozen networks get theirs at a resume, too: no checkpoint holds them.
     """
     players = networks.keys() - frozen
     run = Path(recipe.start.run) if recipe.start.run is not None and players else None

@@ -68,7 +68,7 @@ class Sample:
     wrong: str | None = None
 
     def add(self, part: str, member: tarfile.TarInfo, file: RawIOBase) -> None:
-        """ValueError, or whatever Pillow raises, for a member that is not what its name says."""
+        """Take a member in. ValueError, or whatever Pillow raises, where it is not what its name says."""
         if member.name.startswith("/") or ".." in PurePosixPath(member.name).parts:
             raise ValueError("its name leads out of the shard")
         if not member.isreg() or member.issparse():
