@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rounds import Bench, seconds_of
 from torch import Tensor, nn
 
 from gansmith import plan
-from gansmith.bench.step import Bench, seconds_of
 from gansmith.data import load_sets
 from gansmith.engine import choose_device
 from gansmith.errors import UserError

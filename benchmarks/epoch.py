@@ -43,8 +43,7 @@ def ours(device: str, steps: int) -> float:
 def floor(device: str, steps: int) -> float:
     """Each layer's products: output, weight gradient, input gradient; D on real and on fake images, G once."""
     import torch
-
-    from gansmith.bench.step import seconds_of
+    from rounds import seconds_of
 
     calls = []
     for widths, passes in ((G, 1), (D, 2)):

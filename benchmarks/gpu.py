@@ -121,8 +121,8 @@ def all_recipes(tiny: bool) -> list[str]:
 def card(item: str, setting: Setting) -> Row:
     """Versions, or the speed of a large matrix product or copy."""
     import torch
+    from rounds import seconds_of
 
-    from gansmith.bench.step import seconds_of
     from gansmith.cuda_math import cuda_math
 
     device = torch.device(setting.device)
@@ -245,9 +245,10 @@ def against_the_post(rows: list[Row]) -> list[str]:
 
 
 def parts_of_a_round(item: str, setting: Setting) -> Row:
-    """What `gansmith bench step` finds, as a page, too."""
+    """What `benchmarks/rounds.py` finds, as a page, too."""
+    from rounds import profile, table
+
     from gansmith import plan
-    from gansmith.bench.step import profile, table
 
     resolved = plan(item, flags=setting.flags(item))
     found = profile(resolved, setting.device, seconds=0.1 if setting.tiny else 5, say=print)
@@ -326,9 +327,9 @@ def largest_batch(item: str, setting: Setting) -> Row:
 def bench(recipe: str, setting: Setting, **more: Any) -> Iterator[Any]:
     """A recipe that is played on and on, without pictures, checkpoints and scores."""
     import torch
+    from rounds import Bench
 
     from gansmith import plan
-    from gansmith.bench.step import Bench
     from gansmith.training import alone
 
     made, device = plan(recipe, flags={**setting.flags(recipe), **more}).recipe, torch.device(setting.device)
@@ -378,7 +379,7 @@ PARTS: dict[str, Part] = {
     "epoch": Part("`benchmarks/epoch.py`.", 50, 30, epochs, one_epoch, against_the_post),
     "rounds": Part("200 rounds of every recipe.", 100, 25, all_recipes, rounds),
     "bench": Part(
-        "`gansmith bench step`; shares of a large product and of a large copy.",
+        "`benchmarks/rounds.py`; shares of a large product and of a large copy.",
         *(40, 25),
         lambda tiny: ["gan"] if tiny else ["gan", "fast_mnist", "wgan_gp"],
         parts_of_a_round,

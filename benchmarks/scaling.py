@@ -42,9 +42,9 @@ def worker(recipe_name: str, kind: str, rounds: int, device: str) -> None:
 
     import numpy as np
     import torch
+    from rounds import seconds_of
 
     from gansmith import plan
-    from gansmith.bench.step import seconds_of
     from gansmith.build import build
     from gansmith.data import ImageSet
     from gansmith.distributed import joined

@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rounds import Bench
 
 from gansmith import plan
-from gansmith.bench.step import Bench
 from gansmith.cuda_math import cuda_math
 from gansmith.engine import choose_device
 from gansmith.errors import UserError

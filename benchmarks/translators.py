@@ -30,8 +30,9 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).parent))  # where the networks below are found by their names
 
+from rounds import Bench, seconds_of
+
 from gansmith import plan
-from gansmith.bench.step import Bench, seconds_of
 from gansmith.engine import choose_device
 from gansmith.errors import UserError
 from gansmith.networks.blocks import UpConv

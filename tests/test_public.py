@@ -93,7 +93,7 @@ def test_it_answers_in_four_tenths_of_a_second_without_anything_heavy(args: list
 FLOORS: list[set[str]] = [
     {"__main__"},
     {"cli"},
-    {"papers.reproduction", "bench", "compare", "exactness", "translation"},
+    {"papers.reproduction", "compare", "exactness", "translation"},
     {"comparison"},
     {"series"},
     {"training"},

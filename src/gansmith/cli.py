@@ -674,37 +674,6 @@ def shards(what: str, out: Text, img_size: Text, channels: int | None, **options
     click.echo(f"{count:,} samples in {n:,} shards; train on them: --data {shlex.quote(out or what)}")
 
 
-@main.group(short_help="Measure on this machine: the parts of a round.")
-def bench() -> None:
-    """Measure on this machine, with this recipe, now."""
-
-
-@bench.command("step", context_settings=_FREE_WORDS, short_help="Where the time of a round goes.")
-@_RECIPE
-@_DATA
-@_JSON
-@_DEVICE
-@_TRUST
-def bench_step(words: tuple[str, ...], data: Text, as_json: bool, device: str) -> None:
-    """Time the parts of RECIPE's rounds, and compare a round with what this device could do at most.
-
-    Any key of a recipe is a flag: --batch_size 256. Nothing is kept.
-    """
-    what, flags = recipe_words("gan", words, {"data": data})
-    from gansmith.recipe import plan
-
-    resolved = plan(what, flags=flags)  # before torch is imported: a wrong key is answered at once
-    from gansmith import strict_json
-    from gansmith.bench.step import profile, table
-
-    with redirect_stdout(sys.stderr):
-        found = profile(resolved, device, say=_note)
-    if as_json:
-        click.echo(strict_json.dumps(found, indent=1))
-    else:
-        table(found).show()
-
-
 @main.command(context_settings=_FREE_WORDS, short_help="Check that a resumed run is the same run, bit for bit.")
 @_RECIPE
 @_DATA

@@ -1,17 +1,23 @@
-"""Where the time of a round goes, whatever the game, and how near it comes to the device's ceilings: `bench step`.
+"""Where the time of a round goes, whatever the game, and how near it comes to the device's ceilings.
 
-The loop is the real one, with its record in a folder that is thrown away. What the rounds of every game pass through
-is timed for the length of a measurement, so that no game, player or network holds a timer.
+    python benchmarks/rounds.py gan
+    python benchmarks/rounds.py wgan_gp --batch_size 256 --device cuda --json
+
+Any key of a recipe is a flag, and nothing is kept. The loop is the real one, with its record in a folder that is
+thrown away. What the rounds of every game pass through is timed for the length of a measurement, so that no game,
+player or network holds a timer.
 """
 
 from __future__ import annotations
 
+import argparse
 import math
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,15 +29,16 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-from gansmith import players
+from gansmith import players, strict_json
 from gansmith.batch import Batch
 from gansmith.build import Experiment, build, settled
+from gansmith.cli import recipe_words
 from gansmith.data.stream import Stream
 from gansmith.engine import choose_device
 from gansmith.errors import UserError
 from gansmith.penalties import PenaltySum
 from gansmith.players import Player
-from gansmith.recipe import Recipe, Resolved
+from gansmith.recipe import Recipe, Resolved, plan
 from gansmith.run.folder import environment
 from gansmith.run.live import Live
 from gansmith.run.log import RunLog
@@ -248,3 +255,26 @@ def table(found: Mapping[str, Any]) -> Table:
     on = "on " + ", ".join(f"{key} {value}" for key, value in found["hardware"].items() if value is not None)
     above = f"{found['recipe']}, batches of {found['batch_size']}: {found['images_per_second']:,.0f} images/s"
     return Table(["", "ms", "share", "lowest", "highest"], rows, above=[above], below=[*below, on])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, usage=argparse.SUPPRESS
+    )
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    options, words = parser.parse_known_args()
+    try:
+        with redirect_stdout(sys.stderr):
+            what, flags = recipe_words("gan", tuple(words), {})
+            found = profile(plan(what, flags=flags), options.device)
+    except UserError as error:
+        parser.error(str(error))
+    if options.json:
+        print(strict_json.dumps(found, indent=1))
+    else:
+        table(found).show()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,6 +1,7 @@
 """The parts of a round: they add up to it, timing them changes nothing, and operations are those counted by hand."""
 
 import json
+import sys
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -8,13 +9,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import rounds
 import torch
-from click.testing import CliRunner
+from rounds import OTHER, Bench, Recorder, profile, recorded, table, timed
 
 from gansmith.batch import Batch
-from gansmith.bench import step
-from gansmith.bench.step import OTHER, Bench, Recorder, profile, recorded, table, timed
-from gansmith.cli import main
 from gansmith.errors import UserError
 from gansmith.games.game import SAMPLE, Game, Metrics
 from gansmith.players import Moved, Player, move
@@ -77,7 +76,7 @@ def test_the_parts_of_a_game_that_nobody_knows(make: Make, monkeypatch: pytest.M
     G, D = bench.experiment.game.players
     D.net.register_forward_hook(lambda *_: took(16))
     G.optimizer.register_step_post_hook(lambda *_: took(32))
-    monkeypatch.setattr(step, "time", clock)
+    monkeypatch.setattr(rounds, "time", clock)
     began = clock.now
     with timed(bench.experiment, CPU) as seconds:
         bench.play(3)
@@ -156,14 +155,17 @@ def test_a_profile_fits_together_and_is_json_and_a_page(
         assert word in page, page
 
 
-def test_the_command_takes_keys_of_a_recipe_and_prints_json_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_takes_keys_of_a_recipe_and_prints_json_alone(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     def instead(resolved: Any, device: str, **_: Any) -> dict[str, Any]:
         print("a network of one's own may print")
         return {"found": [resolved.label, resolved.recipe.batch_size, device]}
 
-    monkeypatch.setattr(step, "profile", instead)
-    done = CliRunner().invoke(main, ["bench", "step", "wgan_gp", "--batch_size", "32", "--device", "cpu", "--json"])
-    assert done.exit_code == 0 and json.loads(done.stdout) == {"found": ["wgan_gp", 32, "cpu"]}
+    monkeypatch.setattr(rounds, "profile", instead)
+    monkeypatch.setattr(sys, "argv", ["rounds.py", "wgan_gp", "--batch_size", "32", "--device", "cpu", "--json"])
+    rounds.main()
+    assert json.loads(capsys.readouterr().out) == {"found": ["wgan_gp", 32, "cpu"]}
 
 
 def test_a_run_is_no_recipe(tmp_path: Path) -> None:
