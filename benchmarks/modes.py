@@ -30,7 +30,7 @@ COLUMNS = {"covered": 1, "good": 2, "seconds": 0}
 
 def trained(data: str, objective: str, seed: int, steps: int, device: str) -> dict[str, Any]:
     """Modes covered, good share and seconds of one training."""
-    flags = {"objective": objective, "seed": seed, "sample_interval": steps, "schedules.0.over": steps}
+    flags = {"objective": objective, "seed": seed, "sample_interval": steps}
     flags |= PENALTY if OBJECTIVES[objective].lipschitz else {}
     with tempfile.TemporaryDirectory() as folder:
         began = time.process_time()

@@ -41,7 +41,7 @@ class Item:
 
 
 ITEMS: dict[str, Item] = {
-    "fast_mnist": Item(4690),
+    "fast_mnist": Item(9375),
     "gan": Item(
         10_000,
         note="A collapse: three or four kinds of picture, speckled. It is the method, not the budget: the networks of"

@@ -230,7 +230,8 @@ class Ear:
 
 
 def rounds(experiment: Experiment, n: int) -> list[Metrics]:
-    """What is logged of n more rounds of THE loop."""
+    """What is logged of n more rounds of THE loop, of a training of 1,000."""
+    experiment.total = experiment.total or 1000
     ear: Any = Ear(experiment)
     live: Any = SimpleNamespace(due=lambda: False)
     play(experiment, ear, live, experiment.state.round + n)

@@ -1,10 +1,13 @@
 """The command line: what each verb does, and that everything wrong is one line that says what would be right."""
 
 import contextlib
+import json
 import re
+import shutil
 import signal
 import sys
 from collections.abc import Callable
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,8 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 import gansmith
@@ -139,7 +144,9 @@ def test_a_dry_run_prints_every_value_with_its_origin_and_makes_nothing(cli: Gan
     Path("own.yaml").write_text("batch_size: 32\nsteps: 9\n", encoding="utf-8")
     code, out, err = cli("train", "own.yaml", "--lr", "1e-3", "--n_epochs", 4, "--dry-run", "--out", "run")
     assert (code, err) == (0, "")
-    rows = dict(re.match(r"(\S+) +.*# (.+)$", line).groups() for line in out.splitlines())
+    *lines, g, d = out.splitlines()
+    assert (g, d) == ("# G has 1,510,032 parameters", "# D has 533,505 parameters")
+    rows = dict(re.match(r"(\S+) +.*# (.+)$", line).groups() for line in lines)
     assert rows["batch_size"] == "own.yaml" and rows["optimizers.G.lr"] == "flag" and rows["seed"] == "default"
     assert set(rows) == {key for key, _, _ in plan("gan").lines()}
     assert re.search(r"^steps +null ", out, re.M)  # the length that is typed counts
@@ -179,6 +186,9 @@ def test_help_shows_the_posts_options_with_its_defaults(cli: Gansmith) -> None:
         (["recipes", "show", "gna"], ["'gna'", "did you mean gan?"]),
         (["recipes", "cp", "gan", "x.txt"], ["x.txt", ".yaml"]),
         (["verify", "--steps", "0"], ["--steps"]),
+        (["train", "acgan", "--img_size", "30", "--steps", "1"], ["multiples of 4"]),
+        (["train", "--img_size", "20000", "--dry-run"], ["too large for this cpu: G 410,", " GB are free"]),
+        (["train", "--evaluation.best", "fd", "--dry-run"], ["evaluation.every", "is 0"]),
     ],
     ids=" ".join,
 )
@@ -187,6 +197,24 @@ def test_what_is_wrong_is_one_line(args: list[str], parts: list[str], refused: A
     for part in parts:
         assert part in line, line
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_misspelt_is_suggested(refused: Any) -> None:
+    Path("runs/gan-mnist-001").mkdir(parents=True)
+    Path("runs/gan-mnist-001/recipe.yaml").write_text("seed: 0\n")
+    assert refused("sample", "runs/gan-mnist-01").endswith("; did you mean runs/gan-mnist-001?")
+    assert refused("train", "--data", "./rusn", "--steps", "1").endswith("; did you mean runs?")
+
+
+def test_networks_that_do_not_fit_are_one_line_and_leave_nothing(cli: Gansmith, tiny: Any, tmp_path: Path) -> None:
+    code, out, err = cli("train", *tiny[:4], "--networks.G", "mlp_discriminator", "--img_size", 8, "--quiet")
+    assert (code, out) == (2, "") and "these networks do not fit this game and its pictures: G mlp_discriminator" in err
+    assert "Traceback" not in err and not [*tmp_path.rglob("recipe.yaml")]
+
+
+def test_a_training_of_few_rounds_says_so(cli: Gansmith, tiny: Any) -> None:
+    code, out, err = cli("train", *tiny, "--n_epochs", 1)
+    assert code == 0 and "1 epochs are 8 rounds here, too few for pictures to show much: give --steps" in out + err
 
 
 def test_a_card_that_is_not_there_is_one_line(refused: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -429,7 +457,7 @@ def test_without_labels_there_is_no_conditional_training_and_no_label(
     refused: Any, tiny: Any, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert "this generator has no labels" in refused("sample", trained, "--label", "7", *CPU)
-    monkeypatch.setattr("gansmith.build.build_network", lambda *args, **options: pytest.fail("a network is built"))
+    monkeypatch.setattr("gansmith.build._player", lambda *args, **options: pytest.fail("a player is built"))
     said = refused("train", "cgan", *tiny[:8], "--steps", 1)
     assert "labels" in said and "subfolder per class" in said, said
     assert list(tmp_path.iterdir()) == []
@@ -578,3 +606,46 @@ def test_the_console_script_is_the_same_function() -> None:
 
     found = [entry for entry in entry_points(group="console_scripts") if entry.name == "gansmith"]
     assert all(script.load() is main for script in found)  # none where gansmith is importable and not installed
+
+
+# ---- a run that is not as it was written --------------------------------------------------------------------------
+
+ODD = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=5), st.just([]), st.just({}), st.just([{}]),
+    st.sampled_from(["/dev/zero", "../..", "~nosuchuser", "os:system", "1e400", 10**30, -1]),
+)  # fmt: skip
+
+
+def _leaves(tree: Any, at: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    parts = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ()
+    return [at] * bool(at) + [place for key, part in parts for place in _leaves(part, (*at, key))]
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_a_run_of_any_content_is_used_or_refused_in_one_line(
+    data: st.DataObject, cli: Gansmith, trained: Path, tmp_path: Path
+) -> None:
+    """What is broken in a checkpoint's own digest is passed over; so that is made to hold, as a stranger's would."""
+    run = tmp_path / "copy"
+    shutil.rmtree(run, ignore_errors=True)
+    shutil.copytree(trained, run)
+    states = sorted(run.glob("checkpoints/*/state.json"))
+    path = data.draw(st.sampled_from([run / "recipe.yaml", run / "metrics.jsonl", *states]))
+    text = path.read_text(encoding="utf-8")
+    if data.draw(st.booleans()) or path.suffix == ".jsonl":
+        start = data.draw(st.integers(0, len(text)))
+        path.write_text(text[:start] + data.draw(st.text(max_size=3)), encoding="utf-8", errors="surrogateescape")
+    else:
+        tree = yaml.safe_load(text)
+        *above, last = data.draw(st.sampled_from(_leaves(tree)))
+        reduce(lambda node, key: node[key], above, tree)[last] = data.draw(ODD)
+        if path in states:
+            tree.pop("digest", None)
+            tree = {"digest": checkpoint._digest(tree), **tree}
+        path.write_text(json.dumps(tree), encoding="utf-8")
+    verb = data.draw(st.sampled_from(["sample", "train"]))
+    words = ("--seeds", "0", "--out", tmp_path / "x.png") if verb == "sample" else ("--steps", 7, "--quiet")
+    code, _, err = cli(verb, run, *words, *CPU)
+    assert code == 0 or (code in (1, 2) and err.splitlines()[-1].startswith("gansmith: error: ")), (code, err)
+    assert "Traceback" not in err

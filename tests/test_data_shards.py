@@ -28,6 +28,7 @@ from gansmith.data.stream import Stream
 from gansmith.data.streamed import Layout, Order
 from gansmith.data.write_shards import index_shards, write_shards
 from gansmith.errors import UserError
+from gansmith.evaluation.evaluator import choose_reference
 from gansmith.recipe import plan, with_full_paths
 
 LABELLED, PLAIN, PAIRS = (("x", "y"),), (("x",),), (("a", "b"),)
@@ -222,8 +223,8 @@ def test_pairs_and_attributes_go_into_shards_and_come_out(tmp_path: Path) -> Non
         str(tmp_path / "p"), size=(4, 4), channels=1, needs=PAIRS, direction="b2a", say=lambda _: None
     )
     assert (turned.columns["a"][0] == pairs.columns["b"][0]).all()
-    one = [(f"{i}.{e}", d) for i in range(3) for e, d in (("png", png(i)), ("json", b'{"hat": %d, "n": 7}' % (i % 2)))]
-    tar(tmp_path / "j" / "0.tar", one)
+    texts = [b'{"hat": 0, "n": 7}', b'{"hat": 1, "n": 7, "bag": 1}', b'{"hat": 0, "n": 7}']
+    tar(tmp_path / "j" / "0.tar", [(f"{i}.{e}", d) for i in range(3) for e, d in (("png", png(i)), ("json", texts[i]))])
     told = load(tmp_path / "j", (("x", "bits"),))
     assert told.classes == ("hat",) and told.columns["bits"][:].tolist() == [[0.0], [1.0], [0.0]]
     with pytest.raises(UserError, match="holds single pictures with attributes, not pairs|holds single pictures"):
@@ -260,6 +261,18 @@ def test_held_back_pictures_are_the_same_in_other_shards_and_never_trained_on(sh
     assert sorted(np.asarray(again.labels).tolist()) == chosen
     with pytest.raises(UserError, match="has no test split"):
         load(shards, split="test")
+
+
+def test_a_test_split_is_a_folder_beside_the_one_that_is_trained_on(tmp_path: Path) -> None:
+    for name, counts in (("train", (3, 2)), ("test", (4,))):
+        numbered(tmp_path / "set" / name, counts)
+    assert [len(load(tmp_path / "set", split=split)) for split in ("train", "test")] == [5, 4]
+    recipe = plan("gan", flags={"data": str(tmp_path / "set"), "img_size": 4}).recipe
+    assert choose_reference(recipe, say=pytest.fail) == "test"
+    shutil.rmtree(tmp_path / "set" / "test")
+    with pytest.raises(UserError, match="has no test split: shards have one as a folder test beside"):
+        load(tmp_path / "set", split="test")
+    assert choose_reference(recipe, say=lambda _: None) == "train"
 
 
 def test_a_game_that_sees_few_labels_sees_those_of_a_fixed_choice(tmp_path: Path) -> None:

@@ -230,7 +230,7 @@ def test_a_run_resumed_by_as_many_is_the_run_and_by_fewer_it_goes_on(
     name: str, both: Both, new: New, tmp_path: Path
 ) -> None:
     """With what each rank has of its own: statistics of BatchNorm, dropout, pools of past fakes."""
-    own = {"game.pool": 4} if name == "cyclegan" else {}
+    own = {"game.pool": 4, "schedules": []} if name == "cyclegan" else {}
     more = {"ema.halflife_kimg": 0.05, "log_interval": 2, "checkpoint.interval": 4, "checkpoint.keep_every": 5}
     options = new(name, **more, **own)
     once, twice = tmp_path / "once", tmp_path / "twice"

@@ -24,7 +24,7 @@ Data = Callable[[str], str]
 PASSES = {
     "gan": {"G": 1},
     "wgan_gp": {"G": 1},
-    "fast_mnist": {"G": 1, "D": 2},
+    "lsgan": {"G": 1, "D": 2},
     "ebgan": {"G": 1},
     "infogan": {"G": 2, "D": 3},
 }

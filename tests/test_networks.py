@@ -28,7 +28,7 @@ SMALL: dict[str, dict[str, Any]] = {
     **dict.fromkeys(("infogan_generator", "infogan_discriminator"), {"width": 4}),
     **dict.fromkeys(("cgan_conv_generator", "cgan_conv_discriminator"), {"width": 4}),
     "ebgan_autoencoder": {"width": 4, "code": 6},
-    **dict.fromkeys(("acgan_discriminator", "sgan_discriminator"), {"width": 4}),
+    **dict.fromkeys(("acgan_discriminator", "sgan_discriminator", "small_critic"), {"width": 4}),
     "cluster_gan_encoder": {"width": 4, "categories": 2},
     **{"began_autoencoder": {"width": 4, "code": 6}, "unet": {"width": 4, "dropout": 0.0}},
     **{"cgan_generator": {"widths": (16, 17, 18)}, "cgan_discriminator": {"units": (8, 9, 10)}},
@@ -60,7 +60,9 @@ ROWS = [row for row in NETWORKS if row not in CODES]
 ONLY_32 = {"gan2014_conv_generator", "gan2014_conv_discriminator"}
 # What comes out, where it is not the picture of a generator, a translator or an auto-encoder.
 GIVES = {
-    **dict.fromkeys(("mlp_discriminator", "conv_discriminator", "cgan_discriminator", "aae_critic"), "scores"),
+    **dict.fromkeys(
+        ("mlp_discriminator", "conv_discriminator", "cgan_discriminator", "aae_critic", "small_critic"), "scores"
+    ),
     **dict.fromkeys(("dcgan_discriminator", "dropout_critic", "sn_critic", "projection_critic"), "scores"),
     **dict.fromkeys(
         ("r3gan_critic", "cgan_conv_discriminator", "gan2014_discriminator", "gan2014_conv_discriminator"), "scores"
@@ -181,6 +183,7 @@ SIZES: list[tuple[str, int, Shape, Mapping[str, Any], int]] = [
     ("line_generator", 1, (1, 1, 1), {}, linear(1, 1) + linear(1, 64) + linear(64, 64) + linear(64, 1)),
     *(("cgan_generator", 100, MNIST, {}, CGAN_G), ("cgan_discriminator", 0, MNIST, {}, CGAN_D)),
     ("cgan_conv_generator", 64, MNIST, {"width": 16}, CGAN_CONV_G),
+    ("small_critic", 0, MNIST, {}, conv(1, 16, 4) + normed(16, 32, 4) + HIDDEN + linear(256, 1)),
     ("acgan_discriminator", 0, MNIST, {"width": 16}, conv(1, 16, 4) + normed(16, 32, 4) + HIDDEN + linear(256, 11)),
     ("sgan_discriminator", 0, MNIST, {"width": 16}, conv(1, 16, 4) + normed(16, 32, 4) + HIDDEN + linear(256, 11)),
     ("cluster_gan_encoder", 40, MNIST, {}, conv(1, 16, 4) + conv(16, 32, 4) + HIDDEN + linear(256, 40)),

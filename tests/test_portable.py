@@ -222,7 +222,7 @@ def test_a_recipe_without_paths(tmp_path: Path) -> None:
     recipe = without_paths(plan("gan", flags=flags).recipe)
     assert recipe.data.name == "mine" and recipe.start.run is None and recipe.networks["G"].args["weights"] is None
     with pytest.raises(gansmith.UserError, match="evaluation.best is '/z', a path of this machine"):
-        without_paths(plan("gan", flags={"evaluation.best": "/z"}).recipe)
+        without_paths(plan("gan", flags={"evaluation.best": "/z", "evaluation.every": 5}).recipe)
 
 
 # ---- what is refused -------------------------------------------------------------------------------------------------

@@ -28,7 +28,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         {"penalties": [{"name": "dragan"}], "networks.D.name": "test_ranks:Smooth"},
     ),
     # Backward of a backward, through the statistics of D's BatchNorm.
-    "a lazy penalty": ("fast_mnist", PENALTY),
+    "a lazy penalty": ("lsgan", PENALTY),
 }
 
 

@@ -132,6 +132,18 @@ def test_what_cannot_redraw_a_line_gets_plain_ones(
     assert out.getvalue() == "epoch 1/200  round 1/187600  D 0.5000\n"
 
 
+def test_a_notebook_sees_one_line_that_is_written_over(time: Time) -> None:
+    stream = type("OutStream", (io.StringIO,), {"__module__": "ipykernel.iostream"})()
+    with make(stream) as live:
+        live.show(1, 64, {"D": 0.5})
+        live.show(2, 128, {})
+        live.say("sampled")
+        live.done(3, 192, {})
+    first, second = "epoch 1/200  round 1/187600  D 0.5000", "epoch 1/200  round 2/187600"
+    assert stream.getvalue().startswith(f"{first}\r{' ' * len(first)}\r{second}\r{' ' * len(second)}\rsampled\n")
+    assert stream.getvalue().endswith("took 0:00\n")
+
+
 # ---- speed and time --------------------------------------------------------------------------------------------
 
 

@@ -72,28 +72,43 @@ def test_start_until_after_then_all_the_way_over(name: str, values: list[float])
     assert schedule(0.2, at(epochs=4), to=0.2) == pytest.approx(0.2, rel=1e-15)
 
 
-def test_a_cycle_of_two_halves_within_one_epoch() -> None:
-    """CycleGAN's rule, in rounds: a whole run may be less than an epoch."""
+def test_a_share_of_the_training_is_what_its_length_makes_of_it(
+    pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """CycleGAN's rule, half of the training and then a line to 0: for any length, and anew for one that grows."""
     (term,) = plan("cyclegan").recipe.schedules
-    args = {key: value for key, value in term.args.items() if key != "of"}
-    found = [SCHEDULES[term.name](2e-4, at(n, 0, n), **args) for n in (0, 1999, 2000, 3000, 4000, 5000)]
-    assert found == pytest.approx([2e-4, 2e-4, 2e-4, 1e-4, 0, 0])
+    made = experiment_of("gan", str(pictures), lr=8.0, schedules=[{"name": term.name, **term.args}])
+    rates, apply = list[float](), made.schedules.apply
+
+    def watched(clock: Clock) -> None:
+        apply(clock)
+        rates.append(made.schedules.values()["lr/G"])
+        for player in made.game.players:  # only the rates are looked at
+            player.optimizer.param_groups[0]["lr"] = 0.0
+
+    monkeypatch.setattr(made.schedules, "apply", watched)
+    made.total = 8
+    rounds(made, 8)
+    assert rates == [8, 8, 8, 8, 8, 6, 4, 2]
+    made.total = 12
+    rounds(made, 4)
+    assert rates[8:] == pytest.approx([8 * 4 / 6, 4, 8 * 2 / 6, 8 / 6])
 
 
 def test_r3gans_schedules_go_from_start_to_end_in_half_cosines() -> None:
-    """Rate, b2, gamma / 2 of both penalties and the average's half-life: start, half way, end, and beyond it."""
+    """Rate, b2, gamma / 2 of both penalties and the average's half-life: start, half way, end."""
     ends = {"lr": (2e-3, 5e-4), "b2": (0.9, 0.99), "ema.halflife_kimg": (0.5, 10.0)}
     ends |= {f"penalties.{i}.weight": (0.5, 0.05) for i in range(2)}
     recipe = plan("r3gan").recipe
     found = {term.args["of"]: term for term in recipe.schedules}
-    assert found.keys() == ends.keys() and recipe.n_epochs * 938 == 1876
+    assert found.keys() == ends.keys()
     starts = {"lr": recipe.optimizers["G"].args["lr"], "b2": recipe.optimizers["D"].args["b2"]}
     starts |= {f"penalties.{i}.weight": recipe.penalties[i].args["weight"] for i in range(2)}
     for key, (start, end) in ends.items():
         args = {name: value for name, value in found[key].args.items() if name != "of"}
         assert starts.get(key, recipe.ema.halflife_kimg) == start
-        values = [SCHEDULES[found[key].name](start, at(n, 0, n), **args) for n in (0, 938, 1876, 9999)]
-        assert values == pytest.approx([start, (start + end) / 2, end, end])
+        values = [SCHEDULES[found[key].name](start, Clock(0, 0, 0, share), **args) for share in (0, 0.5, 1)]
+        assert values == pytest.approx([start, (start + end) / 2, end])
 
 
 # ---- in a recipe -------------------------------------------------------------------------------------------------
@@ -171,7 +186,7 @@ def test_a_loaded_optimizer_neither_moves_the_start_nor_escapes_and_a_step_is_as
         ({"schedules": [{"name": "linear", "of": "penalties.0.weight"}]}, r"no 'penalties\.0\.weight' to set"),
         ({"schedules": [{"name": "linear", "of": "betas"}]}, "no 'betas' to set"),  # a pair, not a number
         ({"schedules": ["linear", "exponential"]}, "^schedules: two of them set 'lr'; one is right$"),
-        ({"schedules": [{"name": "cosine", "unit": "hours"}]}, "it must be one of epochs, rounds"),
+        ({"schedules": [{"name": "cosine", "unit": "hours"}]}, "it must be one of epochs, rounds, training"),
         ({"schedules.2.over": 3}, "schedules.2 needs a name: one of exponential, linear, cosine"),
     ],
 )
@@ -192,8 +207,9 @@ def test_the_clock_counts_minibatches_whatever_a_round_takes(
     made = experiment_of("gan", str(pictures), game={"name": "alternating", "n_critic": k})
     found: list[Clock] = []
     monkeypatch.setattr(made.schedules, "apply", found.append)
-    rounds(made, 2 * PER_EPOCH + 1)
-    assert found == [Clock(k * r, k * r // PER_EPOCH, r) for r in range(2 * PER_EPOCH + 1)]
+    total = made.total = 2 * PER_EPOCH + 1
+    rounds(made, total)
+    assert found == [Clock(k * r, k * r // PER_EPOCH, r, r / total) for r in range(total)]
 
 
 def test_figure1_learns_at_rates_that_fall_to_nothing_in_15_epochs() -> None:

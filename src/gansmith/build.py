@@ -61,6 +61,8 @@ class Experiment:
     classes: Classes
     """Of labelled data."""
     augment: Augment | None = None
+    total: int | None = None
+    """Rounds of the whole training, once that is known: schedules may count its shares."""
 
     @property
     def rounds_per_epoch(self) -> float:
@@ -125,7 +127,7 @@ def build(
     world = world or World(device)
     engine.check(recipe.engine.precision, device)
     game_class, prior = game_of(recipe), build_prior(recipe)
-    # An impossible network is an error before a large set is read, unless a network asks for something of that set.
+    check_networks(recipe, device)  # before a large set is read
     load = partial(load_split, recipe, "train", say=say, progress=progress)
     asked = {what for network in recipe.networks.values() for what in schema.handed(_find("networks", network))}
     sets = load() if asked & {"mean_image", "classes"} else ()
@@ -296,6 +298,32 @@ def build_network(
     if not isinstance(network, nn.Module):
         raise UserError(f"networks.{player}: {component.name} must be a torch.nn.Module")
     return network
+
+
+COPIES = 6
+"""Of all weights: themselves, gradients, Adam's two moments, what it computes with, and what may be taken back."""
+
+
+def check_networks(recipe: Recipe, device: torch.device) -> dict[str, int]:
+    """How many parameters each trained network will have; UserError where sizes are impossible or memory too small.
+
+    Nothing is allocated, and one's own networks, which may ask for more, are left out. Two classes stand for those that
+    the data will have.
+    """
+    prior, counts = build_prior(recipe), dict[str, int]()
+    for name, component in recipe.networks.items():
+        if name not in game_of(recipe).frozen and ":" not in component.name:
+            with torch.device("meta"):
+                network = build_network(recipe, name, prior, classes=2)
+            counts[name] = sum(p.numel() for p in network.parameters())
+    need, there = 4 * COPIES * sum(counts.values()), engine.free_memory(device)
+    if need > there:
+        named = ", ".join(f"{name} {n / 1e6:,.0f} M" for name, n in counts.items())
+        raise UserError(
+            f"the networks are too large for this {device.type}: {named} parameters take about {need / 1e9:,.0f} GB in"
+            f" training, and {there / 1e9:,.0f} GB are free; give a smaller --img_size, or smaller networks"
+        )
+    return counts
 
 
 def _find(kind: str, component: Component) -> Any:

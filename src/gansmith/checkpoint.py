@@ -13,7 +13,8 @@ import math
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from torch import Tensor
 
 from gansmith import strict_json
 from gansmith._version import __version__
-from gansmith.errors import UserError
+from gansmith.errors import RankLost, UserError
 
 SCHEMA = 1
 TENSORS, STATE = "tensors.safetensors", "state.json"
@@ -202,6 +203,18 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     except (KeyError, TypeError, ValueError, AttributeError):
         raise Broken(f"{STATE} is damaged") from None
     return tree, body
+
+
+@contextmanager
+def fits(path: Path) -> Iterator[None]:
+    """What a checkpoint holds, in good order by its digests, may be of another shape than its run's recipe."""
+    try:
+        yield
+    except (UserError, RankLost):
+        raise
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        where = path.parents[1] / "recipe.yaml"
+        raise UserError(f"{path} does not fit {where}: {str(error).splitlines()[0]}") from None
 
 
 def newest_good(folder: Path, say: Callable[[str], None]) -> Path:

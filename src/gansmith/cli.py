@@ -267,7 +267,7 @@ def train(words: tuple[str, ...], out: Text, device: str, dry_run: bool, quiet: 
         _note(f"--objective {named} is the loss alone; for the whole method: gansmith train {named}")
     if dry_run:
         if launch().rank == 0:
-            _print_plan(resolved)
+            _print_plan(resolved, device)
         return
     from gansmith.training import Stopped
     from gansmith.training import train as run_training
@@ -892,8 +892,15 @@ def _say(quiet: bool) -> Callable[[str], None]:
     return (lambda text: None) if quiet else _note
 
 
-def _print_plan(resolved: Any) -> None:
+def _print_plan(resolved: Any, device: str) -> None:
+    from gansmith.build import check_networks
+    from gansmith.engine import choose_device
+
+    chosen = resolved.recipe.data.img_size and resolved.recipe.data.channels  # else that comes with the data
+    counts = check_networks(resolved.recipe, choose_device(device)) if chosen else {}
     rows = [(key, "null" if value is None else str(value), origin) for key, value, origin in resolved.lines()]
     wide = [max(len(row[i]) for row in rows) for i in (0, 1)]
     for key, value, origin in rows:
         click.echo(f"{key:{wide[0]}s}  {value:{wide[1]}s}  # {origin}")
+    for name, count in counts.items():
+        click.echo(f"# {name} has {count:,} parameters")

@@ -1,5 +1,6 @@
 """How the same mathematics is computed: precision, torch.compile, memory format. Speed and rounding change, no more."""
 
+import math
 import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -44,6 +45,17 @@ def best_precision(device: torch.device) -> Literal["bfloat16", "float32"]:
     except OSError:
         return "float32"
     return "bfloat16" if re.search(r"\b(avx512_bf16|amx_bf16)\b", flags) else "float32"
+
+
+def free_memory(device: torch.device) -> float:
+    """Bytes that a training may take on a device; infinite where the system does not tell."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        found = re.search(r"^MemAvailable: *(\d+) kB$", Path("/proc/meminfo").read_text(), re.MULTILINE)
+    except OSError:
+        found = None
+    return 1024 * int(found[1]) if found else math.inf
 
 
 def check(precision: str, device: torch.device) -> None:

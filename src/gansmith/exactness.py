@@ -45,14 +45,14 @@ def verify(
     """Train 2 `steps` rounds without a break, and `steps` + resume + `steps`; compare all that the state holds."""
     if steps < 1:
         raise UserError(f"steps is {steps}; it must be at least 1")
-    options: dict[str, Any] = {"data": data, "seed": seed, "device": device, "quiet": True}
     overrides = {key: value for key, value in (overrides or {}).items() if key not in ("steps", "n_epochs")}
+    options: dict[str, Any] = {"data": data, "seed": seed, "device": device, "quiet": True, "overrides": overrides}
     with tempfile.TemporaryDirectory(prefix="gansmith-verify-") as folder:
         once, twice = Path(folder, "once"), Path(folder, "twice")
-        train(what, out=once, steps=2 * steps, overrides=overrides, **options)
-        train(what, out=twice, steps=steps, overrides=overrides, **options)
+        train(what, out=once, steps=2 * steps, **options)
+        train(what, out=twice, steps=2 * steps, enough=lambda r: r.experiment.state.round >= steps, **options)
         torch.manual_seed(987654321)  # a resumed run must not lean on what the process left behind
-        train(twice, steps=2 * steps, device=device, quiet=True)
+        train(twice, device=device, quiet=True)
         return compare(once / "checkpoints" / f"{2 * steps:08d}", twice / "checkpoints" / f"{2 * steps:08d}")
 
 

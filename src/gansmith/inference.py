@@ -403,10 +403,8 @@ class Opened:
         with torch.random.fork_rng(devices=[]):  # making a network draws weights that are replaced at once
             prior = build_prior(self.recipe)
             net = build_network(self.recipe, name, prior, classes=len(self.classes.names))
-        try:
+        with checkpoint.fits(self.path):
             net.load_state_dict(self.tree["players"][name]["ema" if ema else "net"])
-        except (KeyError, RuntimeError) as error:
-            raise UserError(f"{self.path} does not fit its recipe.yaml: {str(error).splitlines()[0]}") from None
         return net.to(device).eval()
 
 
@@ -417,7 +415,9 @@ def open_run(
     run = Path(run)
     if not is_run(run):
         pull = "; a run on the hub: gansmith pull it first" * str(run).startswith(hub.PREFIX)
-        raise UserError(f"{run} is not a run: there is no {run / 'recipe.yaml'}{pull}")
+        beside = [str(run.with_name(one.name)) for one in run.absolute().parent.glob("*/") if is_run(one)]
+        near = did_you_mean(str(run), beside) if not pull and run.name else ""
+        raise UserError(f"{run} is not a run: there is no {run / 'recipe.yaml'}{pull}{near}")
     check_links(run)
     recipe = plan(run, trust=trust).recipe
     folder = run / ("best" if round == "best" else "checkpoints")
@@ -428,11 +428,14 @@ def open_run(
         have = ", ".join(str(int(p.name)) for p in checkpoint.everything(folder)) or "none"
         raise UserError(f"{run} has no checkpoint of round {round} (it has: {have})")
     try:
-        return Opened(path, recipe, *checkpoint.read(path))
+        opened = Opened(path, recipe, *checkpoint.read(path))
     except checkpoint.Broken as error:
         if not isinstance(round, int) and not path.exists():  # pruned by a training that goes on beside
             return open_run(run, round, say, trust=trust)
         raise UserError(f"the checkpoint {path} is broken: {error}") from None
+    with checkpoint.fits(path):
+        _ = opened.classes, int(opened.info["round"]), [opened.has_average(name) for name in recipe.networks]
+    return opened
 
 
 def load(

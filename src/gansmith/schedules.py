@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 from gansmith.errors import UserError
-from gansmith.schema import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from gansmith.schema import NonNegativeFloat, PositiveFloat
 
 
 class Clock(NamedTuple):
@@ -20,9 +20,12 @@ class Clock(NamedTuple):
     epochs: int
     """Whole ones."""
     rounds: int
+    share: float = 0.0
+    """Of the whole training, in [0, 1): a run that goes on for longer than it was to has a smaller one again."""
 
 
-Unit = Literal["epochs", "rounds"]
+Unit = Literal["epochs", "rounds", "training"]
+"""Of `after` and `over`: whole epochs, rounds, or shares of the training, however long it is."""
 
 
 def exponential(start: float, clock: Clock, *, factor: PositiveFloat = 1.0, floor: NonNegativeFloat = 0.0) -> float:
@@ -35,11 +38,11 @@ def linear(
     clock: Clock,
     *,
     to: NonNegativeFloat = 0.0,
-    over: PositiveInt = 1,
-    after: NonNegativeInt = 0,
+    over: PositiveFloat = 1,
+    after: NonNegativeFloat = 0,
     unit: Unit = "epochs",
 ) -> float:
-    """start + (to - start) t, t = min(1, (now - after) / over): `start` until `after`; whole epochs, or rounds."""
+    """start + (to - start) t, t = min(1, (now - after) / over): `start` until `after`."""
     return start + (to - start) * min(1.0, max(0, _now(clock, unit) - after) / over)
 
 
@@ -48,8 +51,8 @@ def cosine(
     clock: Clock,
     *,
     to: NonNegativeFloat = 0.0,
-    over: PositiveInt = 1,
-    after: NonNegativeInt = 0,
+    over: PositiveFloat = 1,
+    after: NonNegativeFloat = 0,
     unit: Unit = "epochs",
 ) -> float:
     """to + (start - to) (1 + cos(pi t)) / 2, with the t of `linear`: Loshchilov & Hutter 2017, eq. 5 (1608.03983)."""
@@ -58,14 +61,14 @@ def cosine(
 
 
 def step(
-    start: float, clock: Clock, *, factor: PositiveFloat = 0.5, at: Sequence[int] = (), unit: Unit = "epochs"
+    start: float, clock: Clock, *, factor: PositiveFloat = 0.5, at: Sequence[PositiveFloat] = (), unit: Unit = "epochs"
 ) -> float:
-    """start factor^k, k of `at` being over: in whole epochs, or in rounds."""
+    """start factor^k, k of `at` being over."""
     return start * factor ** sum(_now(clock, unit) >= moment for moment in at)
 
 
-def _now(clock: Clock, unit: Unit) -> int:
-    return clock.epochs if unit == "epochs" else clock.rounds
+def _now(clock: Clock, unit: Unit) -> float:
+    return {"epochs": clock.epochs, "rounds": clock.rounds, "training": clock.share}[unit]
 
 
 SCHEDULES: dict[str, Callable[..., float]] = {

@@ -6,6 +6,7 @@ import math
 import os
 import re
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -93,7 +94,15 @@ def train(
             stopped_by = play(session.experiment, session.record, session.live, session.total, session, enough)
     if stopped_by is not None and session.experiment.state.round < session.total:
         raise Stopped(session.run, stopped_by)
+    if not quiet:
+        _show_in_notebook(session.run / "growth.gif")
     return session.run
+
+
+def _show_in_notebook(film: Path) -> None:
+    ipython = sys.modules.get("IPython")
+    if ipython is not None and hasattr(ipython.get_ipython(), "kernel") and film.is_file():
+        ipython.display.display(ipython.display.Image(filename=str(film)))
 
 
 def _world(device: str) -> AbstractContextManager[World]:
@@ -143,10 +152,11 @@ def play(
     returned at the end. Only the first process has a record.
     """
     game, state, stream = experiment.game, experiment.state, experiment.stream
+    whole = experiment.total or total
     while state.round < total and not (session and session.world.stop()) and not (enough and record and enough(record)):
         began = time.perf_counter()
         state.begin_round()
-        experiment.schedules.apply(Clock(stream.position, int(stream.epoch), state.round))
+        experiment.schedules.apply(Clock(stream.position, int(stream.epoch), state.round, state.round / whole))
         with _in_memory():
             batches = [next(stream) for _ in range(game.batches_per_round)]
             with experiment.engine():
@@ -228,11 +238,14 @@ def _session(world: World, resolved: Resolved, out: Path | None, quiet: bool) ->
         held.callback(experiment.stream.close)
         if saved is not None:
             newest = world.on_first(lambda: _newest(saved, recipe, say))
-            with world.together():
+            with world.together(), checkpoint.fits(newest[0]):
                 _load(newest, recipe, experiment, say, world)
         _check_alike(world, experiment)
         recipe = _with_steps(world, recipe, experiment, say)
         total = recipe.steps or math.ceil(recipe.n_epochs * experiment.rounds_per_epoch - 1e-9)
+        experiment.total = total
+        if total < FEW and not recipe.steps:
+            say(f"{recipe.n_epochs} epochs are {total:,} rounds here, too few for pictures to show much: give --steps")
         done = world.on_first(lambda: run is not None and runs.finished(run))
         _check_unfinished(run, done, recipe, experiment, total)
         _warn_of_rest(experiment, total, say)
@@ -320,7 +333,8 @@ def _warn_of_rest(experiment: Experiment, total: int, say: Say) -> None:
     """Say where the schedules stop all players before the end: those rounds would change nothing."""
 
     def stands(round: int) -> bool:
-        clock = Clock(round * experiment.game.batches_per_round, int(round / experiment.rounds_per_epoch), round)
+        epochs = int(round / experiment.rounds_per_epoch)
+        clock = Clock(round * experiment.game.batches_per_round, epochs, round, round / total)
         rates = experiment.schedules.at(clock, "lr/")
         return len(rates) == len(experiment.game.players) and not any(rates)
 
@@ -329,6 +343,8 @@ def _warn_of_rest(experiment: Experiment, total: int, say: Say) -> None:
         say(f"warning: schedules: every lr is 0 from round {first:,} on, and the run has {total:,}: end them later")
 
 
+FEW = 200
+"""Rounds in which no recipe learns much."""
 WARM_UP, TIMED = 5, 20
 """Rounds before those that --minutes times, and at most so many of these, or as many as take a twentieth of them."""
 
@@ -411,7 +427,7 @@ def _end(session: Session) -> None:
 @contextmanager
 def _told(session: Session) -> Iterator[None]:
     """Turn what ends a training early into one line that says what is kept and how to go on."""
-    state = session.experiment.state
+    state, began = session.experiment.state, session.experiment.state.round
     try:
         try:
             yield
@@ -424,6 +440,12 @@ def _told(session: Session) -> Iterator[None]:
             raise UserError(f"{error}{kept if state.round else ''}") from None
         except RankLost:
             raise
+        except (AttributeError, KeyError, RuntimeError, TypeError) as error:
+            if state.round > began or any(":" in network.name for network in session.recipe.networks.values()):
+                raise
+            named = ", ".join(f"{player} {network.name}" for player, network in session.recipe.networks.items())
+            what = f"the checkpoint of round {began} does not" if began else "these networks do not"
+            raise UserError(f"{what} fit this game and its pictures: {named} ({error})") from None
         except Exception:  # a closed pipe, a full disk, a folder that cannot be written: what was trained is not lost
             if state.round and session.world.size == 1:
                 with suppress(Exception):
@@ -507,9 +529,13 @@ Read = tuple[Path, dict[str, Any], dict[str, Any]]
 
 def _newest(run: Path, recipe: Recipe, say: Say) -> Read:
     path = checkpoint.newest_good(run / "checkpoints", say)
-    tree, info = checkpoint.read(path)
-    if changed := difference(info["recipe"], to_dict(recipe)):
-        raise UserError(f"{path} does not fit {run / 'recipe.yaml'}: {changed}; start a new run with that recipe")
+    try:
+        tree, info = checkpoint.read(path)
+    except checkpoint.Broken as error:
+        raise UserError(f"the checkpoint {path} is broken: {error}") from None
+    with checkpoint.fits(path):
+        if changed := difference(info["recipe"], to_dict(recipe)):
+            raise UserError(f"{path} does not fit {run / 'recipe.yaml'}: {changed}; start a new run with that recipe")
     return path, tree, info
 
 
@@ -530,11 +556,7 @@ def _load(newest: Read, recipe: Recipe, experiment: Experiment, say: Say, world:
     elif regrouped:
         new = ", the others begin with new seeds" if size > 1 else ""
         say(f"{path} is of {1 + len(others)} rank(s), this is {size}: the noise and dropout of rank 0 go on{new}")
-    try:
-        state.load_state_dict(tree)
-    except (KeyError, RuntimeError) as error:
-        where = path.parents[1] / "recipe.yaml"
-        raise UserError(f"{path} does not fit {where}: {str(error).splitlines()[0]}") from None
+    state.load_state_dict(tree)
     if regrouped and state.empty_pools():
         say("the pools of past fakes start empty")
     elif rank > 0 and not regrouped:

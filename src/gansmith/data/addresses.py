@@ -37,7 +37,10 @@ class Missing(UserError):
 
 
 def is_shards(what: str) -> bool:
-    """Whether a name of data means shards: a pattern or a list of addresses, or a folder with .tar files alone."""
+    """Whether a name of data means shards: a pattern or a list of addresses, or a folder with .tar files alone.
+
+    Or a folder with such a one that is called train; its test split is one beside that, called test.
+    """
     if remote(what) or what.endswith((".tar", ".txt")):
         return True
     folder = Path(what).expanduser()
@@ -45,10 +48,18 @@ def is_shards(what: str) -> bool:
         entries = [entry for entry in os.scandir(folder) if not entry.name.startswith(".")]
         names = [entry.name.lower() for entry in entries]
         if any(entry.is_dir() for entry in entries):
-            return False
+            return is_shards(str(folder / "train"))
     except OSError:
         return False
     return any(name.endswith(".tar") for name in names) and not any(name.endswith(EXTENSIONS) for name in names)
+
+
+def split_of(what: str, split: str) -> str | None:
+    """Where the shards of a split lie, "train" or "test"; None where there are none."""
+    if remote(what) or what.endswith((".tar", ".txt")) or not (Path(what).expanduser() / "train").is_dir():
+        return what if split == "train" else None
+    there = str(Path(what).expanduser() / split)
+    return there if is_shards(there) else None
 
 
 def remote(what: str) -> bool:

@@ -1,6 +1,5 @@
 """From a name or a folder to the sets that a game needs."""
 
-import difflib
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -22,6 +21,7 @@ from gansmith.data.prepare import UNLABELLED, Needs, Wanted, advice, described, 
 from gansmith.data.streamed import Streamed
 from gansmith.data.toy import TOYS
 from gansmith.errors import UserError
+from gansmith.schema import did_you_mean
 
 CHUNK = 1024
 
@@ -274,8 +274,7 @@ def _unknown(what: str, folder: Path) -> str:
     if what and folder.exists():
         return f"{what} is a file; unpack it and give the folder with the pictures"
     if "/" in what or "\\" in what or what.startswith((".", "~")):
-        return f"no such folder: {folder.resolve()}"
-    plain = what.lower().replace("-", "_")
-    near = difflib.get_close_matches(plain, data_names(), n=1)
-    nearest = f"; did you mean {near[0]}?" if near else ""
+        beside = (one.name for one in folder.absolute().parent.glob("*/"))
+        return f"no such folder: {folder.resolve()}{did_you_mean(folder.name, beside)}"
+    nearest = did_you_mean(what.lower().replace("-", "_"), data_names())
     return f"no data named {what!r}{nearest} (names: {', '.join(data_names())}; or give a folder of pictures)"

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gansmith.data import pictures
-from gansmith.data.addresses import Missing, addresses, opened, remote, stamp
+from gansmith.data.addresses import Missing, addresses, opened, remote, split_of, stamp
 from gansmith.data.attributes import NO, YES
 from gansmith.data.cache import CHECKED_BYTES, Broken, entry_path
 from gansmith.data.folder import ignored, printable
@@ -175,14 +175,13 @@ class Gathered:
         return np.array(rows, row_type(len(self.fields) or 1, 0))
 
     def _note(self, told: Mapping[str, str]) -> None:
-        """Adds yes or no for the next row; what is neither is no attribute."""
+        """Adds yes or no for the next row; what is neither is no attribute, nor is what an earlier row lacks."""
         for name, value in told.items():
             if len(self.bits) < MOST_ATTRIBUTES or name in self.bits:
                 column = self.bits.setdefault(name, bytearray())
                 if value.lower() not in (*YES, *NO):
                     self.bits[name] = None
-                elif column is not None:
-                    column.extend(bytes(len(self.labels) - len(column)))
+                elif column is not None and len(column) == len(self.labels):
                     column.append(value.lower() in YES)
 
 
@@ -206,7 +205,10 @@ def make_index(found: Sequence[str], names: Sequence[str], wanted: Wanted) -> In
     if others:
         shown = ", ".join(f"{count} {printable(ending)}" for ending, count in others.most_common(5))
         wanted.say(f"passed over in the shards: {others.total()} members with other endings ({shown})")
-    bits = {name: column.ljust(n, b"\0") for name, column in told.bits.items() if column is not None}
+    some = {name: column for name, column in told.bits.items() if column is not None}
+    bits = {name: column for name, column in some.items() if len(column) == n}
+    if partial := [printable(name) for name in some if name not in bits]:
+        wanted.say(f"no attributes, because some samples do not say: {', '.join(partial)}")
     rows = np.zeros(n, row_type(len(told.fields), len(bits)))
     for name in ("offset", "size", "crc", "key"):
         rows[name] = np.concatenate([part[name] for part in parts if len(part)])
@@ -288,9 +290,10 @@ def _check(about: Mapping[str, Any], rows: NDArray[Any]) -> None:
 
 def load_shards(what: str, wanted: Wanted) -> ImageSet:
     """The set in the shards of an address, pattern, folder or list; its columns are read where they are indexed."""
-    if wanted.split == "test":
-        raise UserError(f"{what} has no test split")
-    found = addresses(what)
+    there = split_of(what, "test" if wanted.split == "test" else "train")
+    if there is None:
+        raise UserError(f"{what} has no test split: shards have one as a folder test beside a folder train")
+    found = addresses(there)
     (about, rows), bad = _index(what, found, wanted)
     if len(bad) > wanted.max_broken * len(found):
         (name, why), *_ = bad.items()

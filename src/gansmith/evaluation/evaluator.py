@@ -16,7 +16,7 @@ from torch import Tensor
 
 from gansmith.build import game_of, load_split, needs_of
 from gansmith.data import ImageSet, data_names
-from gansmith.data.addresses import is_shards
+from gansmith.data.addresses import is_shards, split_of
 from gansmith.data.folder import has_split, list_folder
 from gansmith.data.load import SHUFFLED
 from gansmith.data.pictures import MODES
@@ -458,7 +458,9 @@ def choose_reference(what: Recipe | Data, say: Say = print) -> SplitName:
     data, needs = (what.data, needs_of(what)) if isinstance(what, Recipe) else (what, (("x",),))
     folder, known = Path(data.name).expanduser(), data.name in data_names()
     shards = not known and is_shards(data.name)
-    if known or not (shards or folder.is_dir()) or (not shards and has_split(folder, "test", needs, data.pairs)):
+    if known or not (shards or folder.is_dir()):
+        return "test"
+    if split_of(data.name, "test") if shards else has_split(folder, "test", needs, data.pairs):
         return "test"
     lacks = f"{data.name} has no test pictures" + f" (in {folder / 'test'})" * (not shards)
     if data.validation:

@@ -18,6 +18,7 @@ NETWORKS: dict[str, str] = {
     "cgan_discriminator": "gansmith.networks.cgan:Discriminator",
     "cgan_conv_generator": "gansmith.networks.cgan:ConvGenerator",
     "cgan_conv_discriminator": "gansmith.networks.cgan:ConvDiscriminator",
+    "small_critic": "gansmith.networks.labels:Critic",
     "acgan_discriminator": "gansmith.networks.labels:AuxiliaryClassifier",
     "sgan_discriminator": "gansmith.networks.labels:SemiSupervised",
     "cluster_gan_encoder": "gansmith.networks.labels:Encoder",

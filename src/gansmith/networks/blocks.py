@@ -245,19 +245,22 @@ class AlwaysDropout(nn.Module):
 
 
 class SmallGenerator(FromZ):
-    """z (N, Z) -> images (N, C, H, W) in (-1, 1): two linear layers, two transposed convolutions, BatchNorm, ReLU.
+    """z (N, Z) -> images (N, C, H, W) in (-1, 1): linear layers, two transposed convolutions, BatchNorm, ReLU.
 
-    For small pictures, H and W multiples of 4. Source: InfoGAN, arXiv 1606.03657, appendix C.1.
+    `hidden` layers of 16 `width` units come before the one that makes the first maps, in InfoGAN one. For small
+    pictures, H and W multiples of 4. Source: InfoGAN, arXiv 1606.03657, appendix C.1.
     """
 
     values = "signed"
 
-    def __init__(self, latent_dim: int, shape: Shape, *, width: Width = 64) -> None:
+    def __init__(self, latent_dim: int, shape: Shape, *, width: Width = 64, hidden: PositiveInt = 1) -> None:
         check_multiple(*shape[1:], 4)
         h, w = shape[1] // 4, shape[2] // 4
+        layers: list[nn.Module] = []
+        for before, after in pairwise([latent_dim, *[16 * width] * hidden, 2 * width * h * w]):
+            layers += [nn.Linear(before, after), nn.BatchNorm1d(after), nn.ReLU(inplace=True)]
         super().__init__(
-            *(nn.Linear(latent_dim, 16 * width), nn.BatchNorm1d(16 * width), nn.ReLU(inplace=True)),
-            *(nn.Linear(16 * width, 2 * width * h * w), nn.BatchNorm1d(2 * width * h * w), nn.ReLU(inplace=True)),
+            *layers,
             nn.Unflatten(1, (2 * width, h, w)),
             *(nn.ConvTranspose2d(2 * width, width, 4, 2, 1), nn.BatchNorm2d(width), nn.ReLU(inplace=True)),
             *(nn.ConvTranspose2d(width, shape[0], 4, 2, 1), nn.Tanh()),

@@ -1,4 +1,4 @@
-"""Small networks that say more of a picture than one score: its class, its cluster, its latents.
+"""Small networks that say of a picture how real it is, its class, its cluster or its latents.
 
 Two strided convolutions of width w and 2 w, a hidden layer of 16 w, and a linear layer: the body of InfoGAN's D
 (arXiv 1606.03657, appendix C.1) and, without any norm, of ClusterGAN's networks (1809.03627). `norm`: the second
@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from gansmith.networks.blocks import Layers, Shape, Slope, Width, check_multiple, conv
+from gansmith.networks.blocks import Layers, Scores, Shape, Slope, Width, check_multiple, conv
 from gansmith.schema import Fraction, PositiveInt
 
 
@@ -24,6 +24,13 @@ def body(shape: Shape, width: int, slope: float, outputs: int, *, norm: bool, dr
         *(nn.Flatten(), nn.Dropout(dropout), nn.Linear(hidden, 16 * width), nn.LeakyReLU(slope, inplace=True)),
         *(nn.Dropout(dropout), nn.Linear(16 * width, outputs)),
     )
+
+
+class Critic(Scores):
+    """Images (N, C, H, W) -> scores (N,), logits: the body with one output, and no statistics of a batch."""
+
+    def __init__(self, shape: Shape, *, width: Width = 16, slope: Slope = 0.2, norm: bool = True) -> None:
+        super().__init__(*body(shape, width, slope, 1, norm=norm))
 
 
 class SemiSupervised(Layers):

@@ -1,4 +1,4 @@
-"""What the terminal shows while a run trains: one live line, or a plain one now and then in a log."""
+"""What is shown while a run trains: one live line on a terminal or in a notebook, a plain one now and then in a log."""
 
 import math
 import sys
@@ -24,7 +24,8 @@ class Live:
     """A context manager that shows progress on stderr, or on `file`.
 
     `start`, `total`: rounds done before this session and at its end; `images`: images seen before it.
-    On a terminal there is one live line; elsewhere a plain line every 10 seconds; if `quiet`, nothing.
+    On a terminal, or in a notebook, there is one live line; elsewhere a plain line every 10 seconds; if `quiet`,
+    nothing.
     """
 
     def __init__(
@@ -46,7 +47,10 @@ class Live:
         self._file = sys.stderr if file is None else file
         self._quiet = quiet
         self._console = None if quiet else _terminal(self._file)
-        self._interval = _PLAIN_SECONDS if self._console is None else _REFRESH_SECONDS
+        self._notebook = type(self._file).__module__.partition(".")[0] == "ipykernel"
+        self._open = ""
+        """In a notebook the line that the next one overwrites."""
+        self._interval = _PLAIN_SECONDS if self._console is None and not self._notebook else _REFRESH_SECONDS
         self._screen: Screen | None = None
         self._began = monotonic()
         self._ended: float | None = None
@@ -88,7 +92,7 @@ class Live:
         self._waited = waited
         self._update(round, images, losses)
         if self._console is None:
-            self._print(self._plain_line())
+            self._print(self._plain_line(), passing=self._notebook)
 
     def say(self, text: str) -> None:
         """Print a line of its own; on a terminal above the live line."""
@@ -118,9 +122,11 @@ class Live:
             self._screen.stop()  # which draws the line once more
             self._screen = None
 
-    def _print(self, line: str) -> None:
+    def _print(self, line: str, *, passing: bool = False) -> None:
         if not self._quiet:
-            print(line, file=self._file, flush=True)
+            over = f"\r{' ' * len(self._open)}\r" if self._open else ""
+            print(f"{over}{line}", end="" if passing else "\n", file=self._file, flush=True)
+            self._open = line if passing else ""
 
     def _plain_line(self) -> str:
         parts = self._parts(digits=4)
