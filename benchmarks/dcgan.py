@@ -6,8 +6,8 @@
 of G, then one of D on the same, detached fakes, three passes of D in all. In gansmith doubling and convolution are one
 layer, one pass of D over the fakes serves both losses, and gradients are those of who moves alone. Both read digits
 that lie in memory. Blocks of rounds in turns in one process, so that other work on the machine slows all alike:
-milliseconds a round, and the ratio of neighbouring blocks, as median and range. Where the time goes: gansmith bench
-step dcgan, with the flags that this prints.
+milliseconds a round, and the ratio of neighbouring blocks, as median and range. Where the time goes:
+rounds.py dcgan, with the flags that this prints.
 """
 
 import argparse

@@ -41,6 +41,7 @@ BEFORE = (
 )
 FALL = "--schedules [{name: linear, of: lr, after: 0.3, over: 0.7, unit: training}]"
 CRITIC = "--networks.D small_critic --optimizers.G.lr 2e-3 --optimizers.D.lr 5e-4"
+RECIPE = "a moving average of G: the recipe"
 LADDER = {  # each rung has the changes of those above it
     "the recipe as it was": BEFORE,
     "a smaller D with a hidden layer and no statistics of batches; its rate a quarter of G's": CRITIC,
@@ -49,7 +50,7 @@ LADDER = {  # each rung has the changes of those above it
     "Adam's b1 0, not 0.5": "--b1 0",
     "a second hidden layer in G": "--networks.G.hidden 2",
     "rates that fall to 0 after 30 % of the minute": FALL,
-    "a moving average of G: the recipe": "--ema.halflife_kimg 10",
+    RECIPE: "--ema.halflife_kimg 10",
 }
 FIVE = "five minutes of the recipe"
 TRIED = {
@@ -146,7 +147,9 @@ def main() -> None:
     known = json.loads(PACE.read_text()) if PACE.exists() else {"rounds": {}}
     minute = known["rounds"]
     if options.pace:
-        minute |= paces([name for name in (*LADDER, *TRIED) if name not in minute])
+        found = paces([RECIPE, *(name for name in (*LADDER, *TRIED) if name not in minute and name != RECIPE)])
+        scale = minute.get(RECIPE, found[RECIPE]) / found[RECIPE]  # the machine of today beside that of the first time
+        minute |= {name: round(scale * rounds) for name, rounds in found.items()}
         PACE.write_text(json.dumps({"cpu": processor(), "threads": os.cpu_count(), "rounds": minute}, indent=1) + "\n")
         return
     if unknown := [name for name in (*LADDER, *TRIED) if name not in minute]:

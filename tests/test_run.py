@@ -5,6 +5,7 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,13 +18,16 @@ import gansmith
 from gansmith import checkpoint
 from gansmith.errors import RankLost
 from gansmith.exactness import compare
+from gansmith.games.game import Batch, Metrics
 from gansmith.games.two_player import Simultaneous
+from gansmith.networks.mlp import Discriminator
 from gansmith.objectives import OBJECTIVES, Objective
 from gansmith.recipe import plan
 from gansmith.run.curves import plot_curves
 from gansmith.run.folder import environment
 from gansmith.run.log import read_metrics
 from gansmith.run.pictures import grid
+from gansmith.training import show_in_notebook
 
 Small = Callable[..., dict[str, Any]]
 Train = Callable[..., Path]
@@ -323,6 +327,45 @@ def test_a_process_that_is_lost_meanwhile_says_what_goes_on(
     monkeypatch.setattr("gansmith.state.State.gather_own", lost)
     with pytest.raises(RankLost, match="^the connection broke$"):  # there is nothing to go on from
         train(tmp_path / "new", 9)
+
+
+@pytest.mark.parametrize("kind", [RuntimeError, TypeError, OSError])
+def test_whatever_else_fails_later_is_raised_and_what_was_trained_is_saved(
+    kind: type[Exception], train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    plain, played = Simultaneous.round, list[int]()
+
+    def round(self: Simultaneous, *batches: Batch) -> Metrics:
+        played.append(1)
+        if len(played) == 4:
+            raise kind("the device fell off")
+        return plain(self, *batches)
+
+    monkeypatch.setattr(Simultaneous, "round", round)
+    with pytest.raises(kind, match="^the device fell off$"):
+        train(tmp_path / "run", 9, quiet=False)
+    assert (
+        saved(tmp_path / "run")[0] == 3 and "round 4 was not finished: the state before it" in capsys.readouterr().out
+    )
+    with pytest.raises(kind, match="^the device fell off$"):  # of one's own network it may be a slip: no line hides it
+        played[:] = [1, 1, 1]
+        train(tmp_path / "own", 9, keys={"networks.D.name": "test_run:Own"})
+
+
+class Own(Discriminator):
+    """A network that is not gansmith's."""
+
+
+def test_a_notebook_shows_the_film(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[str] = []
+    display = SimpleNamespace(display=shown.append, Image=lambda filename: filename)
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: None, display=display))
+    show_in_notebook(finished / "growth.gif")  # a plain shell of IPython's
+    kernel = SimpleNamespace(get_ipython=lambda: SimpleNamespace(kernel=True), display=display)
+    monkeypatch.setitem(sys.modules, "IPython", kernel)
+    show_in_notebook(tmp_path / "growth.gif")  # nothing was drawn
+    show_in_notebook(finished / "growth.gif")
+    assert shown == [str(finished / "growth.gif")]
 
 
 # ---- when memory does not suffice ------------------------------------------------------------------------------

@@ -30,7 +30,7 @@ from gansmith.players import Player
 from gansmith.priors import Prior
 from gansmith.recipe import Component, Recipe, is_run, resolve
 from gansmith.run.log import Meters
-from gansmith.schedules import Dial, Schedules
+from gansmith.schedules import Dial, Schedules, check_times
 from gansmith.sections import Data
 from gansmith.state import Frozen, State
 from gansmith.world import World
@@ -83,6 +83,11 @@ def settled(recipe: Recipe, device: torch.device, say: Say) -> Recipe:
     the precision.
     """
     data, around = recipe.data, recipe.engine
+    if (best := recipe.evaluation.best) and not recipe.evaluation.every:
+        raise UserError(
+            f"evaluation.best is {best}, and evaluation.every is 0, so that nothing is scored: set both, or"
+            " --evaluation.best null"
+        )
     if not data.img_size or not data.channels or data.validation < 0:
         if is_shards(data.name):
             raise UserError("shards are not looked at: give --img_size, --channels and --data.validation")
@@ -127,7 +132,7 @@ def build(
     world = world or World(device)
     engine.check(recipe.engine.precision, device)
     game_class, prior = game_of(recipe), build_prior(recipe)
-    check_networks(recipe, device)  # before a large set is read
+    check_memory(parameters(recipe), device, say)  # before a large set is read
     load = partial(load_split, recipe, "train", say=say, progress=progress)
     asked = {what for network in recipe.networks.values() for what in schema.handed(_find("networks", network))}
     sets = load() if asked & {"mean_image", "classes"} else ()
@@ -300,30 +305,37 @@ def build_network(
     return network
 
 
-COPIES = 6
-"""Of all weights: themselves, gradients, Adam's two moments, what it computes with, and what may be taken back."""
+LEAST, USUAL = 2, 6
+"""Copies of all weights: themselves and their gradients; and with Adam's two moments and what a step computes with."""
 
 
-def check_networks(recipe: Recipe, device: torch.device) -> dict[str, int]:
-    """How many parameters each trained network will have; UserError where sizes are impossible or memory too small.
+def parameters(recipe: Recipe) -> dict[str, int]:
+    """How many parameters each trained network will have; UserError where a size is impossible.
 
-    Nothing is allocated, and one's own networks, which may ask for more, are left out. Two classes stand for those that
+    Nothing is allocated, and one's own networks, which may ask for more, are left out. Ten classes stand for those that
     the data will have.
     """
     prior, counts = build_prior(recipe), dict[str, int]()
     for name, component in recipe.networks.items():
         if name not in game_of(recipe).frozen and ":" not in component.name:
             with torch.device("meta"):
-                network = build_network(recipe, name, prior, classes=2)
+                network = build_network(recipe, name, prior, classes=10)
             counts[name] = sum(p.numel() for p in network.parameters())
-    need, there = 4 * COPIES * sum(counts.values()), engine.free_memory(device)
-    if need > there:
-        named = ", ".join(f"{name} {n / 1e6:,.0f} M" for name, n in counts.items())
-        raise UserError(
-            f"the networks are too large for this {device.type}: {named} parameters take about {need / 1e9:,.0f} GB in"
-            f" training, and {there / 1e9:,.0f} GB are free; give a smaller --img_size, or smaller networks"
-        )
     return counts
+
+
+def check_memory(counts: Mapping[str, int], device: torch.device, say: Say) -> None:
+    """UserError where networks of so many parameters cannot be trained in the memory there is; a warning if hardly."""
+    size, there = 4 * sum(counts.values()), engine.free_memory(device)
+    if USUAL * size > 0.8 * there:
+        named = ", ".join(f"{name} {n / 1e6:,.0f} M" for name, n in counts.items())
+        text = (
+            f"{named} parameters take {LEAST * size / 1e9:,.0f} GB in training, {USUAL * size / 1e9:,.0f} GB with Adam,"
+            f" and {there / 1e9:,.0f} GB are free on this {device.type}: give a smaller --img_size, or smaller networks"
+        )
+        if LEAST * size > there:
+            raise UserError(text)
+        say(f"warning: {text}")
 
 
 def _find(kind: str, component: Component) -> Any:
@@ -567,6 +579,7 @@ def _schedules(recipe: Recipe, game: Game, penalty: PenaltySum, say: Say) -> Sch
     for component in recipe.schedules:
         args = dict(component.args)
         key = args.pop("of")
+        check_times(component.name, args)
         terms.append((key, partial(_find("schedules", component), **args)))
     dials: dict[str, list[Dial]] = {}
     for player in game.players:

@@ -210,11 +210,12 @@ def fits(path: Path) -> Iterator[None]:
     """What a checkpoint holds, in good order by its digests, may be of another shape than its run's recipe."""
     try:
         yield
-    except (UserError, RankLost):
+    except (UserError, RankLost, torch.OutOfMemoryError):
         raise
     except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
         where = path.parents[1] / "recipe.yaml"
-        raise UserError(f"{path} does not fit {where}: {str(error).splitlines()[0]}") from None
+        why = (str(error) or type(error).__name__).splitlines()[0]
+        raise UserError(f"{path} does not fit {where}: {why}") from None
 
 
 def newest_good(folder: Path, say: Callable[[str], None]) -> Path:

@@ -196,6 +196,8 @@ def _option(
     """An option with a value, given as what `read` makes of its text where it has no `type`."""
 
     def value(context: click.Context, option: click.Parameter, typed: Any) -> Any:
+        if typed == "":
+            raise UserError(f"{name} is empty; it needs a value")
         return typed if typed is None or type is not None else read(typed)
 
     return click.option(name, metavar=metavar, help=text, type=type, default=default, callback=value)
@@ -893,11 +895,13 @@ def _say(quiet: bool) -> Callable[[str], None]:
 
 
 def _print_plan(resolved: Any, device: str) -> None:
-    from gansmith.build import check_networks
+    from gansmith.build import check_memory, parameters
     from gansmith.engine import choose_device
 
     chosen = resolved.recipe.data.img_size and resolved.recipe.data.channels  # else that comes with the data
-    counts = check_networks(resolved.recipe, choose_device(device)) if chosen else {}
+    counts = parameters(resolved.recipe) if chosen else {}
+    if device in ("auto", "cpu"):  # another may not be on this machine
+        check_memory(counts, choose_device(device), _note)
     rows = [(key, "null" if value is None else str(value), origin) for key, value, origin in resolved.lines()]
     wide = [max(len(row[i]) for row in rows) for i in (0, 1)]
     for key, value, origin in rows:

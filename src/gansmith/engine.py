@@ -50,7 +50,10 @@ def best_precision(device: torch.device) -> Literal["bfloat16", "float32"]:
 def free_memory(device: torch.device) -> float:
     """Bytes that a training may take on a device; infinite where the system does not tell."""
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(
+            device
+        )  # by torch, for the next to come
+        return torch.cuda.mem_get_info(device)[0] + kept
     try:
         found = re.search(r"^MemAvailable: *(\d+) kB$", Path("/proc/meminfo").read_text(), re.MULTILINE)
     except OSError:

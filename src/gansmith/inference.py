@@ -415,8 +415,8 @@ def open_run(
     run = Path(run)
     if not is_run(run):
         pull = "; a run on the hub: gansmith pull it first" * str(run).startswith(hub.PREFIX)
-        beside = [str(run.with_name(one.name)) for one in run.absolute().parent.glob("*/") if is_run(one)]
-        near = did_you_mean(str(run), beside) if not pull and run.name else ""
+        beside = run.absolute().parent.glob("*/") if run.name and not pull else ()
+        near = did_you_mean(str(run), [str(run.with_name(one.name)) for one in beside if is_run(one)])
         raise UserError(f"{run} is not a run: there is no {run / 'recipe.yaml'}{pull}{near}")
     check_links(run)
     recipe = plan(run, trust=trust).recipe

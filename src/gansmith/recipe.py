@@ -271,8 +271,6 @@ def combine(*layers: Layer, label: str = "gan", trust: bool = False) -> Resolved
         raise UserError(f"the game {game.name} takes no accumulate, so it must be 1")
     if recipe.accumulate > recipe.batch_size:
         raise UserError(f"accumulate is {recipe.accumulate}; it must be at most batch_size, {recipe.batch_size}")
-    if recipe.evaluation.best and not recipe.evaluation.every:
-        raise UserError("evaluation.best needs evaluation.every, how often to score, which is 0: set both")
     origins = {key: layer.origin for key, (_, layer) in check.flat.items()}
     return Resolved(recipe, origins, label, tuple(dict.fromkeys(check.modules)))
 

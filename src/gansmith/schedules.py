@@ -6,7 +6,7 @@ the moving average's half-life (ema.halflife_kimg).
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from gansmith.errors import UserError
 from gansmith.schema import NonNegativeFloat, PositiveFloat
@@ -61,7 +61,12 @@ def cosine(
 
 
 def step(
-    start: float, clock: Clock, *, factor: PositiveFloat = 0.5, at: Sequence[PositiveFloat] = (), unit: Unit = "epochs"
+    start: float,
+    clock: Clock,
+    *,
+    factor: PositiveFloat = 0.5,
+    at: Sequence[NonNegativeFloat] = (),
+    unit: Unit = "epochs",
 ) -> float:
     """start factor^k, k of `at` being over."""
     return start * factor ** sum(_now(clock, unit) >= moment for moment in at)
@@ -69,6 +74,17 @@ def step(
 
 def _now(clock: Clock, unit: Unit) -> float:
     return {"epochs": clock.epochs, "rounds": clock.rounds, "training": clock.share}[unit]
+
+
+def check_times(name: str, args: Mapping[str, Any]) -> None:
+    """UserError for times that the unit does not have: shares are at most 1, epochs and rounds are whole."""
+    times = [args[key] for key in ("after", "over") if key in args] + [*args.get("at", ())]
+    if args.get("unit") == "training":
+        end = max(args["at"], default=0.0) if "at" in args else sum(times)
+        if end > 1 + 1e-9:
+            raise UserError(f"schedules: {name} ends at {end:g}; with unit: training that is a share, at most 1")
+    elif odd := [time for time in times if time != int(time)]:
+        raise UserError(f"schedules: {name} has {odd[0]:g} {args['unit']}; they must be whole, or the unit training")
 
 
 SCHEDULES: dict[str, Callable[..., float]] = {

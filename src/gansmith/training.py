@@ -23,6 +23,7 @@ from gansmith.build import Experiment, Say, build, own_streams, settled, start_d
 from gansmith.cuda_math import cuda_math
 from gansmith.engine import choose_device
 from gansmith.errors import Diverged, NonFinite, OutOfMemory, RankLost, UserError
+from gansmith.games.game import Game
 from gansmith.launch import launch
 from gansmith.players import Player
 from gansmith.recipe import (
@@ -95,11 +96,11 @@ def train(
     if stopped_by is not None and session.experiment.state.round < session.total:
         raise Stopped(session.run, stopped_by)
     if not quiet:
-        _show_in_notebook(session.run / "growth.gif")
+        show_in_notebook(session.run / "growth.gif")
     return session.run
 
 
-def _show_in_notebook(film: Path) -> None:
+def show_in_notebook(film: Path) -> None:
     ipython = sys.modules.get("IPython")
     if ipython is not None and hasattr(ipython.get_ipython(), "kernel") and film.is_file():
         ipython.display.display(ipython.display.Image(filename=str(film)))
@@ -152,15 +153,15 @@ def play(
     returned at the end. Only the first process has a record.
     """
     game, state, stream = experiment.game, experiment.state, experiment.stream
-    whole = experiment.total or total
+    whole, first = experiment.total or total, state.round
     while state.round < total and not (session and session.world.stop()) and not (enough and record and enough(record)):
         began = time.perf_counter()
         state.begin_round()
         experiment.schedules.apply(Clock(stream.position, int(stream.epoch), state.round, state.round / whole))
         with _in_memory():
             batches = [next(stream) for _ in range(game.batches_per_round)]
-            with experiment.engine():
-                metrics = game.round(*batches)
+        with _fitting(game, state.round == first), _in_memory(), experiment.engine():
+            metrics = game.round(*batches)
         state.end_round(shown := sum(batch.size for batch in batches))
         if experiment.augment is not None:
             metrics |= experiment.augment.after_round(metrics, shown)
@@ -175,6 +176,22 @@ def play(
         if live.due():
             live.show(state.round, state.images, record.losses(), waited=stream.waited)
     return session.world.stop() if session else None
+
+
+@contextmanager
+def _fitting(game: Game, first: bool) -> Iterator[None]:
+    """In a session's first round say in one line that networks, or a checkpoint, do not fit; but not of one's own."""
+    try:
+        yield
+    except (NotImplementedError, RankLost, torch.OutOfMemoryError):
+        raise
+    except (AttributeError, KeyError, RuntimeError, TypeError) as error:
+        own = [game, *(player.net for player in game.players)]
+        if not first or any(not type(part).__module__.startswith("gansmith.") for part in own):
+            raise
+        named = ", ".join(f"{player.name} {type(player.net).__name__}" for player in game.players)
+        why = (str(error) or type(error).__name__).splitlines()[0]
+        raise UserError(f"the networks, or what was loaded, do not fit this game: {named} ({why})") from error
 
 
 @contextmanager
@@ -244,8 +261,8 @@ def _session(world: World, resolved: Resolved, out: Path | None, quiet: bool) ->
         recipe = _with_steps(world, recipe, experiment, say)
         total = recipe.steps or math.ceil(recipe.n_epochs * experiment.rounds_per_epoch - 1e-9)
         experiment.total = total
-        if total < FEW and not recipe.steps:
-            say(f"{recipe.n_epochs} epochs are {total:,} rounds here, too few for pictures to show much: give --steps")
+        if total < FEW and not recipe.steps and saved is None:
+            say(f"{total:,} rounds are too few for pictures to show much: give --steps, or a greater --n_epochs")
         done = world.on_first(lambda: run is not None and runs.finished(run))
         _check_unfinished(run, done, recipe, experiment, total)
         _warn_of_rest(experiment, total, say)
@@ -409,8 +426,9 @@ def _begin(session: Session, resolved: Resolved) -> None:
             session.live.say(_banner(session, resolved.label, record.log.tensorboard))
             if state.round == 0:
                 record.checkpoint()  # so that a run that is killed early can go on, too
-                record.evaluate()  # what cannot be measured shows now
-                record.pictures()
+                with _fitting(session.experiment.game, True), _in_memory():
+                    record.evaluate()  # what cannot be measured shows now
+                    record.pictures()
 
 
 def _end(session: Session) -> None:
@@ -427,7 +445,7 @@ def _end(session: Session) -> None:
 @contextmanager
 def _told(session: Session) -> Iterator[None]:
     """Turn what ends a training early into one line that says what is kept and how to go on."""
-    state, began = session.experiment.state, session.experiment.state.round
+    state = session.experiment.state
     try:
         try:
             yield
@@ -440,12 +458,6 @@ def _told(session: Session) -> Iterator[None]:
             raise UserError(f"{error}{kept if state.round else ''}") from None
         except RankLost:
             raise
-        except (AttributeError, KeyError, RuntimeError, TypeError) as error:
-            if state.round > began or any(":" in network.name for network in session.recipe.networks.values()):
-                raise
-            named = ", ".join(f"{player} {network.name}" for player, network in session.recipe.networks.items())
-            what = f"the checkpoint of round {began} does not" if began else "these networks do not"
-            raise UserError(f"{what} fit this game and its pictures: {named} ({error})") from None
         except Exception:  # a closed pipe, a full disk, a folder that cannot be written: what was trained is not lost
             if state.round and session.world.size == 1:
                 with suppress(Exception):

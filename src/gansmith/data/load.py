@@ -274,7 +274,7 @@ def _unknown(what: str, folder: Path) -> str:
     if what and folder.exists():
         return f"{what} is a file; unpack it and give the folder with the pictures"
     if "/" in what or "\\" in what or what.startswith((".", "~")):
-        beside = (one.name for one in folder.absolute().parent.glob("*/"))
-        return f"no such folder: {folder.resolve()}{did_you_mean(folder.name, beside)}"
+        beside = (str(folder.with_name(one.name)) for one in folder.absolute().parent.glob("*/"))
+        return f"no such folder: {folder.resolve()}{did_you_mean(str(folder), beside)}"
     nearest = did_you_mean(what.lower().replace("-", "_"), data_names())
     return f"no data named {what!r}{nearest} (names: {', '.join(data_names())}; or give a folder of pictures)"

@@ -34,7 +34,7 @@ from gansmith.data.streamed import MOST_BYTES, Column, Layout, Reader, Shard, St
 from gansmith.errors import UserError
 
 INDEX = "gansmith-index.json"
-VERSION = 1
+VERSION = 2
 LABELS = ("cls", "label", "class")
 """Keys of a KEY.json that may hold the label, where there is no KEY.cls."""
 MOST_TEXT = 1 << 20
@@ -206,9 +206,9 @@ def make_index(found: Sequence[str], names: Sequence[str], wanted: Wanted) -> In
         shown = ", ".join(f"{count} {printable(ending)}" for ending, count in others.most_common(5))
         wanted.say(f"passed over in the shards: {others.total()} members with other endings ({shown})")
     some = {name: column for name, column in told.bits.items() if column is not None}
-    bits = {name: column for name, column in some.items() if len(column) == n}
+    bits = {name: some[name] for name in sorted(some) if len(some[name]) == n}
     if partial := [printable(name) for name in some if name not in bits]:
-        wanted.say(f"no attributes, because some samples do not say: {', '.join(partial)}")
+        wanted.say(f"{len(partial)} attributes are left out, because some samples lack them: {', '.join(partial[:5])}")
     rows = np.zeros(n, row_type(len(told.fields), len(bits)))
     for name in ("offset", "size", "crc", "key"):
         rows[name] = np.concatenate([part[name] for part in parts if len(part)])

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from gansmith.data import pictures
-from gansmith.data.addresses import addresses, is_shards, remote
+from gansmith.data.addresses import addresses, is_shards, remote, split_of
 from gansmith.data.attributes import TABLE
 from gansmith.data.cache import Broken
 from gansmith.data.folder import find_folder
@@ -30,7 +30,7 @@ Members = list[tuple[str, bytes]]
 
 def index_shards(what: str, *, n_cpu: int = 8, say: Callable[[str], None] = print) -> Index:
     """Writes the index of shards on this machine beside them, anew if there is one."""
-    found = addresses(what)
+    found = addresses(split_of(what, "train") or what)
     folders = {Path(address).parent for address in found}
     if remote(found[0]) or len(folders) > 1:
         raise UserError(f"{what}: an index is written beside shards in one folder of this machine")
