@@ -50,10 +50,9 @@ def best_precision(device: torch.device) -> Literal["bfloat16", "float32"]:
 def free_memory(device: torch.device) -> float:
     """Bytes that a training may take on a device; infinite where the system does not tell."""
     if device.type == "cuda":
-        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(
-            device
-        )  # by torch, for the next to come
-        return torch.cuda.mem_get_info(device)[0] + kept
+        # What torch has taken and does not use is free, too.
+        taken, used = torch.cuda.memory_reserved(device), torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + taken - used
     try:
         found = re.search(r"^MemAvailable: *(\d+) kB$", Path("/proc/meminfo").read_text(), re.MULTILINE)
     except OSError:
