@@ -108,6 +108,7 @@ def test_sampling_prints_ratios_that_fit_its_speeds(ran: Ran) -> None:
     assert len(set(*matched(r"gansmith train gan --steps 1: # s \(# to #\)", [start]))) == 1
 
 
+@pytest.mark.slow
 def test_modes_makes_a_table_and_trains_nothing_twice(ran: Ran, tmp_path: Path) -> None:
     words = ["--data", "ring", "--objectives", "hinge", "wasserstein", "--seeds", 2, "--steps", 2]
     lines = ran("modes", *words, "--out", tmp_path / "modes.jsonl")
@@ -150,6 +151,8 @@ def test_dcgan_prints_ratios_that_fit_its_times(ran: Ran) -> None:
         assert ms == low == high and ratio == least == most == about(found[0][1] / ms)
 
 
+@pytest.mark.slow
+@pytest.mark.large
 def test_the_script_s_dcgan_moves_as_gansmith_s(tmp_path: Path) -> None:
     """What `benchmarks/dcgan.py` compares is one update: the same weights and draws, without dropout, in float64."""
     script = SimpleNamespace(**runpy.run_path(str(SCRIPTS / "dcgan.py")))

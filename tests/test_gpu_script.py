@@ -58,6 +58,7 @@ def alive(pid: int) -> bool:
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="asks Linux which processes there are")
+@pytest.mark.slow
 def test_what_fails_hangs_or_dies_is_a_row_and_the_rest_goes_on(tmp_path: Path) -> None:
     (tmp_path / "bad.py").write_text(BAD)
     done = run("bad.py", "--device", "cpu", "--out", "out", cwd=tmp_path)
