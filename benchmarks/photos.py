@@ -115,8 +115,20 @@ def photos(folder: Path, seed: int, seconds: float, out: Path) -> tuple[Any, dic
     elif not finished(out):  # it was interrupted
         gansmith.train(out, device="cpu")
     sampler, log = gansmith.load(out), gansmith.history(out)
-    made = torch.from_numpy(sampler.sample(range(SAMPLES)))
+    made = torch.from_numpy(enlarged(sampler.sample(range(SAMPLES))))
     return made.float() / 255, {"rounds": sampler.round, "images": int(log["images"][-1])}
+
+
+def enlarged(pictures: Any) -> Any:
+    """uint8 (N, 3, h, w) of the size that the recipe chose, as the pictures of `loaded` are made 64x64."""
+    import numpy as np
+    from PIL import Image
+
+    from gansmith.data.pictures import to_array
+
+    if pictures.shape[2:] == (SIDE, SIDE):
+        return pictures
+    return np.stack([to_array(Image.fromarray(np.moveaxis(x, 0, 2)), (SIDE, SIDE), 3, "crop") for x in pictures])
 
 
 METHODS: dict[str, Callable[[Path, int, float, Path], tuple[Any, dict[str, Any]]]] = {
@@ -145,10 +157,14 @@ def scores(made: Any, folder: Path, weights: Path | None) -> dict[str, Any]:
     real = {split: torch.from_numpy(loaded(folder, split).copy()).float() / 255 for split in ("train", "test")}
     train, test = (extract(real[split]).features for split in ("train", "test"))
     own = extract((made.clamp(0, 1) * 255).round() / 255).features
-    found: dict[str, Any] = {"mmd": mmd(own, test), "mmd_real": mmd(train[:SAMPLES], test)}
+
+    def some(x: torch.Tensor, n: int) -> torch.Tensor:  # files of a set may be sorted by class
+        return x[torch.randperm(len(x), generator=torch.Generator().manual_seed(0))[:n]] if len(x) > n else x
+
+    found: dict[str, Any] = {"mmd": mmd(own, test), "mmd_real": mmd(some(train, SAMPLES), test)}
     if (n := min(len(test), len(own))) >= 1000:
-        found |= precision_recall(test[:n], own[:n])
-        found |= {f"{k}_real": v for k, v in precision_recall(test[:n], train[:n]).items()}
+        found |= precision_recall(some(test, n), some(own, n))
+        found |= {f"{k}_real": v for k, v in precision_recall(some(test, n), some(train, n)).items()}
     near = threshold([train], test)
     found["memorised"], found["memorised_expected"] = (
         share(nearest_of_parts(own, [train])[0] < near.distance),

@@ -468,6 +468,55 @@ def test_shards_elsewhere_give_the_same_batches(shards: Path, store: Any, indexe
     assert not [path for path in (shards.parent / "cache").iterdir() if not path.name.rpartition("-")[0]]
 
 
+@pytest.mark.parametrize("window", [1, 2, 3])
+def test_the_next_window_is_told_ahead(window: int) -> None:
+    """What each part of a batch comes to in the next window: the shards that it then reads, and no others."""
+    edges = np.cumsum([0, 9, 8, 0, 11, 7, 10, 9])
+    order = Order(Layout(edges, np.zeros(54, np.uint64), window), "gansmith order 0 0", 4)
+    size = order._turns * 4
+    for w in range(54 // size):
+        for lo, hi in ((0, 4), (0, 1), (2, 4)):
+            places = np.add.outer(np.arange((w + 1) * size, min((w + 2) * size, 54) - 3, 4), np.arange(lo, hi)).ravel()
+            rows = [order[int(p) : int(p) + 1][0] for p in places]
+            reads = {*(np.searchsorted(edges, rows, "right") - 1).tolist()}
+            told = order.ahead(slice(w * size + lo, w * size + hi))
+            assert {s for s in told if edges[s] < edges[s + 1]} == reads and len(told) == len({*told})
+
+
+def test_shards_from_elsewhere_come_ahead_of_their_window(shards: Path, store: Any) -> None:
+    data = load("memory://store/train-*.tar", window=1)
+    reader = data.images.reader
+    stream = stream_of(data, n_cpu=1)
+    reader.read(["x"], stream._order(0, 0)[:1])
+    assert len(reader._files) == 1
+    stream._read(0)
+    reader._fetching.shutdown()
+    assert len(reader._files) == 2
+    reader._fetching = None
+    stream.close()
+
+
+def test_shards_from_a_server_of_http(shards: Path) -> None:
+    pytest.importorskip("aiohttp")
+    import functools
+    import http.server
+    import threading
+
+    quiet = type("Quiet", (http.server.SimpleHTTPRequestHandler,), {"log_message": lambda *_: None})
+    handler = functools.partial(quiet, directory=str(shards))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        at = f"http://127.0.0.1:{server.server_port}/train-{{00..03}}.tar"
+        there, here = stream_of(load(at)), stream_of(load(shards))
+        assert numbers(there, 12) == numbers(here, 12)
+        there.close()
+        here.close()
+        (shards / "train-02.tar").unlink()
+        with pytest.raises(UserError, match="train-02.tar is missing"):
+            numbers(stream_of(load(at)), 8)
+        server.shutdown()
+
+
 def test_what_fails_is_tried_again_and_then_told(store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     whole, fails = type(store)._open, [2]
 
@@ -597,3 +646,92 @@ def test_folders_of_pictures_beside_an_archive_are_no_shards(tmp_path: Path) -> 
     assert is_shards(str(tmp_path))
     (tmp_path / "daisy").mkdir()
     assert not is_shards(str(tmp_path))
+
+
+# ---- shards that nobody has counted ------------------------------------------------------------------------------
+
+
+def uncounted(what: Path, **changed: Any) -> ImageSet:
+    return load(what, per_shard=8, classes=64, **changed)
+
+
+def test_shards_that_nobody_counted_give_each_sample_once_a_pass(shards: Path, cache: Path) -> None:
+    """Of 7, 9, 6 and 8 samples counted as 8 each: one shard gives one again, one two, one keeps its last to itself."""
+    said: list[str] = []
+    stream = stream_of(uncounted(shards, said=said))
+    passes = numbers(stream, 2 * stream.batches_per_epoch)
+    stream.close()
+    expected = sorted([*range(7), 0, *range(7, 15), *range(16, 22), 16, 17, *range(22, 30)])
+    for of in (passes[:8], passes[8:]):
+        assert sorted(sum(of, [])) == expected
+    assert passes[:8] != passes[8:] and not cache.exists()
+    assert said[0].endswith("4 shards without an index, each counted as 8 samples; the first has 7")
+    assert [text for text in said if "9 samples, and data.per_shard = 8 of them are used" in text and "train-01" in text]
+
+
+def test_shards_that_nobody_counted_are_looked_at_when_they_are_read(tmp_path: Path) -> None:
+    shards = numbered(tmp_path / "many", [4] * 40)
+    for path in sorted(shards.iterdir())[1:]:
+        path.write_bytes(b"")  # not read at the start
+    data = uncounted(shards)
+    assert data.classes == tuple(map(str, range(64))) and len(data) == 320
+    with pytest.raises(UserError, match=r"the shard .*train-\d\d.tar cannot be used: it has 0 bytes"):
+        numbers(stream_of(data), 80)
+
+
+def test_a_resume_of_shards_that_nobody_counted_gives_the_same_batches_on_other_ranks(shards: Path) -> None:
+    stream = stream_of(uncounted(shards))
+    numbers(stream, 5)
+    state, rest = stream.state_dict(), numbers(stream, 9)
+    stream.close()
+    parts = [stream_of(uncounted(shards, n_cpu=2), rank=r, ranks=2) for r in range(2)]
+    for part in parts:
+        part.load_state_dict(state)
+    for expected in rest:
+        assert sum((numbers(part, 1)[0] for part in parts), []) == expected
+    for part in parts:
+        part.close()
+
+
+def test_what_a_sample_lacks_leaves_it_out(tmp_path: Path) -> None:
+    """Of a shard that nobody counted: a label that is no class, an attribute that others have."""
+    told = [{"cls": "cat", "smile": 1}, {"cls": "dog", "smile": 0}, {"cls": "ox", "smile": 0}, {"cls": "cat"}]
+    members = [m for i, t in enumerate(told) for m in ((f"{i}.png", png(i)), (f"{i}.json", json.dumps(t).encode()))]
+    tar(tmp_path / "s" / "0.tar", members[:2])
+    tar(tmp_path / "s" / "1.tar", members)
+    said: list[str] = []
+    data = load(tmp_path / "s", per_shard=3, classes=["dog", "cat"], said=said)
+    assert data.columns["y"][3:].tolist() == [1, 0, 1] and data.images[3:][:, 0, 0, 0].tolist() == [0, 1, 3]
+    assert any(
+        "left out 1 samples" in text and "its label is ox, and data.classes has no such class" in text for text in said
+    )
+    bits = load(tmp_path / "s", needs=(("x", "bits"),), per_shard=3, said=said)
+    assert bits.classes == ("smile",) and bits.columns["bits"][3:][:, 0].tolist() == [1.0, 0.0, 0.0]
+    assert any("left out 1 samples" in text and "it lacks the attribute smile" in text for text in said)
+
+
+def test_a_shard_that_is_gone_in_mid_training_is_skipped_as_far_as_max_broken_says(shards: Path) -> None:
+    said: list[str] = []
+    for make in (load, uncounted):
+        stream = stream_of(make(shards, said=said, max_broken=0.25))
+        (shards / "train-02.tar").rename(shards / "away")
+        seen = {n for batch in numbers(stream, stream.batches_per_epoch) for n in batch}
+        stream.close()
+        (shards / "away").rename(shards / "train-02.tar")
+        assert not seen & {*range(16, 22)} and {*range(7)} <= seen
+        assert [text for text in said if text.startswith("left out a shard, and the next one stands for it (1 so far)")]
+        said.clear()
+    stream = stream_of(load(shards))
+    (shards / "train-02.tar").unlink()
+    with pytest.raises(UserError, match="train-02.tar is missing"):
+        numbers(stream, 16)
+    stream.close()
+
+
+def test_keys_of_uncounted_shards_are_for_these_alone(shards: Path) -> None:
+    with pytest.raises(UserError, match="with data.per_shard no pictures are held back"):
+        uncounted(shards, validation=4)
+    with pytest.raises(UserError, match="with it, data.per_shard must be given"):
+        load(shards, classes=64)
+    with pytest.raises(UserError, match="data.per_shard is 8, which is for shards"):
+        load_sets("mnist", size=(28, 28), channels=1, per_shard=8)

@@ -236,6 +236,8 @@ def load_split(
         fold=fold,
         window=data.window,
         keep_mb=data.keep_mb,
+        per_shard=data.per_shard,
+        classes=data.classes,
         max_broken=data.max_broken,
         max_megapixels=data.max_megapixels,
         n_cpu=data.n_cpu,
@@ -356,9 +358,9 @@ def needs_of(recipe: Recipe) -> Needs:
 def _classes(sets: Sequence[ImageSet]) -> Classes:
     for found in sets:
         if (bits := found.columns.get("bits")) is not None:
-            return Classes(found.classes, tuple(int(n) for n in np.asarray(bits).sum(0)))
+            return Classes(found.classes, tuple(int(n) for n in bits[found.known].sum(0)))
         if found.labels is not None:
-            counts = np.bincount(found.labels, minlength=len(found.classes))
+            counts = np.bincount(found.labels[found.known], minlength=len(found.classes))
             return Classes(found.classes, tuple(int(n) for n in counts))
     return Classes()
 

@@ -40,6 +40,11 @@ class ImageSet:
         return len(next(iter(self.columns.values())))
 
     @property
+    def known(self) -> slice:
+        """The rows whose marks may all be read: of shards that nobody has counted, those of the first one."""
+        return slice(0, int(self.layout.edges[1])) if self.layout and self.layout.keys is None else slice(None)
+
+    @property
     def pictures(self) -> dict[str, NDArray[Any]]:
         """The columns with pictures, which have four dimensions."""
         return {name: column for name, column in self.columns.items() if column.ndim == 4}

@@ -81,6 +81,8 @@ def load_sets(
     fold: int = 1,
     window: int = 16,
     keep_mb: int = 1024,
+    per_shard: int | None = None,
+    classes: int | Sequence[str] | None = None,
     say: Callable[[str], None] = print,
     progress: bool = True,
 ) -> tuple[ImageSet, ...]:
@@ -97,12 +99,16 @@ def load_sets(
     """
     wanted = Wanted(
         *(size, channels, split, fit, max_broken, n_cpu, say, progress, needs, pairs, direction),
-        *(attributes, columns, max_megapixels, root, fold, window, keep_mb),
+        *(attributes, columns, max_megapixels, root, fold, window, keep_mb, per_shard, classes),
     )
     folder = Path(what).expanduser()
     if isinstance(what, Untrusted) and (there := first_remote(what)):
         raise UserError(f"data.name is {what}, which would read {there}; if you trust that address, add --trust")
     shards = what not in KNOWN and is_shards(what)
+    if per_shard and not shards:
+        raise UserError(f"data.per_shard is {per_shard}, which is for shards, and {what} is none: it must be null")
+    if classes is not None and not per_shard:
+        raise UserError("data.classes is for shards that nobody has counted: with it, data.per_shard must be given")
     row = _SHARDS if shards else KNOWN.get(what) or (_FOLDER if what and folder.is_dir() else None)
     if row is None:
         raise UserError(_unknown(what, folder))

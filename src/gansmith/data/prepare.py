@@ -84,6 +84,8 @@ class Wanted:
     fold: int = 1
     window: int = 16
     keep_mb: int = 1024
+    per_shard: int | None = None
+    classes: int | Sequence[str] | None = None
 
     def __post_init__(self) -> None:
         for name in ("channels", "split", "fit", "pairs", "direction"):

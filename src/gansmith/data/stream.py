@@ -246,8 +246,12 @@ class Stream(Iterator[Batch]):
         _, here = self._rows(position)
         raw: dict[str, Tensor] = {}
         for number, columns in enumerate(self._mapped):
-            index = np.concatenate([self._order(number, epoch)[part] for epoch, part in self._parts(number, here)])
+            parts = [(self._order(number, epoch), part) for epoch, part in self._parts(number, here)]
+            index = np.concatenate([order[part] for order, part in parts])
             if self.sets[number].layout:
+                for order, part in parts:
+                    if isinstance(order, Order) and isinstance(images := self.sets[number].images, Streamed):
+                        images.reader.fetch(order.ahead(part))
                 raw |= {name: torch.from_numpy(column) for name, column in read_columns(columns, index).items()}
                 continue
             # Not np.take: it would first copy a column of pairs, whose pictures lie apart, as a whole.

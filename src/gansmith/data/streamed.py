@@ -6,18 +6,19 @@ import hashlib
 import math
 import os
 import zlib
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from io import RawIOBase
 from queue import SimpleQueue
 from threading import Lock
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gansmith.data.addresses import opened, tried
+from gansmith.data.addresses import opened, remote, tried
 from gansmith.data.decoder import Decoder, Form, decode
 from gansmith.data.imageset import Bytes, Labels
 from gansmith.data.prepare import TOLERATED, Wanted
@@ -40,16 +41,22 @@ class Layout:
     """Which rows lie in which shard: in shard i those from edges[i] to edges[i + 1]; `window` shards are mixed."""
 
     edges: Labels
-    keys: NDArray[np.uint64]
-    """Digests of the names of the rows."""
+    keys: NDArray[np.uint64] | None
+    """Digests of the names of the rows; None where nobody has counted these."""
     window: int
 
     def take(self, rows: Labels) -> Layout:
         """That of some rows, ascending, under their new numbers."""
+        assert self.keys is not None
         return Layout(np.searchsorted(rows, self.edges), self.keys[rows], self.window)
 
     def by_key(self, k: int) -> Labels:
         """k rows, ascending, chosen by their names alone, in whatever shards they lie."""
+        if self.keys is None:
+            raise UserError(
+                "with data.per_shard no pictures are held back: data.validation must be 0; put shards into a folder"
+                " test beside a folder train"
+            )
         return np.sort(np.argsort(self.keys, kind="stable")[:k])
 
 
@@ -78,6 +85,17 @@ class Order:
         windows = range(start // size, -(-stop // size))
         rows = [self._rows(self._line(w, max(start, w * size), min(stop, (w + 1) * size))) for w in windows]
         return np.concatenate(rows) if rows else np.empty(0, np.int64)
+
+    def ahead(self, part: slice) -> list[int]:
+        """The shards that these places of a batch come to in the next window of the pass."""
+        w = part.start // (self._turns * self._batch) + 1
+        first, lo = w * self._turns * self._batch, part.start % self._batch
+        whole = min(self._turns, (self.n - first) // self._batch)
+        if whole <= 0 or part.stop <= part.start:
+            return []
+        ends = first + whole * np.array([lo, lo + part.stop - part.start]) - [0, 1]
+        here, end = np.searchsorted(self._starts, ends, "right")
+        return self._shards[here - 1 : end].tolist()
 
     def _line(self, w: int, start: int, stop: int) -> Labels:
         """Positions in the line of the places start..stop of the pass, all in window w."""
@@ -112,11 +130,19 @@ class Order:
 # ---- reading ----------------------------------------------------------------------------------------------------
 
 
+class Rows(Protocol):
+    """The rows of an index, an array of them or what makes them as they are asked for."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, at: Any) -> NDArray[Any]: ...
+
+
 class Shard(NamedTuple):
-    """A file of the set, and the bytes that it must have."""
+    """A file of the set, and the bytes that it must have, where that is known."""
 
     address: str
-    n_bytes: int
+    n_bytes: int | None
 
 
 class Column(NamedTuple):
@@ -139,7 +165,7 @@ class Reader:
         name: str,
         shards: Sequence[Shard],
         edges: Labels,
-        index: NDArray[Any],
+        index: Rows,
         columns: Mapping[str, Column],
         wanted: Wanted,
     ) -> None:
@@ -154,58 +180,83 @@ class Reader:
         self._decoders: list[Decoder] = []
         self._free: SimpleQueue[Decoder] = SimpleQueue()
         self._instead: dict[int, int] = {}
+        self._gone: dict[int, int] = {}
+        self._asked: set[int] = set()
+        self._fetching: ThreadPoolExecutor | None = None
         shape = (len(self.fields), wanted.channels, *wanted.size)
         kept = min(len(index), (wanted.keep_mb << 20) // math.prod(shape))
         self._kept = np.empty((kept, *shape), np.uint8)  # takes memory as it is filled
-        self._there = np.zeros(kept, bool)
+        self._used = np.full(kept, -1)
 
     def read(self, names: Sequence[str], rows: Labels) -> dict[str, NDArray[Any]]:
         """Columns of these rows; for a picture that is broken all of them are those of the next one that is not."""
         pictures = [name for name in names if name in self.fields]
-        found = self._pictures(rows) if pictures else np.empty(0)
-        if self._instead:  # after the pictures, since reading them finds the broken ones
-            rows = np.array([self._good(int(row)) for row in rows], np.int64)
+        found, rows = self._pictures(rows) if pictures else (np.empty(0), rows)
         out: dict[str, NDArray[Any]] = {name: found[:, self.fields.index(name)] for name in pictures}
         for name in names:
             if (of := self.columns[name].of) is not None:
                 out[name] = of(self._index[rows]).astype(self.columns[name].dtype)
         return out
 
+    def fetch(self, shards: Sequence[int]) -> None:
+        """Have a thread bring shards from elsewhere, one by one; what fails will fail again when it is read."""
+        with self._lock:
+            new = [s for s in shards if s not in self._asked and remote(self._shards[s].address)]
+            self._asked = {s for s in self._asked if s in self._files} | {*shards}
+            if new:
+                self._fetching = self._fetching or ThreadPoolExecutor(1, thread_name_prefix="gansmith-fetch")
+                for shard in new:
+                    self._fetching.submit(self._file, shard)
+
     def close(self) -> None:
         """Ends the processes; a later read starts them anew."""
+        if self._fetching is not None:
+            self._fetching.shutdown(cancel_futures=True)
+            self._fetching = None
         with self._lock:
             for decoder in self._decoders:
                 decoder.close()
             self._decoders, self._free = [], SimpleQueue()
             self._files.clear()
 
-    def _pictures(self, rows: Labels) -> Bytes:
-        """(n, F, C, H, W): from memory where they were kept, the others decoded."""
-        may = rows < len(self._there)
-        here = may.copy()
-        here[may] = self._there[rows[may]]
-        if here.all():
-            return self._kept[rows]
+    def _pictures(self, rows: Labels) -> tuple[Bytes, Labels]:
+        """(n, F, C, H, W), from memory where they were kept, the others decoded; and the rows that they are of."""
+        may = rows < len(self._used)
+        used = np.full(len(rows), -1)
+        used[may] = self._used[rows[may]]
+        if (here := used >= 0).all():
+            return self._kept[rows], used
         out = np.empty((len(rows), *self._kept.shape[1:]), np.uint8)
         out[here] = self._kept[rows[here]]
-        places = np.flatnonzero(~here)
-        total = np.cumsum(self._index["size"][rows[places]].sum(1, dtype=np.int64))
-        for group in np.split(places, np.flatnonzero(np.diff(total // AT_ONCE)) + 1):
-            self._decode(rows[group], out, group)
-        keep = places[may[places]]
+        self._decode(rows, out, used, deque(np.flatnonzero(~here).tolist()))
+        keep = np.flatnonzero(may & ~here)
         self._kept[rows[keep]] = out[keep]
-        self._there[rows[keep]] = True
-        return out
+        self._used[rows[keep]] = used[keep]
+        return out, used
 
-    def _decode(self, rows: Labels, out: Bytes, places: Labels) -> None:
-        good = [self._good(int(row)) for row in rows]
-        pixels, why = self._decoded([one for row in good for one in self._members(row)])
+    def _decode(self, rows: Labels, out: Bytes, used: Labels, waiting: deque[int]) -> None:
+        """Fills these places of `out` and `used`, some megabytes of files at a time."""
         each = len(self.fields)
-        out[places] = pixels.reshape(len(rows), each, *pixels.shape[1:])
-        for j, row in enumerate(good):
-            if reason := next(filter(None, why[j * each : (j + 1) * each]), None):
-                self._leave_out(row, reason)
-                self._decode(rows[j : j + 1], out, places[j : j + 1])
+        while waiting:
+            group, data, n_bytes = list[tuple[int, int]](), list[bytes](), 0
+            while waiting and n_bytes < AT_ONCE:
+                row = self._good(int(rows[waiting[0]]))
+                try:
+                    found = self._members(row)
+                except UserError as error:
+                    if self._skip(self._shard(row), str(error)):
+                        continue
+                    raise
+                group.append((waiting.popleft(), row))
+                data += found
+                n_bytes += sum(map(len, found))
+            pixels, why = self._decoded(data)
+            for j, (place, row) in enumerate(group):
+                if reason := next(filter(None, why[j * each : (j + 1) * each]), None):
+                    self._leave_out(row, reason)
+                    waiting.append(place)
+                else:
+                    out[place], used[place] = pixels[j * each : (j + 1) * each], row
 
     def _decoded(self, data: list[bytes]) -> tuple[Bytes, list[str | None]]:
         if self._n_cpu == 1:
@@ -222,9 +273,31 @@ class Reader:
             self._free.put(decoder)
 
     def _good(self, row: int) -> int:
-        while row in self._instead:
-            row = self._instead[row]
-        return row
+        """The row that stands for this one, itself if nothing is wrong with it."""
+        while True:
+            if row in self._instead:
+                row = self._instead[row]
+            elif self._gone and (shard := self._shard(row)) in self._gone:
+                first, last = self._edges[(other := self._gone[shard]) : other + 2].tolist()
+                row = first + (row - int(self._edges[shard])) % (last - first)
+            else:
+                return row
+
+    def _skip(self, shard: int, why: str) -> bool:
+        """From now on the next shard stands for this one, if max_broken allows that."""
+        with self._lock:
+            if shard in self._gone:
+                return True
+            n = len(self._shards)
+            after = (other % n for other in range(shard + 1, shard + n))
+            there = (o for o in after if o not in self._gone and self._edges[o] < self._edges[o + 1])
+            if len(self._gone) + 1 > self._max_broken * n or (other := next(there, None)) is None:
+                return False
+            self._gone[shard] = other
+            self._files.pop(shard, None)
+            n = len(self._gone)
+        self._say(f"left out a shard, and the next one stands for it ({n} so far): {why}")
+        return True
 
     def _leave_out(self, row: int, why: str) -> None:
         """From now on the next sound row of the shard stands for this one, wherever and whenever it is read."""
@@ -278,7 +351,7 @@ class Reader:
                     return file
             address, n_bytes = self._shards[shard]
             file = _File(opened(address))
-            if file.n_bytes != n_bytes:
+            if file.n_bytes != n_bytes is not None:
                 raise UserError(f"{address} has {file.n_bytes:,} bytes; when it was indexed it had {n_bytes:,}")
             with self._lock:
                 self._files[shard] = file
