@@ -188,7 +188,7 @@ def data_of(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Callabl
 # ---- training without pictures, curves and films -----------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session", autouse=True)
 def blind() -> Iterator[None]:
     """Runs without curves, which take ten times as long as a small training: curves.png is empty."""
     with pytest.MonkeyPatch.context() as patch:

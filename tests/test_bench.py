@@ -93,6 +93,7 @@ def test_a_wrong_goal_is_told() -> None:
 # ---- runs ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_first_evaluation_that_meets_the_goal_counts_and_ends_the_training(measure: Measure) -> None:
     easy = "parzen_ll>=-1e+09"
     both = measure(f"{NEVER} {easy}", "long")  # of goals of one value all count
@@ -124,6 +125,7 @@ def test_evaluation_does_not_count_as_training(measure: Measure, monkeypatch: py
     assert 4 * 0.3 + row["trained_seconds"] < row["wall_seconds"] < time.perf_counter() - began
 
 
+@pytest.mark.slow
 def test_a_training_that_is_stopped_goes_on_and_finds_the_same(
     measure: Measure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -150,6 +152,7 @@ def test_a_training_that_is_stopped_goes_on_and_finds_the_same(
     assert again["wall_seconds"] == pytest.approx(sum(session["wall_seconds"] for session in sessions))
 
 
+@pytest.mark.slow
 def test_what_is_done_is_not_done_again_unless_more_time_is_given(
     measure: Measure, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -75,6 +75,7 @@ about = partial(pytest.approx, rel=0.1, abs=0.006)
 """Numbers that were rounded for print."""
 
 
+@pytest.mark.slow
 def test_epoch_prints_times_of_the_post_that_fit_its_seconds(ran: Ran) -> None:
     head, *rows, on = ran("epoch", "--repeats", 1, "--steps", 5, "--device", "cpu")
     assert "seconds for 5 rounds" in head and "times the post" in head
@@ -129,6 +130,7 @@ def test_spin_prints_each_setting_alone_and_beside_other_work(ran: Ran, monkeypa
     assert [(busy, spin) for busy, spin, *_ in found] == [(b, s) for b in (0, 1) for s in ("default", 10000)]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's allocator")
 def test_allocator_prints_speeds_and_page_faults_of_both(ran: Ran) -> None:
     lines = ran("allocator", "--repeats", 1, "--rounds", 12, "--recipe", "gan")
@@ -184,6 +186,7 @@ def test_the_script_s_dcgan_moves_as_gansmith_s(tmp_path: Path) -> None:
         assert (one.weight - other.weight).abs().max() < 1e-10
 
 
+@pytest.mark.slow
 def test_translators_prints_ratios_that_fit_its_times(ran: Ran) -> None:
     head, *rows, on = ran("translators", "--only", "pix2pix", "--repeats", 1, "--rounds", 1, "--device", "cpu")
     assert "ms a round" in head and "times the script" in head and "threads 1" in on
@@ -321,6 +324,7 @@ def test_a_wrong_argument_is_one_line_and_exit_code_2(
     assert err.startswith(f"{name}.py: error: {said}") and err.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_the_zoo_trains_one_item_a_call_and_writes_its_page(
     small: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -29,7 +29,6 @@ from gansmith.recipe import plan, recipe_names, recipe_text
 Gansmith = Callable[..., tuple[int, str, str]]
 GAN = {"img_size": 16, "batch_size": 8, "networks.G.widths": [16, 16], "networks.D.widths": [16]}
 CPU = ("--device", "cpu")
-pytestmark = pytest.mark.usefixtures("blind")
 
 
 @pytest.fixture

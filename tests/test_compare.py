@@ -37,7 +37,6 @@ from gansmith.tables import Table
 
 VARY = {"objective": {"gan": "gan", "hinge": "hinge"}}
 FOLDER = {"data.validation": 20, "log_interval": 1}
-pytestmark = pytest.mark.usefixtures("blind")
 
 
 def values(*of: float, start: int = 0) -> list[tuple[int, float]]:

@@ -13,10 +13,10 @@ from gansmith.build import build
 from gansmith.errors import UserError
 from gansmith.exactness import verify
 from gansmith.recipe import plan
+from gansmith.training import train
 
 Small = Callable[..., dict[str, Any]]
 TEXT = (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text(encoding="utf-8")
-pytestmark = pytest.mark.usefixtures("blind")
 FILES = {
     "myobj:HINGE": ("objective", "HINGE = Objective("),
     "mynet:MyD": ("networks.D", "class MyD("),
@@ -82,3 +82,12 @@ def test_a_sigmoid_at_the_end_of_d_is_warned_of(
     made = build(plan("gan", flags={**flags, **changes}).recipe, torch.device("cpu"), say=said.append, progress=False)
     assert isinstance([*made.game.D.net.modules()][-1], nn.Sigmoid)
     assert any("seems to end in a sigmoid" in text for text in said) is warned
+
+
+def test_an_error_in_ones_own_objective_is_not_blamed_on_the_networks(here: Path, pictures: Path, small: Small) -> None:
+    text = "from dataclasses import replace\nfrom gansmith.objectives import OBJECTIVES\n"
+    text += "MINE = replace(OBJECTIVES['hinge'], d=lambda real, fake: real.missing)\n"
+    (here / "own.py").write_text(text, encoding="utf-8")
+    options: dict[str, Any] = {"overrides": {**small("gan"), "objective": "own:MINE"}, "data": pictures}
+    with pytest.raises(AttributeError, match="missing"):
+        train("gan", out=here / "run", steps=3, device="cpu", quiet=True, **options)

@@ -552,7 +552,7 @@ def test_an_address_in_somebody_elses_recipe_needs_trust(store: Any, tmp_path: P
 # ---- training ------------------------------------------------------------------------------------------------------
 
 
-def test_the_command_writes_shards_and_a_training_on_them_goes_on(tmp_path: Path, shards: Path, blind: None) -> None:
+def test_the_command_writes_shards_and_a_training_on_them_goes_on(tmp_path: Path, shards: Path) -> None:
     run = CliRunner()
     made = run.invoke(main, ["shards", "ring", str(tmp_path / "out")])
     assert made.exit_code == 2 and "ring is no single set of pictures" in made.output
@@ -666,7 +666,9 @@ def test_shards_that_nobody_counted_give_each_sample_once_a_pass(shards: Path, c
         assert sorted(sum(of, [])) == expected
     assert passes[:8] != passes[8:] and not cache.exists()
     assert said[0].endswith("4 shards without an index, each counted as 8 samples; the first has 7")
-    assert [text for text in said if "9 samples, and data.per_shard = 8 of them are used" in text and "train-01" in text]
+    assert [
+        text for text in said if "9 samples, and data.per_shard = 8 of them are used" in text and "train-01" in text
+    ]
 
 
 def test_shards_that_nobody_counted_are_looked_at_when_they_are_read(tmp_path: Path) -> None:

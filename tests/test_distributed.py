@@ -42,10 +42,7 @@ from gansmith.players import Metrics, Player, move, sgd
 from gansmith.run.log import read_metrics
 from gansmith.schema import NonNegativeInt, PositiveInt
 
-pytestmark = [
-    pytest.mark.skipif(sys.platform == "win32", reason="gloo and signals as POSIX has them"),
-    pytest.mark.usefixtures("blind"),
-]
+pytestmark = [pytest.mark.skipif(sys.platform == "win32", reason="gloo and signals as POSIX has them")]
 
 WAIT = 90.0
 CPU = torch.device("cpu")

@@ -123,12 +123,15 @@ def test_channels_last_is_the_same_training(name: str, make: Make) -> None:
 # ---- compiled ----------------------------------------------------------------------------------------------------
 
 
-SLOW = ("pix2pix", "cyclegan")  # the largest graphs; each takes a minute or more
+LARGE = ("pix2pix", "cyclegan")  # the largest graphs; each takes a minute or more
 
 
 @compiler
 @pytest.mark.filterwarnings("default")  # torch's own, while it compiles
-@pytest.mark.parametrize(("name", "n"), [("gan", 2), *(pytest.param(name, 9, marks=pytest.mark.slow) for name in SLOW)])
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "n"), [("gan", 2), *(pytest.param(name, 9, marks=pytest.mark.large) for name in LARGE)]
+)
 def test_compiled_networks_play_like_eager_ones(name: str, n: int, make: Make) -> None:
     """In float64, where rounds of training do not blow rounding up to the size of a mistake; 9 have a short batch."""
     eager, compiled = (make(name, dtype=torch.float64, compile=on) for on in (False, True))

@@ -28,7 +28,6 @@ from gansmith.papers.line import Generator
 from gansmith.priors import Normal, Uniform
 
 Numbers = NDArray[np.float64]
-pytestmark = pytest.mark.usefixtures("blind")
 
 
 def parts(toy: Mixture) -> list[tuple[float, NormalDist]]:

@@ -29,7 +29,6 @@ from gansmith.run.pictures import to_uint8
 
 Bytes = NDArray[np.uint8]
 SIDE = 16
-pytestmark = pytest.mark.usefixtures("blind")
 KEYS = {"img_size": SIDE, "batch_size": 8, "networks.G.widths": [16, 16], "networks.D.widths": [16], "lr": 1e-2}
 
 

@@ -101,7 +101,7 @@ def test_what_is_frozen_never_changes_has_no_optimizer_and_must_be_the_same_at_a
         experiment_of("gan", data_of("gan"), **FLAGS, accumulate=2)
 
 
-@pytest.mark.usefixtures("plain", "blind")
+@pytest.mark.usefixtures("plain")
 def test_frozen_weights_come_from_a_run_and_a_seed_draws_the_latent_of_a_translation(
     data_of: Data, tmp_path: Path
 ) -> None:

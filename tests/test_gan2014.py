@@ -31,7 +31,7 @@ Small = Callable[..., dict[str, Any]]
 
 
 @pytest.fixture(autouse=True)
-def seeded(blind: None) -> Iterator[None]:
+def seeded() -> Iterator[None]:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         yield

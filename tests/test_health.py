@@ -46,7 +46,6 @@ def test_samples_that_are_nearly_one_picture() -> None:
     assert "they differ" in str(alike(same, real)) and "gan_r1" in str(alike(same, real))
 
 
-@pytest.mark.usefixtures("blind")
 def test_a_training_that_has_gone_says_so_once_and_at_its_end(
     small: Any, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

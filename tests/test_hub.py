@@ -67,9 +67,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
 
 
 @pytest.fixture(scope="module")
-def run(
-    tmp_path_factory: pytest.TempPathFactory, pictures: Path, small: Callable[..., dict[str, Any]], blind: None
-) -> Path:
+def run(tmp_path_factory: pytest.TempPathFactory, pictures: Path, small: Callable[..., dict[str, Any]]) -> Path:
     out = tmp_path_factory.mktemp("private") / "run"
     return gansmith.train("gan", data=pictures, out=out, steps=2, device="cpu", quiet=True, **small("gan"))
 
@@ -191,7 +189,7 @@ def test_without_the_extra_one_line_says_what_to_install(run: Path, monkeypatch:
 
 
 def test_the_samples_of_a_translator_stay_at_home(
-    hub: Hub, data_of: Callable[[str], str], small: Callable[..., dict[str, Any]], tmp_path: Path, blind: None
+    hub: Hub, data_of: Callable[[str], str], small: Callable[..., dict[str, Any]], tmp_path: Path
 ) -> None:
     flags = {**small("srresnet"), "data": data_of("srresnet")}
     run = gansmith.train("srresnet", out=tmp_path / "run", steps=1, device="cpu", quiet=True, **flags)

@@ -214,7 +214,7 @@ def test_a_maker_is_chosen_by_name_by_what_it_imitates_or_by_kind() -> None:
 
 
 def test_a_run_is_opened_at_a_round_with_its_average_or_without(
-    pictures: Path, small: Callable[..., dict[str, Any]], tmp_path: Path, blind: None
+    pictures: Path, small: Callable[..., dict[str, Any]], tmp_path: Path
 ) -> None:
     keys = small("gan", **{"checkpoint.interval": 2, "ema.halflife_kimg": 0.05})
     run = gansmith.train("gan", data=pictures, out=tmp_path / "run", steps=4, device="cpu", overrides=keys, quiet=True)

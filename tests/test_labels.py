@@ -140,9 +140,7 @@ Scored = dict[str, Receipt]
 
 
 @pytest.fixture
-def scored(
-    folder: Path, small: Callable[..., dict[str, Any]], tmp_path: Path, blind: None
-) -> Callable[..., tuple[Path, Scored]]:
+def scored(folder: Path, small: Callable[..., dict[str, Any]], tmp_path: Path) -> Callable[..., tuple[Path, Scored]]:
     def run(recipe: str, steps: int, measures: list[str], **flags: Any) -> tuple[Path, Scored]:
         out = gansmith.train(
             recipe,

@@ -37,7 +37,6 @@ def test_it_samples_the_same_pictures(run: Path) -> None:
     assert np.array_equal(sampler.sample(range(4)), MADE["samples"])
 
 
-@pytest.mark.usefixtures("blind")
 def test_it_goes_on_to_the_same_weights_and_moments(run: Path) -> None:
     gansmith.train(run, steps=8, device="cpu", quiet=True)
     players = checkpoint.read(run / "checkpoints" / "00000008")[0]["players"]

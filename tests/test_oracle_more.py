@@ -141,7 +141,6 @@ def test_a_picture_is_encoded_by_itself_at_any_size() -> None:
     torch.testing.assert_close(block(flat), block.short[1](flat)[:, :, ::2, ::2] + bias)
 
 
-@pytest.mark.usefixtures("blind")
 def test_one_picture_becomes_many(data_of: DataOf, small: Any, tmp_path: Path) -> None:
     """One for each seed, the same for the same; or the one of a code that a second picture has."""
     options: dict[str, Any] = {"data": data_of("bicyclegan"), "device": "cpu", "quiet": True}
@@ -205,7 +204,6 @@ def test_the_label_of_a_target_picture_is_never_seen(data_of: DataOf) -> None:
         assert [told[x.tobytes()] for x in seen] == batch["y"].tolist()
 
 
-@pytest.mark.usefixtures("blind")
 def test_t_is_scored_on_the_test_pictures_of_either_side(small: Any, tmp_path: Path) -> None:
     for part, n in {"train/a/0": 5, "train/a/1": 5, "train/b/0": 4, "train/b/1": 6}.items():
         save_noise(tmp_path / "data" / part, n, seed=n)

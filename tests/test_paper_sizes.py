@@ -113,7 +113,6 @@ PARTS = {
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("blind")
 @pytest.mark.parametrize(
     "name", [name if name in IN_CI else pytest.param(name, marks=pytest.mark.large) for name in SIZES]
 )

@@ -27,7 +27,6 @@ from gansmith.run.log import read_metrics
 Numbers = NDArray[np.float64]
 NAMES = ("ring", "grid")
 GOOD_SHARE = 1 - math.exp(-4.5)  # of a normal in the plane within 3 deviations
-pytestmark = pytest.mark.usefixtures("blind")
 
 
 def points(name: str, **options: Any) -> Any:

@@ -29,7 +29,7 @@ def quiet(text: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory, data_of: Callable[[str], str], blind: None) -> Callable[..., Path]:
+def runs(tmp_path_factory: pytest.TempPathFactory, data_of: Callable[[str], str]) -> Callable[..., Path]:
     """runs("cgan"): a small run of the recipe, trained once."""
     from conftest import small_flags
 

@@ -18,8 +18,6 @@ from gansmith.exactness import compare
 from gansmith.games.began import Began
 from gansmith.run.record import Record
 
-pytestmark = pytest.mark.usefixtures("blind")
-
 Small = Callable[..., dict[str, Any]]
 # With 60 pictures in batches of 8: inside an epoch, at its border, and on both sides of the short batch.
 EPOCH = 8

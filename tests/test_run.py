@@ -31,7 +31,6 @@ from gansmith.training import show_in_notebook
 
 Small = Callable[..., dict[str, Any]]
 Train = Callable[..., Path]
-pytestmark = pytest.mark.usefixtures("blind")
 
 
 @pytest.fixture

@@ -25,10 +25,7 @@ from gansmith.exactness import compare
 from gansmith.games.two_player import Simultaneous
 from gansmith.run.record import Record
 
-pytestmark = [
-    pytest.mark.skipif(sys.platform == "win32", reason="signals as POSIX has them"),
-    pytest.mark.usefixtures("blind"),
-]
+pytestmark = [pytest.mark.skipif(sys.platform == "win32", reason="signals as POSIX has them")]
 
 Command = Callable[..., "subprocess.Popen[str]"]
 WAIT = 60.0

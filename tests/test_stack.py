@@ -34,7 +34,6 @@ def deepest(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return found
 
 
-@pytest.mark.usefixtures("blind")
 def test_few_calls_lead_to_a_gradient(
     deepest: list[str], pictures: Path, small: Callable[..., dict[str, Any]],
     words: Callable[[Mapping[str, Any]], list[str]], tmp_path: Path

@@ -15,7 +15,6 @@ from gansmith import UserError, translate
 from gansmith.cli import main
 
 SIDE = 16
-pytestmark = pytest.mark.usefixtures("blind")
 OPTIONS: dict[str, Any] = {"device": "cpu", "say": lambda text: None}
 SMALL = {"img_size": SIDE, "channels": 3, "batch_size": 2, "data.validation": 2, "n_cpu": 1, "sample_interval": 4}
 PIX2PIX = {**SMALL, "networks.G.width": 2, "networks.G.depth": 4, "networks.D.width": 2}

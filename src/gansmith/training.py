@@ -9,6 +9,7 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
@@ -186,8 +187,9 @@ def _fitting(game: Game, first: bool) -> Iterator[None]:
     except (NotImplementedError, RankLost, torch.OutOfMemoryError):
         raise
     except (AttributeError, KeyError, RuntimeError, TypeError) as error:
-        own = [game, *(player.net for player in game.players)]
-        if not first or any(not type(part).__module__.startswith("gansmith.") for part in own):
+        own = [type(part).__module__ for part in (game, *(player.net for player in game.players))]
+        own += [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
+        if not first or any(name.partition(".")[0] not in ("gansmith", "torch", "contextlib") for name in own):
             raise
         named = ", ".join(f"{player.name} {type(player.net).__name__}" for player in game.players)
         why = (str(error) or type(error).__name__).splitlines()[0]
