@@ -2,14 +2,16 @@
 
     python benchmarks/photos.py --next --data emoji=FOLDER --data daisy=FOLDER      # one item that is missing
     python benchmarks/photos.py --next --data emoji=FOLDER --methods photos --seeds 0
-    python benchmarks/photos.py --page                                              # the table, from what is there
+    python benchmarks/photos.py --next --data emoji=FOLDER --methods photos --minutes 7 --key optimizers.G.lr=1e-3
+    python benchmarks/photos.py --page                                              # the tables, from what is there
 
 A FOLDER has train/ and test/: the pictures of test/ are held back from both. An item is a set, a method and a seed. It
 trains for `--minutes` of one thread's processor time, which other work on the machine changes little: 40 minutes are
 what two cores do in 20. The example stands here as it is used: 64x64 pictures, batches of 64, its networks of width 64,
 its loop, its loss and its rates; only reading is ours, from memory, which spares it the decoding. Both are then scored
 alike, by MobileNetV2's features of pictures enlarged to 128x128, on the held-back pictures. Lines go to
-docs/photos/results.jsonl, the grids of seed 0 to docs/photos/SET-METHOD.png unless --unshown names the set.
+docs/photos/results.jsonl, the grids of seed 0 to docs/photos/SET-METHOD.png unless --unshown names the set. With
+--key the recipe is tried with other keys: these lines make a table of their own.
 """
 
 import argparse
@@ -18,7 +20,7 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +52,7 @@ def networks() -> tuple[Any, Any]:
     return generator.apply(start), critic.apply(start)
 
 
-def example(folder: Path, seed: int, seconds: float, out: Path) -> tuple[Any, dict[str, Any]]:
+def example(folder: Path, seed: int, seconds: float, out: Path, keys: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
     """The example's training; SAMPLES pictures (N, 3, 64, 64) in [0, 1], and how far it came."""
     import torch
     from torch import nn
@@ -91,14 +93,14 @@ def example(folder: Path, seed: int, seconds: float, out: Path) -> tuple[Any, di
     return (made + 1) / 2, {"rounds": rounds, "images": images}
 
 
-def photos(folder: Path, seed: int, seconds: float, out: Path) -> tuple[Any, dict[str, Any]]:
+def photos(folder: Path, seed: int, seconds: float, out: Path, keys: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
     """`gansmith train photos` for so long: rounds are timed first, so that the length is known as with --minutes."""
     import torch
 
     import gansmith
     from gansmith.run.folder import finished
 
-    data, keys = folder / "train", {"seed": seed, "data.validation": 0, "channels": 3}
+    data, keys = folder / "train", {"seed": seed, "data.validation": 0, "channels": 3, **keys}
     if not (out / "recipe.yaml").is_file():
         times: list[float] = []
 
@@ -131,10 +133,7 @@ def enlarged(pictures: Any) -> Any:
     return np.stack([to_array(Image.fromarray(np.moveaxis(x, 0, 2)), (SIDE, SIDE), 3, "crop") for x in pictures])
 
 
-METHODS: dict[str, Callable[[Path, int, float, Path], tuple[Any, dict[str, Any]]]] = {
-    "example": example,
-    "photos": photos,
-}
+METHODS: dict[str, Callable[..., tuple[Any, dict[str, Any]]]] = {"example": example, "photos": photos}
 
 
 def loaded(folder: Path, split: str) -> Any:
@@ -175,18 +174,24 @@ def scores(made: Any, folder: Path, weights: Path | None) -> dict[str, Any]:
 
 def one(name: str, folder: Path, method: str, seed: int, options: argparse.Namespace) -> None:
     import torch
+    import yaml
     from torchvision.utils import save_image
 
     from gansmith.run.folder import environment
 
-    out = options.runs / f"{name}-{method}-{seed}"
+    tried = "-".join(["", f"{options.minutes:g}", *options.key]) if options.key else ""
+    out = options.runs / f"{name}-{method}-{seed}{tried}"
     out.parent.mkdir(parents=True, exist_ok=True)
     print(f"{name}, {method}, seed {seed}: {options.minutes:g} minutes of one thread", flush=True)
-    made, how = METHODS[method](folder, seed, 60 * options.minutes, out)
-    shown = (OUT if seed == 0 and name not in options.unshown else options.runs) / f"{name}-{method}-{seed}.png"
+    keys = dict(pair.split("=", 1) for pair in options.key)
+    made, how = METHODS[method](
+        folder, seed, 60 * options.minutes, out, {k: yaml.safe_load(v) for k, v in keys.items()}
+    )
+    public = seed == 0 and name not in options.unshown and not options.key
+    shown = (OUT if public else options.runs) / f"{out.name}.png"
     shown.parent.mkdir(parents=True, exist_ok=True)
     save_image(made[:GRID], shown, nrow=12)
-    line = {"set": name, "method": method, "seed": seed, "minutes": options.minutes, **how}
+    line = {"set": name, "method": method, "seed": seed, "minutes": options.minutes, "keys": options.key, **how}
     line |= scores(made, folder, options.feature_weights)
     line["environment"] = {k: v for k, v in environment(torch.device("cpu")).items() if k != "command"}
     OUT.mkdir(parents=True, exist_ok=True)
@@ -200,14 +205,13 @@ def done() -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text("utf-8").splitlines()] if path.is_file() else []
 
 
-def page() -> str:
+def page(lines: list[dict[str, Any]]) -> str:
     """The table: means over seeds, with their range where there are several; of one seed the measure's own interval."""
     rows = ["| set | method | seeds | rounds | mmd x 1000 | precision | recall | memorised |", "| --- " * 8 + "|"]
-    lines = done()
     for name in dict.fromkeys(line["set"] for line in lines):
         of = [line for line in lines if line["set"] == name]
-        for method in dict.fromkeys(line["method"] for line in of):
-            own = [line for line in of if line["method"] == method]
+        for method in dict.fromkeys(map(called, of)):
+            own = [line for line in of if called(line) == method]
             mean, low, high = ([1000 * line["mmd"][i] for line in own] for i in range(3))
             spread = f"{min(mean):.1f} to {max(mean):.1f}" if len(own) > 1 else f"{low[0]:.1f} to {high[0]:.1f}"
             cells = [f"{statistics.mean(mean):.1f} ({spread})"]
@@ -219,6 +223,10 @@ def page() -> str:
         real = [f"{1000 * of[0]['mmd_real'][0]:.1f}", *(f"{of[0][k]:.2f}" if k in of[0] else "" for k in REAL), "0.01"]
         rows.append(f"| {name} | the training pictures themselves | | | {' | '.join(real)} |")
     return "\n".join(rows)
+
+
+def called(line: dict[str, Any]) -> str:
+    return " ".join([line["method"], *(f"--{pair.replace('=', ' ')}" for pair in line.get("keys", []))])
 
 
 REAL = ("precision_real", "recall_real")
@@ -234,22 +242,28 @@ def main() -> None:
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--minutes", type=float, default=40.0, help="of one thread's processor time")
     parser.add_argument("--unshown", default="", help="sets whose pictures are not for the docs")
+    parser.add_argument("--key", action="append", default=[], metavar="KEY=VALUE", help="another key of the recipe")
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "photos")
     parser.add_argument("--feature-weights", type=Path)
     options = parser.parse_args()
     if options.page:
-        print(page())
+        print(page([line for line in done() if line["minutes"] == options.minutes and not line.get("keys")]))
+        tried = {line["minutes"] for line in done() if line.get("keys")}
+        for minutes in sorted(tried):
+            print(f"\n{minutes:g} minutes, other keys\n")
+            print(page([line for line in done() if line["minutes"] == minutes and line["method"] == "photos"]))
         return
     os.environ["OMP_NUM_THREADS"] = "1"
     import torch
 
     torch.set_num_threads(1)
-    there = {(line["set"], line["method"], line["seed"]) for line in done()}
+    there = {(line["set"], called(line), line["seed"], line["minutes"]) for line in done()}
     sets = dict(pair.split("=", 1) for pair in options.data)
     for seed in map(int, options.seeds.split(",")):
         for name, folder in sets.items():
             for method in options.methods.split(","):
-                if (name, method, seed) not in there:
+                wanted = called({"method": method, "keys": options.key})
+                if (name, wanted, seed, options.minutes) not in there:
                     one(name, Path(folder), method, seed, options)
                     return
     sys.exit("nothing is missing")
