@@ -74,6 +74,34 @@ def test_a_flat_folder_in_the_order_of_names(folder: Path) -> None:
     assert begun == "preparing 7 pictures of faces at 3x3, 1 channel" and done.startswith("prepared 7 pictures")
 
 
+@pytest.mark.parametrize("needs", [LABELLED, PAIRS])
+def test_processes_that_decode_make_the_same_set(
+    needs: Any, folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draws = np.random.default_rng(0)
+    for i in range(40):
+        name = f"{'ab'[i % 2]}/{i // 2:02d}" + (" \udcff é.png" if i // 2 == 7 else ".png")
+        shape = (4 + i // 2 % 3, 5, 3) if i % 4 < 2 else (9, 6)
+        (folder / name).parent.mkdir(exist_ok=True)
+        Image.fromarray(draws.integers(0, 256, shape, dtype=np.uint8)).save(folder / name)
+    (folder / "a" / "03.png").write_bytes(b"")
+    (folder / "b" / "05.png").write_text("no picture")
+    found = []
+    for many in (1, 10**9):
+        monkeypatch.setattr("gansmith.data.prepare.MANY", many)
+        monkeypatch.setenv("GANSMITH_CACHE", str(cache / str(many)))
+        (data,) = load(folder, needs, said=(said := []))
+        found.append((data.digest, [text for text in said if not text.startswith("prepared")]))
+    assert found[0] == found[1]
+    texts = " ".join(found[0][1])
+    assert "03.png" in texts and "an empty file" in texts and "not a picture" in texts and "become grey" in texts
+    Image.new("L", (8, 8)).save(folder / "b" / "09.png")
+    if needs == PAIRS:
+        with pytest.raises(UserError, match="09.png is .* the two pictures of a pair must have one size"):
+            monkeypatch.setattr("gansmith.data.prepare.MANY", 1)
+            load(folder, needs)
+
+
 def test_class_folders(folder: Path) -> None:
     put(folder, {"dog/1": 1, "cat/2": 2, "dog/puppies/3": 3, "#recycle/9": 9})
     (folder / "empty").mkdir()

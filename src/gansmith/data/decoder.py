@@ -1,7 +1,7 @@
-"""A process that decodes pictures: compressed bytes come in by its stdin, pixels go out by its stdout.
+"""Processes that decode pictures: files, or their compressed bytes, come in by stdin, pixels go out by stdout.
 
-It opens no files, imports no torch, and ends when its stdin does, however its parent ended. Both ways a message is one
-line of JSON and then bytes.
+They import no torch, and end when their stdin does, however the parent ended. Both ways a message is one line of JSON
+and then bytes.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from queue import SimpleQueue
+from threading import Lock
 from typing import IO, NamedTuple
 
 import numpy as np
@@ -33,17 +35,52 @@ class Form(NamedTuple):
     megapixels: int
 
 
-def decode(data: Sequence[bytes], form: Form) -> tuple[Bytes, list[str | None]]:
-    """Pictures (n, C, H, W) of compressed bytes, and for each None or why it is broken."""
+Told = str | tuple[int, int, bool]
+"""Why a picture is broken; or its width, its height, and whether it loses its colours."""
+
+
+def decode(data: Sequence[bytes | Path], form: Form) -> tuple[Bytes, list[Told]]:
+    """Pictures (n, C, H, W) of files or compressed bytes, and what there is to tell of each."""
     out = np.zeros((len(data), form.channels, *form.size), np.uint8)
-    why: list[str | None] = [None] * len(data)
+    told: list[Told] = []
     for i, one in enumerate(data):
         try:
-            image = pictures.open_picture(io.BytesIO(one), form.megapixels)
+            image = pictures.open_picture(one if isinstance(one, Path) else io.BytesIO(one), form.megapixels)
             out[i] = pictures.to_array(image, form.size, form.channels, form.fit)
+            told.append((image.width, image.height, form.channels == 1 and pictures.in_colour(image)))
         except Exception as error:  # on a damaged file the readers of Pillow raise almost anything
-            why[i] = pictures.why_broken(error)
-    return out, why
+            told.append(pictures.why_broken(error))
+    return out, told
+
+
+class Decoders:
+    """`n` such processes, started when they are first needed, for any number of threads; one alone is this process."""
+
+    def __init__(self, form: Form, n: int) -> None:
+        self.form, self._n = form, min(n, os.cpu_count() or 1)
+        self._lock, self.running = Lock(), list[Decoder]()
+        self._free: SimpleQueue[Decoder] = SimpleQueue()
+
+    def decode(self, data: Sequence[bytes | Path]) -> tuple[Bytes, list[Told]]:
+        """As the function `decode`; UserError where a process has died."""
+        if self._n == 1:
+            return decode(data, self.form)
+        with self._lock:
+            while len(self.running) < self._n:
+                self.running.append(Decoder(self.form))
+                self._free.put(self.running[-1])
+        decoder = self._free.get()
+        try:
+            return decoder.decode(data)
+        finally:
+            self._free.put(decoder)
+
+    def close(self) -> None:
+        """Ends the processes; a later use starts them anew."""
+        with self._lock:
+            for decoder in self.running:
+                decoder.close()
+            self.running, self._free = [], SimpleQueue()
 
 
 class Decoder:
@@ -61,20 +98,21 @@ class Decoder:
             start_new_session=True,  # Ctrl-C is for the parent, who may need more batches to end a round
         )
 
-    def decode(self, data: Sequence[bytes]) -> tuple[Bytes, list[str | None]]:
+    def decode(self, data: Sequence[bytes | Path]) -> tuple[Bytes, list[Told]]:
         """As the function `decode`; UserError where the process has died."""
         there, back = self._process.stdin, self._process.stdout
         assert there and back
         try:
-            _send(there, json.dumps([len(one) for one in data]), *data)
-            why = json.loads(back.readline())
+            head = [str(one) if isinstance(one, Path) else len(one) for one in data]
+            _send(there, json.dumps(head), *(one for one in data if not isinstance(one, Path)))
+            told = json.loads(back.readline())
             pixels = np.empty((len(data), self.form.channels, *self.form.size), np.uint8)
             view = pixels.reshape(-1).data
             if back.readinto(view) < len(view):  # type: ignore[attr-defined]
                 raise EOFError
         except (OSError, ValueError, EOFError):
             raise UserError(f"a process that decodes pictures has ended (exit code {self._process.wait()})") from None
-        return pixels, why
+        return pixels, told
 
     def close(self) -> None:
         for pipe in (self._process.stdin, self._process.stdout):
@@ -97,5 +135,6 @@ def main() -> None:
     size, *rest = json.loads(sys.argv[1])
     form = Form(tuple(size), *rest)
     while head := sys.stdin.buffer.readline():
-        pixels, why = decode([sys.stdin.buffer.read(n) for n in json.loads(head)], form)
-        _send(sys.stdout.buffer, json.dumps(why), pixels.reshape(-1).data)
+        data = [Path(one) if isinstance(one, str) else sys.stdin.buffer.read(one) for one in json.loads(head)]
+        pixels, told = decode(data, form)
+        _send(sys.stdout.buffer, json.dumps(told), pixels.reshape(-1).data)

@@ -129,7 +129,8 @@ def _find(name: str, parts: Sequence[Part], wanted: Wanted, *, halves: bool = Fa
     fields = ("a", "b") if halves or not alone else ("x",)
     told = [hashlib.sha256(table.read_bytes() + repr(wanted.columns).encode()).hexdigest()] if table else []
     path = wanted.path(name, *folders, *map(fingerprint, listings), *["halves"] * halves, *told)
-    source = Source(name, len(samples), read, title, classes, broken, None, fields, None if halves else files_of)
+    files = None if halves else files_of
+    source = Source(name, len(samples), read, title, classes, broken, None, fields, files, marks)
     return Found(path, wanted, source)
 
 

@@ -20,6 +20,7 @@ from PIL import Image
 from gansmith.batch import NOT_PICTURES
 from gansmith.data import pictures
 from gansmith.data.cache import Broken, Draft, Say, entry_path, load_entry
+from gansmith.data.decoder import Decoders, Form
 from gansmith.data.imageset import Bytes, ImageSet
 from gansmith.errors import UserError
 from gansmith.schema import convert
@@ -28,6 +29,7 @@ from gansmith.sections import Data
 CHECKED = {"split": Literal["train", "validation", "test"], **Data.__annotations__}
 KINDS = {(1,): "plain", (2,): "pairs", (1, 1): "domains"}  # by how many pictures each stream has
 TOLERATED = 10  # broken pictures, even where max_broken allows fewer: one bad link must not refuse a small folder
+MANY = 5000  # files: fewer are decoded before processes that do it would have started
 UNLABELLED = ("u",)  # a stream of all pictures of the first one, without labels
 Needs = tuple[tuple[str, ...], ...]
 """The fields that are needed, one tuple per stream of batches; those in one tuple share an index."""
@@ -140,6 +142,8 @@ class Source:
     fields: tuple[str, ...] = ("x",)
     files: Callable[[int], list[Path]] | None = None
     """The files that hold the pictures of a sample, one each, where there are such."""
+    marks: Sequence[Mark] = ()
+    """Of all samples, where there are such files."""
 
 
 def array_source(
@@ -211,33 +215,56 @@ def prepare(path: Path, wanted: Wanted, find: Callable[[], Source]) -> ImageSet:
 class Converted(NamedTuple):
     """The pictures of a sample as arrays, its mark, and whether it loses colours, is enlarged, and what share goes."""
 
-    images: list[Bytes]
+    images: Sequence[Bytes]
     mark: Mark
     losses: NDArray[np.float64]
 
 
 def _in_order(source: Source, wanted: Wanted) -> Generator[list[Converted | Broken], None, None]:
-    """Groups of converted pictures in the order of the source, read a bounded way ahead by `n_cpu` threads."""
+    """Groups of converted pictures in the order of the source, read a bounded way ahead by `n_cpu` threads.
+
+    Of many files processes decode the pictures, since threads wait for each other.
+    """
     h, w = wanted.size
     size = max(1, min(16, (1 << 20) // (h * w * wanted.channels)))
     pool = ThreadPoolExecutor(wanted.n_cpu, thread_name_prefix="gansmith-prepare")
+    form = Form(wanted.size, wanted.channels, wanted.fit, wanted.max_megapixels)
+    decoders = Decoders(form, wanted.n_cpu if source.count >= MANY else 1)
     ahead: deque[Future[list[Converted | Broken]]] = deque()
+
+    def losses(width: int, height: int, coloured: bool) -> NDArray[np.float64]:
+        cut = 1 - min(width * h, height * w) / max(width * h, height * w) if wanted.fit == "crop" else 0.0
+        return np.array([coloured, width < w or height < h, cut], np.float64)
 
     def convert(index: int) -> Converted | Broken:
         try:
             images, mark = source.read(index)
             arrays = [pictures.to_array(image, wanted.size, wanted.channels, wanted.fit) for image in images]
             coloured = wanted.channels == 1 and any(map(pictures.in_colour, images))
-            width, height = images[0].size
-            cut = 1 - min(width * h, height * w) / max(width * h, height * w) if wanted.fit == "crop" else 0.0
-            return Converted(arrays, mark, np.array([coloured, width < w or height < h, cut], np.float64))
+            return Converted(arrays, mark, losses(*images[0].size, coloured))
         except UserError:
             raise
         except Exception as error:  # on a damaged file the readers of Pillow raise almost anything
             return Broken(source.title(index), pictures.why_broken(error))
 
     def convert_group(start: int) -> list[Converted | Broken]:
-        return [convert(index) for index in range(start, min(start + size, source.count))]
+        rows = range(start, min(start + size, source.count))
+        if source.files is None:
+            return [convert(index) for index in rows]
+        pixels, told = decoders.decode([file for index in rows for file in source.files(index)])
+        each, found = len(source.fields), list[Converted | Broken]()
+        for k, index in enumerate(rows):
+            here = slice(k * each, (k + 1) * each)
+            if why := [one for one in told[here] if isinstance(one, str)]:
+                found.append(Broken(source.title(index), why[0]))
+                continue
+            whole = [one for one in told[here] if not isinstance(one, str)]
+            if len({(width, height) for width, height, _ in whole}) > 1:
+                source.read(index)  # which says so
+            width, height, _ = whole[0]
+            coloured = any(one[2] for one in whole)
+            found.append(Converted([*pixels[here]], source.marks[index], losses(width, height, coloured)))
+        return found
 
     try:
         for start in range(0, source.count, size):
@@ -248,6 +275,7 @@ def _in_order(source: Source, wanted: Wanted) -> Generator[list[Converted | Brok
             yield ahead.popleft().result()
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+        decoders.close()
 
 
 @contextlib.contextmanager

@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from io import RawIOBase
-from queue import SimpleQueue
 from threading import Lock
 from typing import Any, NamedTuple, Protocol
 
@@ -19,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gansmith.data.addresses import opened, remote, tried
-from gansmith.data.decoder import Decoder, Form, decode
+from gansmith.data.decoder import Decoders, Form
 from gansmith.data.imageset import Bytes, Labels
 from gansmith.data.prepare import TOLERATED, Wanted
 from gansmith.errors import UserError
@@ -172,13 +171,10 @@ class Reader:
         self.name, self.columns, self.n = name, columns, len(index)
         self.fields = [field for field, column in columns.items() if column.of is None]
         self._shards, self._edges, self._index = shards, edges, index
-        self._form = Form(wanted.size, wanted.channels, wanted.fit, wanted.max_megapixels)
-        self._n_cpu = min(wanted.n_cpu, os.cpu_count() or 1)
+        self.decoders = Decoders(Form(wanted.size, wanted.channels, wanted.fit, wanted.max_megapixels), wanted.n_cpu)
         self._max_broken, self._say, self._open = wanted.max_broken, wanted.say, 2 * wanted.window + 2
         self._files: OrderedDict[int, _File] = OrderedDict()
         self._lock, self._locks = Lock(), [Lock() for _ in range(64)]
-        self._decoders: list[Decoder] = []
-        self._free: SimpleQueue[Decoder] = SimpleQueue()
         self._instead: dict[int, int] = {}
         self._gone: dict[int, int] = {}
         self._asked: set[int] = set()
@@ -213,10 +209,8 @@ class Reader:
         if self._fetching is not None:
             self._fetching.shutdown(cancel_futures=True)
             self._fetching = None
+        self.decoders.close()
         with self._lock:
-            for decoder in self._decoders:
-                decoder.close()
-            self._decoders, self._free = [], SimpleQueue()
             self._files.clear()
 
     def _pictures(self, rows: Labels) -> tuple[Bytes, Labels]:
@@ -250,27 +244,13 @@ class Reader:
                 group.append((waiting.popleft(), row))
                 data += found
                 n_bytes += sum(map(len, found))
-            pixels, why = self._decoded(data)
+            pixels, told = self.decoders.decode(data)
             for j, (place, row) in enumerate(group):
-                if reason := next(filter(None, why[j * each : (j + 1) * each]), None):
-                    self._leave_out(row, reason)
+                if why := [one for one in told[j * each : (j + 1) * each] if isinstance(one, str)]:
+                    self._leave_out(row, why[0])
                     waiting.append(place)
                 else:
                     out[place], used[place] = pixels[j * each : (j + 1) * each], row
-
-    def _decoded(self, data: list[bytes]) -> tuple[Bytes, list[str | None]]:
-        if self._n_cpu == 1:
-            return decode(data, self._form)
-        with self._lock:
-            if not self._decoders:
-                self._decoders = [Decoder(self._form) for _ in range(self._n_cpu)]
-                for decoder in self._decoders:
-                    self._free.put(decoder)
-        decoder = self._free.get()
-        try:
-            return decoder.decode(data)
-        finally:
-            self._free.put(decoder)
 
     def _good(self, row: int) -> int:
         """The row that stands for this one, itself if nothing is wrong with it."""
