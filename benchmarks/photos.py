@@ -246,6 +246,8 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "photos")
     parser.add_argument("--feature-weights", type=Path)
     options = parser.parse_args()
+    if options.key and options.methods != "photos":
+        parser.error("--key is for --methods photos")
     if options.page:
         print(page([line for line in done() if line["minutes"] == options.minutes and not line.get("keys")]))
         tried = {line["minutes"] for line in done() if line.get("keys")}

@@ -356,11 +356,14 @@ def needs_of(recipe: Recipe) -> Needs:
 
 
 def _classes(sets: Sequence[ImageSet]) -> Classes:
+    """Of shards that nobody has counted, every class as often as any other."""
     for found in sets:
+        if not found.counted and found.classes:
+            return Classes(found.classes, (1,) * len(found.classes))
         if (bits := found.columns.get("bits")) is not None:
-            return Classes(found.classes, tuple(int(n) for n in bits[found.known].sum(0)))
+            return Classes(found.classes, tuple(int(n) for n in np.asarray(bits).sum(0)))
         if found.labels is not None:
-            counts = np.bincount(found.labels[found.known], minlength=len(found.classes))
+            counts = np.bincount(found.labels, minlength=len(found.classes))
             return Classes(found.classes, tuple(int(n) for n in counts))
     return Classes()
 

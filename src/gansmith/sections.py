@@ -29,12 +29,8 @@ class Data:
     memory: Literal["auto", "device", "map"] = "auto"  # images on the device, or read from a memory map
     n_cpu: PositiveInt = 8  # threads that decode pictures, and that read batches from the memory map
     window: PositiveInt = 16  # shards that are mixed with each other at a time
-    per_shard: PositiveInt | None = (
-        None  # samples that each shard counts for, with no index made; null: all are counted
-    )
-    classes: PositiveInt | Sequence[str] | None = (
-        None  # with per_shard: how many classes the labels have, or their names
-    )
+    per_shard: PositiveInt | None = None  # samples that each shard counts for, without an index; null: all are counted
+    classes: PositiveInt | Sequence[str] | None = None  # with per_shard, of the labels: how many, or their names
     keep_mb: NonNegativeInt = 1024  # decoded pictures of shards that stay in memory
 
     @property

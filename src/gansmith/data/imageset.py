@@ -40,9 +40,9 @@ class ImageSet:
         return len(next(iter(self.columns.values())))
 
     @property
-    def known(self) -> slice:
-        """The rows whose marks may all be read: of shards that nobody has counted, those of the first one."""
-        return slice(0, int(self.layout.edges[1])) if self.layout and self.layout.keys is None else slice(None)
+    def counted(self) -> bool:
+        """Whether anybody has counted its rows, so that all marks may be read."""
+        return self.layout is None or self.layout.keys is not None
 
     @property
     def pictures(self) -> dict[str, NDArray[Any]]:

@@ -107,6 +107,8 @@ def load_sets(
     shards = what not in KNOWN and is_shards(what)
     if per_shard and not shards:
         raise UserError(f"data.per_shard is {per_shard}, which is for shards, and {what} is none: it must be null")
+    if per_shard and labelled is not None:
+        raise UserError("data.labelled counts labels, and with data.per_shard nobody has counted them: it must be null")
     if classes is not None and not per_shard:
         raise UserError("data.classes is for shards that nobody has counted: with it, data.per_shard must be given")
     row = _SHARDS if shards else KNOWN.get(what) or (_FOLDER if what and folder.is_dir() else None)

@@ -12,13 +12,12 @@ import json
 import os
 import tarfile
 import zlib
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from io import BytesIO, RawIOBase
 from pathlib import Path, PurePosixPath
-from threading import Lock
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -31,7 +30,7 @@ from gansmith.data.cache import CHECKED_BYTES, Broken, entry_path
 from gansmith.data.folder import ignored, printable
 from gansmith.data.imageset import ImageSet, Labels
 from gansmith.data.prepare import Wanted, progress, tell
-from gansmith.data.streamed import MOST_BYTES, Column, Layout, Reader, Rows, Shard, Streamed
+from gansmith.data.streamed import MOST_BYTES, Column, Files, Layout, Reader, Rows, Shard, Streamed
 from gansmith.errors import UserError
 
 INDEX = "gansmith-index.json"
@@ -41,7 +40,6 @@ LABELS = ("cls", "label", "class")
 MOST_TEXT = 1 << 20
 """Bytes of a KEY.json."""
 MOST_CLASSES, MOST_ATTRIBUTES = 1_000_000, 256
-TABLES = 64 << 20  # bytes of what was found in shards without an index
 
 
 class Index(NamedTuple):
@@ -110,20 +108,24 @@ def _part(ending: str) -> str | None:
     return "x" if f".{ending}" in pictures.EXTENSIONS else ending if ending in ("cls", "json") else None
 
 
-def _scan(address: str, digest: bool = True) -> Scan | str:
+def _scan(address: str) -> Scan | str:
     """What is in a shard, or why it cannot be used: every member is looked at, and none is unpacked."""
     try:
         with contextlib.closing(opened(address)) as file:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest() if digest else ""
-            n_bytes = file.seek(0, os.SEEK_END)
-            file.seek(max(0, n_bytes - 512))
-            if n_bytes % 512 or n_bytes < 1024 or any(file.read(512) or b""):
-                return f"it has {n_bytes:,} bytes and no end of a tar file: it is cut off, or none"
-            file.seek(0)
-            with tarfile.open(fileobj=file, mode="r:") as tar:
-                return Scan(*_samples(tar, file), n_bytes, sha256)
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+            return Scan(*look_at(file), sha256)
     except Exception as error:  # on a damaged file tarfile raises almost anything
         return pictures.why_broken(error)
+
+
+def look_at(file: RawIOBase) -> tuple[dict[str, Sample], Counter[str], int]:
+    """The samples of a shard by their keys, the endings of what is passed over, and its bytes; any error if damaged."""
+    file.seek(max(0, (n_bytes := file.seek(0, os.SEEK_END)) - 512))
+    if n_bytes % 512 or n_bytes < 1024 or any(file.read(512) or b""):
+        raise ValueError(f"it has {n_bytes:,} bytes and no end of a tar file: it is cut off, or none")
+    file.seek(0)
+    with tarfile.open(fileobj=file, mode="r:") as tar:
+        return *_samples(tar, file), n_bytes
 
 
 def _samples(tar: tarfile.TarFile, file: RawIOBase) -> tuple[dict[str, Sample], Counter[str]]:
@@ -177,6 +179,16 @@ class Gathered:
             self.labels.append(sample.label)
         return np.array(rows, row_type(len(self.fields) or 1, 0))
 
+    def table(self, rows: NDArray[Any], names: Sequence[str], labels: Sequence[int] | Labels) -> NDArray[Any]:
+        """These rows with labels and attributes."""
+        whole = np.zeros(len(rows), row_type(len(self.fields), len(names)))
+        for name in ("offset", "size", "crc", "key"):
+            whole[name] = rows[name]
+        whole["y"] = labels
+        for k, name in enumerate(names):
+            whole["bits"][:, k] = np.frombuffer(self.bits[name] or b"", np.uint8)
+        return whole
+
     def _note(self, told: Mapping[str, str]) -> None:
         """Adds yes or no for the next row; what is neither is no attribute, nor is what an earlier row lacks."""
         for name, value in told.items():
@@ -212,12 +224,8 @@ def make_index(found: Sequence[str], names: Sequence[str], wanted: Wanted) -> In
     bits = {name: some[name] for name in sorted(some) if len(some[name]) == n}
     if partial := [printable(name) for name in some if name not in bits]:
         wanted.say(f"{len(partial)} attributes are left out, because some samples lack them: {', '.join(partial[:5])}")
-    rows = np.zeros(n, row_type(len(told.fields), len(bits)))
-    for name in ("offset", "size", "crc", "key"):
-        rows[name] = np.concatenate([part[name] for part in parts if len(part)])
-    for k, column in enumerate(bits.values()):
-        rows["bits"][:, k] = np.frombuffer(column, np.uint8)
-    classes, rows["y"] = _classes(told.labels)
+    classes, labels = _classes(told.labels)
+    rows = told.table(np.concatenate([part for part in parts if len(part)]), [*bits], labels)
     about = {"version": VERSION, "fields": told.fields, "shards": shards, "classes": classes, "attributes": [*bits]}
     about |= {"bad": bad, "broken": told.broken[:10], "n_broken": len(told.broken), "sha256": index_of(rows)}
     return Index(about, rows)
@@ -298,7 +306,9 @@ def load_shards(what: str, wanted: Wanted) -> ImageSet:
         raise UserError(f"{what} has no test split: shards have one as a folder test beside a folder train")
     found = addresses(there)
     if wanted.per_shard and wanted.split != "test":
-        return _uncounted(what, found, wanted)
+        from gansmith.data.uncounted import load_uncounted
+
+        return load_uncounted(what, found, wanted)
     (about, rows), bad = _index(what, found, wanted)
     if len(bad) > wanted.max_broken * len(found):
         (name, why), *_ = bad.items()
@@ -322,17 +332,16 @@ def load_shards(what: str, wanted: Wanted) -> ImageSet:
     edges = np.cumsum([0, *counts])
     wanted.say(f"{what}: {len(rows):,} {'pairs' if len(about['fields']) > 1 else 'pictures'} in {len(used):,} shards")
     content = [facts[2:] for facts in used]
-    return _set(what, shards, Layout(edges, rows["key"], wanted.window), rows, about, content, wanted)
+    files, layout = files_of(shards, wanted), Layout(edges, rows["key"], wanted.window)
+    return made_of(what, files, layout, rows, about, content, wanted)
 
 
-def _set(
-    what: str,
-    shards: Sequence[Shard],
-    layout: Layout,
-    rows: Rows,
-    about: Mapping[str, Any],
-    content: object,
-    wanted: Wanted,
+def files_of(shards: Sequence[Shard], wanted: Wanted) -> Files:
+    return Files(shards, 2 * wanted.window + 2)
+
+
+def made_of(
+    what: str, files: Files, layout: Layout, rows: Rows, about: Mapping[str, Any], content: object, wanted: Wanted
 ) -> ImageSet:
     """about: fields, classes and attributes; content: what the digest is of, beside them and how they are read."""
     classes = tuple(about["classes"])
@@ -341,122 +350,28 @@ def _set(
         classes, places = _chosen(about["attributes"], wanted.columns)
         columns["bits"] = Column((len(classes),), np.dtype(np.float32), lambda some: some["bits"][:, places])
     elif classes:
-        columns["y"] = Column((), np.dtype(np.int64), lambda some: some["y"])
-    reader = Reader(what, shards, layout.edges, rows, columns, wanted)
+        known = class_names(wanted.classes) or classes
+        if lost := [name for name in classes if name not in known]:
+            raise UserError(f"{what} has a class {lost[0]}, which data.classes lacks")
+        numbers = np.array([known.index(name) for name in classes])
+        columns["y"], classes = Column((), np.dtype(np.int64), lambda some: numbers[some["y"]]), known
+    reader = Reader(what, files, layout.edges, rows, columns, wanted)
     how = wanted.side, wanted.channels, wanted.fit, pictures.VERSION
     told = f"gansmith shards {VERSION} {(content, [*columns], classes)} {how}"
     streamed = {name: Streamed(reader, name) for name in columns}
     return ImageSet(Path(what).name, streamed, classes, hashlib.sha256(told.encode()).hexdigest(), layout=layout)
 
 
-class Uncounted:
-    """Rows of shards without an index: each shard counts for `per_shard`, and is looked at when one of them is wanted.
-
-    One that holds fewer gives some again; what one holds beyond them is never seen, which is said.
-    """
-
-    def __init__(self, found: Sequence[str], about: Mapping[str, Any], wanted: Wanted) -> None:
-        assert wanted.per_shard
-        self._found, self._about, self._each, self._say = found, about, wanted.per_shard, wanted.say
-        self._places = {name: i for i, name in enumerate(about["classes"])}
-        self._tables = OrderedDict[int, NDArray[Any]]()
-        self._most = max(2 * wanted.window + 2, TABLES // (64 * self._each))
-        self._lock, self._locks, self._told = Lock(), [Lock() for _ in range(64)], False
-
-    def __len__(self) -> int:
-        return len(self._found) * self._each
-
-    def __getitem__(self, rows: Any) -> NDArray[Any]:
-        """UserError for a shard that cannot be used."""
-        if isinstance(rows, int):
-            table = self._table(rows // self._each)
-            return table[rows % self._each % len(table)]
-        shards, places = np.divmod(np.asarray(rows), self._each)
-        out = np.empty(shards.shape, row_type(len(self._about["fields"]), len(self._about["attributes"])))
-        for shard in np.unique(shards):
-            table, here = self._table(int(shard)), shards == shard
-            out[here] = table[places[here] % len(table)]
-        return out
-
-    def _table(self, shard: int) -> NDArray[Any]:
-        with self._locks[shard % len(self._locks)]:
-            with self._lock:
-                if shard in self._tables:
-                    self._tables.move_to_end(shard)
-                    return self._tables[shard]
-            table = self._looked_at(self._found[shard])
-            with self._lock:
-                self._tables[shard] = table
-                if len(self._tables) > self._most:
-                    self._tables.popitem(last=False)
-            return table
-
-    def _looked_at(self, address: str) -> NDArray[Any]:
-        scan = _scan(address, digest=False)
-        if isinstance(scan, str):
-            raise UserError(f"the shard {address} cannot be used: {scan}")
-        for sample in scan.samples.values():
-            sample.wrong = sample.wrong or self._lacking(sample)
-        told = Gathered(tuple(self._about["fields"]))
-        rows = told.rows_of(address, scan.samples)
-        if not len(rows):
-            raise UserError(
-                f"the shard {address} cannot be used: {told.broken[0].why if told.broken else 'it is empty'}"
-            )
-        if told.broken:
-            self._say(f"left out {len(told.broken)} samples of {address}; the first: {told.broken[0].why}")
-        if len(rows) > self._each and not self._told:
-            self._told = True
-            self._say(
-                f"warning: {address} has {len(rows):,} samples, and data.per_shard = {self._each:,} of them are used,"
-                " here and in other shards"
-            )
-        names = self._about["attributes"]
-        table = np.zeros(len(rows), row_type(len(told.fields), len(names)))
-        for name in ("offset", "size", "crc", "key"):
-            table[name] = rows[name]
-        table["y"] = [self._places.get(str(label), -1) for label in told.labels]
-        for k, name in enumerate(names):
-            column = told.bits[name]
-            assert column is not None
-            table["bits"][:, k] = np.frombuffer(column, np.uint8)
-        return table
-
-    def _lacking(self, sample: Sample) -> str | None:
-        """What a sample lacks that all others have."""
-        if self._places and sample.label not in self._places:
-            return f"its label is {printable(str(sample.label))}, and data.classes has no such class"
-        names = self._about["attributes"]
-        lacking = next((name for name in names if sample.told.get(name, "none").lower() not in (*YES, *NO)), None)
-        return None if lacking is None else f"it lacks the attribute {printable(lacking)}"
-
-
-def _uncounted(what: str, found: list[str], wanted: Wanted) -> ImageSet:
-    """The set in shards that are read without an index: what its samples hold is that of the first shard."""
-    scan = _scan(found[0], digest=False)
-    if isinstance(scan, str):
-        raise UserError(f"the first shard of {what} cannot be used: {found[0]}: {scan}")
-    told = Gathered()
-    n = len(told.rows_of(found[0], scan.samples))
-    if not n:
-        raise UserError(f"no pictures in the first shard of {what}, {found[0]}")
-    classes = tuple(map(str, range(wanted.classes))) if isinstance(wanted.classes, int) else tuple(wanted.classes or ())
-    attributes = []
-    if any("bits" in own for own in wanted.needs):
-        attributes = sorted(name for name, column in told.bits.items() if column is not None and len(column) == n)
-    about = {"fields": told.fields, "classes": classes, "attributes": attributes}
-    assert wanted.per_shard
-    edges = wanted.per_shard * np.arange(len(found) + 1)
-    wanted.say(
-        f"{what}: {len(found):,} shards without an index, each counted as {wanted.per_shard:,} samples; the first has"
-        f" {n:,}"
-    )
-    shards = [Shard(address, None) for address in found]
-    names = [address.rpartition("/")[2] for address in found]
-    content = "uncounted", wanted.per_shard, names
-    return _set(
-        what, shards, Layout(edges, None, wanted.window), Uncounted(found, about, wanted), about, content, wanted
-    )
+def class_names(classes: int | Sequence[str] | None) -> tuple[str, ...]:
+    """The names that data.classes gives; UserError where they cannot be."""
+    if isinstance(classes, int):
+        if classes > MOST_CLASSES:
+            raise UserError(f"data.classes is {classes:,}; it must be at most {MOST_CLASSES:,}")
+        return tuple(map(str, range(classes)))
+    names = tuple(classes or ())
+    if twice := [name for name, n in Counter(names).items() if n > 1]:
+        raise UserError(f"data.classes names {twice[0]} twice")
+    return names
 
 
 def _chosen(names: Sequence[str], columns: Sequence[str] | None) -> tuple[tuple[str, ...], list[int]]:

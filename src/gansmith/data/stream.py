@@ -249,8 +249,9 @@ class Stream(Iterator[Batch]):
             parts = [(self._order(number, epoch), part) for epoch, part in self._parts(number, here)]
             index = np.concatenate([order[part] for order, part in parts])
             if self.sets[number].layout:
-                for order, part in parts:
-                    if isinstance(order, Order) and isinstance(images := self.sets[number].images, Streamed):
+                images = self.sets[number].images
+                for order, part in parts if len(self.sets) == 1 else ():  # two orders would take each other's place
+                    if isinstance(order, Order) and isinstance(images, Streamed):
                         images.reader.fetch(order.ahead(part))
                 raw |= {name: torch.from_numpy(column) for name, column in read_columns(columns, index).items()}
                 continue

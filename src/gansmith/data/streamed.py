@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
+import time
 import zlib
 from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping, Sequence
@@ -129,19 +130,97 @@ class Order:
 # ---- reading ----------------------------------------------------------------------------------------------------
 
 
-class Rows(Protocol):
-    """The rows of an index, an array of them or what makes them as they are asked for."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, at: Any) -> NDArray[Any]: ...
-
-
 class Shard(NamedTuple):
     """A file of the set, and the bytes that it must have, where that is known."""
 
     address: str
     n_bytes: int | None
+
+
+class File:
+    """A file that closes when the last who reads it lets it go."""
+
+    def __init__(self, file: RawIOBase) -> None:
+        self.raw, self.lock = file, Lock()
+        self.n_bytes = file.seek(0, os.SEEK_END)
+
+    def read(self, offset: int, n: int) -> bytes:
+        with self.lock:
+            self.raw.seek(offset)
+            return self.raw.read(min(n, MOST_BYTES)) or b""
+
+    def __del__(self) -> None:
+        self.raw.close()
+
+
+class Files:
+    """The shards of a set: the last `most` that were asked for stay open, those from elsewhere as copies."""
+
+    def __init__(self, shards: Sequence[Shard], most: int) -> None:
+        self.shards, self._most = shards, most
+        self._open: OrderedDict[int, File] = OrderedDict()
+        self._lock, self._locks = Lock(), [Lock() for _ in range(64)]
+        self._failed: dict[int, tuple[float, str]] = {}
+        self._asked: set[int] = set()
+        self._fetching: ThreadPoolExecutor | None = None
+
+    def __getitem__(self, shard: int) -> File:
+        """UserError where it cannot be opened, Missing where it is not there."""
+        asked = time.monotonic()
+        with self._locks[shard % len(self._locks)]:  # one opens it, which may be a download, and others wait
+            with self._lock:
+                if (file := self._open.get(shard)) is not None:
+                    self._open.move_to_end(shard)
+                    return file
+            failed, why = self._failed.get(shard, (0.0, ""))
+            if failed > asked:  # while this one waited
+                raise UserError(why)
+            address, n_bytes = self.shards[shard]
+            try:
+                file = File(opened(address))
+            except UserError as error:
+                self._failed[shard] = time.monotonic(), str(error)
+                raise
+            if n_bytes is not None and file.n_bytes != n_bytes:
+                raise UserError(f"{address} has {file.n_bytes:,} bytes; when it was indexed it had {n_bytes:,}")
+            with self._lock:
+                self._open[shard] = file
+                if len(self._open) > self._most:
+                    self._open.popitem(last=False)
+            return file
+
+    def forget(self, shard: int) -> None:
+        """Open it anew when it is asked for again."""
+        with self._lock:
+            self._open.pop(shard, None)
+
+    def fetch(self, shards: Sequence[int], bring: Callable[[int], object]) -> None:
+        """Have a thread bring those from elsewhere, one by one; what fails will fail again when it is read."""
+        with self._lock:
+            new = [s for s in shards if s not in self._asked and remote(self.shards[s].address)]
+            self._asked = {s for s in self._asked if s in self._open} | {*shards}
+            if new:
+                self._fetching = self._fetching or ThreadPoolExecutor(1, thread_name_prefix="gansmith-fetch")
+                for shard in new:
+                    self._fetching.submit(bring, shard)
+
+    def close(self) -> None:
+        if self._fetching is not None:
+            self._fetching.shutdown(cancel_futures=True)
+            self._fetching = None
+        with self._lock:
+            self._open.clear()
+
+
+class Rows(Protocol):
+    """The rows of an index: an array, or what makes them as they are asked for, which says in each where it lies."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, at: Any) -> NDArray[Any]: ...
 
 
 class Column(NamedTuple):
@@ -155,141 +234,102 @@ class Column(NamedTuple):
 class Reader:
     """Reads rows of a set: pictures from its shards, decoded by processes, and marks from the index.
 
-    index: a row for each sample, with the places of its pictures in their shard. `keep` bytes of decoded pictures stay
-    in memory, and `most_open` shards open.
+    index: a row for each sample, with the places of its pictures in their shard. Up to `keep_mb` of decoded pictures
+    stay in memory.
     """
 
     def __init__(
-        self,
-        name: str,
-        shards: Sequence[Shard],
-        edges: Labels,
-        index: Rows,
-        columns: Mapping[str, Column],
-        wanted: Wanted,
+        self, name: str, files: Files, edges: Labels, index: Rows, columns: Mapping[str, Column], wanted: Wanted
     ) -> None:
-        self.name, self.columns, self.n = name, columns, len(index)
+        self.name, self.files, self.columns, self.n = name, files, columns, len(index)
         self.fields = [field for field, column in columns.items() if column.of is None]
-        self._shards, self._edges, self._index = shards, edges, index
+        self._edges, self._index = edges, index
         self.decoders = Decoders(Form(wanted.size, wanted.channels, wanted.fit, wanted.max_megapixels), wanted.n_cpu)
-        self._max_broken, self._say, self._open = wanted.max_broken, wanted.say, 2 * wanted.window + 2
-        self._files: OrderedDict[int, _File] = OrderedDict()
-        self._lock, self._locks = Lock(), [Lock() for _ in range(64)]
+        self._max_broken, self._say = wanted.max_broken, wanted.say
+        self._lock = Lock()
         self._instead: dict[int, int] = {}
-        self._gone: dict[int, int] = {}
-        self._asked: set[int] = set()
-        self._fetching: ThreadPoolExecutor | None = None
         shape = (len(self.fields), wanted.channels, *wanted.size)
         kept = min(len(index), (wanted.keep_mb << 20) // math.prod(shape))
         self._kept = np.empty((kept, *shape), np.uint8)  # takes memory as it is filled
-        self._used = np.full(kept, -1)
+        self._own, self._there = np.zeros(kept, index.dtype), np.zeros(kept, bool)
 
     def read(self, names: Sequence[str], rows: Labels) -> dict[str, NDArray[Any]]:
         """Columns of these rows; for a picture that is broken all of them are those of the next one that is not."""
         pictures = [name for name in names if name in self.fields]
-        found, rows = self._pictures(rows) if pictures else (np.empty(0), rows)
+        if pictures:
+            found, own = self._pictures(rows)
+        else:
+            own = self._index[np.array([self._good(int(row)) for row in rows]) if self._instead else rows]
         out: dict[str, NDArray[Any]] = {name: found[:, self.fields.index(name)] for name in pictures}
         for name in names:
             if (of := self.columns[name].of) is not None:
-                out[name] = of(self._index[rows]).astype(self.columns[name].dtype)
+                out[name] = of(own).astype(self.columns[name].dtype)
         return out
 
     def fetch(self, shards: Sequence[int]) -> None:
-        """Have a thread bring shards from elsewhere, one by one; what fails will fail again when it is read."""
-        with self._lock:
-            new = [s for s in shards if s not in self._asked and remote(self._shards[s].address)]
-            self._asked = {s for s in self._asked if s in self._files} | {*shards}
-            if new:
-                self._fetching = self._fetching or ThreadPoolExecutor(1, thread_name_prefix="gansmith-fetch")
-                for shard in new:
-                    self._fetching.submit(self._file, shard)
+        """Have a thread bring what is not in memory of shards from elsewhere."""
+        edges = [(shard, *self._edges[shard : shard + 2].tolist()) for shard in shards]
+        n = len(self._there)
+        needed = [shard for shard, first, last in edges if last > n or not self._there[first:last].all()]
+        self.files.fetch(needed, getattr(self._index, "usable", self.files.__getitem__))
 
     def close(self) -> None:
-        """Ends the processes; a later read starts them anew."""
-        if self._fetching is not None:
-            self._fetching.shutdown(cancel_futures=True)
-            self._fetching = None
+        """Ends processes and threads; a later read starts them anew."""
+        self.files.close()
         self.decoders.close()
-        with self._lock:
-            self._files.clear()
 
-    def _pictures(self, rows: Labels) -> tuple[Bytes, Labels]:
-        """(n, F, C, H, W), from memory where they were kept, the others decoded; and the rows that they are of."""
-        may = rows < len(self._used)
-        used = np.full(len(rows), -1)
-        used[may] = self._used[rows[may]]
-        if (here := used >= 0).all():
-            return self._kept[rows], used
-        out = np.empty((len(rows), *self._kept.shape[1:]), np.uint8)
-        out[here] = self._kept[rows[here]]
-        self._decode(rows, out, used, deque(np.flatnonzero(~here).tolist()))
+    def _pictures(self, rows: Labels) -> tuple[Bytes, NDArray[Any]]:
+        """(n, F, C, H, W), from memory where they were kept, the others decoded; and the rows of the index behind."""
+        may = rows < len(self._there)
+        here = may.copy()
+        here[may] = self._there[rows[may]]
+        if here.all():
+            return self._kept[rows], self._own[rows]
+        out, own = np.empty((len(rows), *self._kept.shape[1:]), np.uint8), np.empty(len(rows), self._index.dtype)
+        out[here], own[here] = self._kept[rows[here]], self._own[rows[here]]
+        self._decode(rows, out, own, deque(np.flatnonzero(~here).tolist()))
         keep = np.flatnonzero(may & ~here)
-        self._kept[rows[keep]] = out[keep]
-        self._used[rows[keep]] = used[keep]
-        return out, used
+        self._kept[rows[keep]], self._own[rows[keep]] = out[keep], own[keep]
+        self._there[rows[keep]] = True
+        return out, own
 
-    def _decode(self, rows: Labels, out: Bytes, used: Labels, waiting: deque[int]) -> None:
-        """Fills these places of `out` and `used`, some megabytes of files at a time."""
+    def _decode(self, rows: Labels, out: Bytes, own: NDArray[Any], waiting: deque[int]) -> None:
+        """Fills these places of `out` and `own`, some megabytes of files at a time."""
         each = len(self.fields)
         while waiting:
             group, data, n_bytes = list[tuple[int, int]](), list[bytes](), 0
             while waiting and n_bytes < AT_ONCE:
-                row = self._good(int(rows[waiting[0]]))
-                try:
-                    found = self._members(row)
-                except UserError as error:
-                    if self._skip(self._shard(row), str(error)):
-                        continue
-                    raise
-                group.append((waiting.popleft(), row))
+                place = waiting.popleft()
+                row = self._good(int(rows[place]))
+                own[place] = self._index[row]
+                found = self._members(own[place], self._shard(own[place], row))
+                group.append((place, row))
                 data += found
                 n_bytes += sum(map(len, found))
             pixels, told = self.decoders.decode(data)
             for j, (place, row) in enumerate(group):
                 if why := [one for one in told[j * each : (j + 1) * each] if isinstance(one, str)]:
-                    self._leave_out(row, why[0])
+                    self._leave_out(row, self._shard(own[place], row), why[0])
                     waiting.append(place)
                 else:
-                    out[place], used[place] = pixels[j * each : (j + 1) * each], row
+                    out[place] = pixels[j * each : (j + 1) * each]
 
     def _good(self, row: int) -> int:
-        """The row that stands for this one, itself if nothing is wrong with it."""
-        while True:
-            if row in self._instead:
-                row = self._instead[row]
-            elif self._gone and (shard := self._shard(row)) in self._gone:
-                first, last = self._edges[(other := self._gone[shard]) : other + 2].tolist()
-                row = first + (row - int(self._edges[shard])) % (last - first)
-            else:
-                return row
+        while row in self._instead:
+            row = self._instead[row]
+        return row
 
-    def _skip(self, shard: int, why: str) -> bool:
-        """From now on the next shard stands for this one, if max_broken allows that."""
-        with self._lock:
-            if shard in self._gone:
-                return True
-            n = len(self._shards)
-            after = (other % n for other in range(shard + 1, shard + n))
-            there = (o for o in after if o not in self._gone and self._edges[o] < self._edges[o + 1])
-            if len(self._gone) + 1 > self._max_broken * n or (other := next(there, None)) is None:
-                return False
-            self._gone[shard] = other
-            self._files.pop(shard, None)
-            n = len(self._gone)
-        self._say(f"left out a shard, and the next one stands for it ({n} so far): {why}")
-        return True
-
-    def _leave_out(self, row: int, why: str) -> None:
+    def _leave_out(self, row: int, shard: int, why: str) -> None:
         """From now on the next sound row of the shard stands for this one, wherever and whenever it is read."""
-        shard = self._shard(row)
-        first, last = self._edges[shard : shard + 2].tolist()
-        where = f"picture {row - first} of {self._shards[shard].address}"
+        stretch, address = self._stretch(row), self.files.shards[shard].address
+        first, last = self._edges[stretch : stretch + 2].tolist()
+        where = f"picture {row - first} of {address}"
         with self._lock:
             if row in self._instead:
                 return
             after = (*range(row + 1, last), *range(first, row))
             if (other := next((r for r in after if r not in self._instead), None)) is None:
-                raise UserError(f"no picture of {self._shards[shard].address} can be read; the last: {why}")
+                raise UserError(f"no picture of {address} can be read; the last: {why}")
             self._instead[row] = other
             n = len(self._instead)
         if n > max(TOLERATED, self._max_broken * len(self._index)):
@@ -298,21 +338,22 @@ class Reader:
         if n <= TOLERATED:
             self._say(f"left out {where}: {why}; the next one stands for it")
 
-    def _shard(self, row: int) -> int:
+    def _stretch(self, row: int) -> int:
         return int(np.searchsorted(self._edges, row, "right")) - 1
 
-    def _members(self, row: int) -> list[bytes]:
-        """The compressed pictures of a row; UserError where the shard is not what was indexed."""
-        shard, own = self._shard(row), self._index[row]
-        address = self._shards[shard].address
+    def _shard(self, own: NDArray[Any], row: int) -> int:
+        return int(own["shard"]) if "shard" in (self._index.dtype.names or ()) else self._stretch(row)
+
+    def _members(self, own: NDArray[Any], shard: int) -> list[bytes]:
+        """The compressed pictures of a row; UserError where the shard is not what it was when it was looked at."""
+        address = self.files.shards[shard].address
 
         def read() -> list[bytes]:
-            file = self._file(shard)
+            file = self.files[shard]
             try:
                 return [file.read(int(o), int(n)) for o, n in zip(own["offset"], own["size"], strict=True)]
             except OSError:
-                with self._lock:
-                    self._files.pop(shard, None)
+                self.files.forget(shard)
                 raise
 
         found = tried(read, address)
@@ -320,40 +361,10 @@ class Reader:
             if len(data) != size or zlib.crc32(data) != crc:
                 was = "it ends before" if len(data) < size else "it has other content in"
                 text = f"{address} is not what was indexed: {was} bytes {offset} to {offset + size}"
+                if self.files.shards[shard].n_bytes is None:
+                    raise UserError(f"{text.replace('indexed', 'looked at')}; bring the old file back")
                 raise UserError(f"{text}; bring the old file back, or index it anew")
         return found
-
-    def _file(self, shard: int) -> _File:
-        with self._locks[shard % len(self._locks)]:  # one opens it, which may be a download, and others wait
-            with self._lock:
-                if (file := self._files.get(shard)) is not None:
-                    self._files.move_to_end(shard)
-                    return file
-            address, n_bytes = self._shards[shard]
-            file = _File(opened(address))
-            if file.n_bytes != n_bytes is not None:
-                raise UserError(f"{address} has {file.n_bytes:,} bytes; when it was indexed it had {n_bytes:,}")
-            with self._lock:
-                self._files[shard] = file
-                if len(self._files) > self._open:
-                    self._files.popitem(last=False)
-            return file
-
-
-class _File:
-    """A file that closes when the last who reads it lets it go."""
-
-    def __init__(self, file: RawIOBase) -> None:
-        self._file, self._lock = file, Lock()
-        self.n_bytes = file.seek(0, os.SEEK_END)
-
-    def read(self, offset: int, n: int) -> bytes:
-        with self._lock:
-            self._file.seek(offset)
-            return self._file.read(min(n, MOST_BYTES)) or b""
-
-    def __del__(self) -> None:
-        self._file.close()
 
 
 class Streamed:

@@ -467,7 +467,8 @@ def choose_reference(what: Recipe | Data, say: Say = print) -> SplitName:
         say(f"{lacks}: compared with the {data.validation} held back")
         return "validation"
     copying = "compared with the training images, which also rewards copying them"
-    say(f"{lacks} and data.validation is 0: {copying}. A new run with --data.validation N holds N back")
+    advice = "A new run with --data.validation N holds N back" if not data.per_shard else "Put some shards into test/"
+    say(f"{lacks} and data.validation is 0: {copying}. {advice}")
     return "train"
 
 
