@@ -406,7 +406,7 @@ def test_a_damaged_entry_is_said_and_made_anew(folder: Path, cache: Path) -> Non
         assert file.name == "set.json" or any("making it anew" in text and str(entry) in text for text in said)
         assert data.digest == whole.digest and levels(data) == {"x": [0, 1]} and data.columns["y"].tolist() == [0, 1]
         load(folder, said=(said := []))
-        assert said == ["2 subfolders are classes that this recipe does not use: a, b"]
+        assert said == ["2 subfolders are classes, which a recipe without labels does not use: a, b"]
         assert list(cache.iterdir()) == [entry]
 
 
@@ -456,11 +456,11 @@ def test_impossible_values_are_refused_and_unknown_names_answered_with_the_neare
         with pytest.raises(UserError, match=f"{key} is {value!r}; it must be one of "):
             load(folder, **{key: value})
     for what, text in {
-        "mnits": "no data named 'mnits'; did you mean mnist?",
+        "mnits": "no folder 'mnits' here, and no data of that name; did you mean mnist?",
         "CIFAR-10": "did you mean cifar10?",
         "./pictures": "no such folder: .*pictures",
         "a/b": "no such folder",
-        "": "no data named ''",
+        "": "no folder '' here, and no data",
         __file__: "is a file; unpack it",
     }.items():
         with pytest.raises(UserError, match=text):

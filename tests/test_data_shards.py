@@ -183,7 +183,7 @@ def test_addresses_are_patterns_folders_and_lists(shards: Path, tmp_path: Path) 
         ("simplecache::https://x/y.tar", "must begin with one of https://"),
         ("memory://a::zip://y.tar", "must begin with one of"),
         ("x-{0..99999999}.tar", "fewer than 1,000,000"),
-        ("x.tar.gz", "no data named|must end in .tar"),
+        ("x.tar.gz", "no data of that name|must end in .tar"),
         ("none-*.tar", "no shards at"),
         ("gone.tar", "no pictures in 1 shards; the first: gone.tar: the shard gone.tar is missing"),
         ("nolist.txt", "cannot read the list"),

@@ -17,6 +17,7 @@ from gansmith.augment import Augment, beside_unseen, sign_of_real
 from gansmith.data import ImageSet, load_sets
 from gansmith.data.addresses import is_shards
 from gansmith.data.choose import choose
+from gansmith.data.load import row_of
 from gansmith.data.prepare import Needs
 from gansmith.data.stream import Stream
 from gansmith.data.values import VALUES
@@ -90,7 +91,10 @@ def settled(recipe: Recipe, device: torch.device, say: Say) -> Recipe:
         )
     if not data.img_size or not data.channels or data.validation < 0:
         if is_shards(data.name):
-            raise UserError("shards are not looked at: give --img_size, --channels and --data.validation")
+            lacking = {"--img_size": data.img_size == 0, "--channels": not data.channels}
+            lacking["--data.validation 0" if data.per_shard else "--data.validation"] = data.validation < 0
+            raise UserError(f"shards are not looked at: give {', '.join(k for k, lacks in lacking.items() if lacks)}")
+        row_of(data.name)  # or an error, before anything is chosen
         if len(needs_of(recipe)) > 1 or "x" not in needs_of(recipe)[0]:
             raise UserError(
                 f"data.img_size, data.channels and data.validation are chosen for single pictures, and"
@@ -549,6 +553,8 @@ def _augment(recipe: Recipe, game: Game, noise: torch.Generator, world: World, s
 
 def _warn(recipe: Recipe, game: Game, say: Say) -> None:
     """What trains, but hardly as it was meant."""
+    if recipe.ada.target is not None and not recipe.augment:
+        say("nothing is augmented, so that ada.target does nothing")
     if recipe.objective is None:
         return
     objective = objective_of(recipe)

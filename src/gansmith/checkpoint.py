@@ -93,6 +93,7 @@ def write(folder: Path, round: int, tree: Mapping[str, Any], *, info: Mapping[st
         body = strict_json.plain(body)
         text = json.dumps({"digest": _digest(body), **body}, allow_nan=False)
         (temporary / STATE).write_text(text, encoding="utf-8")
+        shutil.copymode(temporary / STATE, temporary / TENSORS)  # which safetensors keeps from all others
         for path in (temporary / TENSORS, temporary / STATE, temporary):
             _sync(path)
         replaced = folder / f".replaced-{round:08d}"

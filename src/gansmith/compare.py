@@ -101,8 +101,9 @@ def compare(
             raise UserError(f"{error}; to have all of them measured anew, remove {SCORES} in the runs") from None
     failed = sum(job.run in lost and not job.diverged for job in everything)
     found = Comparison(out, rows, scores, lost, failed)
+    did = "replaced" if (out / "table.md").exists() else "written"
     write(found)
-    say(f"written: {out / 'table.md'}, {out / 'compare.html'}")
+    say(f"{did}: {out / 'table.md'}, {out / 'compare.html'}")
     return found
 
 

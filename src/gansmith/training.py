@@ -272,16 +272,17 @@ def _session(world: World, resolved: Resolved, out: Path | None, quiet: bool) ->
         run = world.on_first(lambda: run or held.enter_context(made))
         world.goes_on = lambda: f"; {run} goes on from its newest checkpoint" if _has_checkpoint(run) else ""
         session = Session(world, run, recipe, experiment, total, _live(recipe, experiment, total, quiet), quiet)
-        with _told(session):
-            with world.together():
-                if world.rank == 0:
-                    _open(session, resolved, held)
-            with _stop_signals(session), session.live:
-                _begin(session, resolved)
-                yield session
-                _end(session)
-        if session.record is not None:
-            session.record.summary(finished=experiment.state.round >= total)
+        with _stop_signals(session):
+            with _told(session):
+                with world.together():
+                    if world.rank == 0:
+                        _open(session, resolved, held)
+                with session.live:
+                    _begin(session, resolved)
+                    yield session
+                    _end(session)
+            if session.record is not None:
+                session.record.summary(finished=experiment.state.round >= total)
 
 
 def _found(resolved: Resolved, out: Path | None, say: Say, held: ExitStack) -> Path | None:
@@ -338,7 +339,7 @@ def _check_alike(world: World, experiment: Experiment) -> None:
 
 def _check_unfinished(run: Path | None, done: bool, recipe: Recipe, experiment: Experiment, total: int) -> None:
     state = experiment.state
-    if state.round < total or (run is not None and not done):  # all done but the last pictures
+    if state.round < total or (state.round == total and run is not None and not done):  # all but the last pictures
         return
     how = "is finished" if state.round == total else f"is beyond round {total:,} already"
     longer = f"--n_epochs {math.ceil(2 * experiment.stream.epoch)}"
@@ -599,10 +600,11 @@ def _banner(session: Session, label: str, tensorboard: bool) -> str:
     events = "" if tensorboard or begin else "\nTensorBoard events are not written: pip install tensorboard"
     sets = "; ".join(f"{s.name}: {len(s):,} images {tuple(s.images.shape[1:])}" for s in stream.sets)
     flips = "\npictures are mirrored at random; --no-flip leaves that out" * any(v.name == "flip" for v in recipe.views)
-    often = " as often as it overfits" * (recipe.ada.target is not None)
-    seen = f"\nD sees them, and G's, changed{often}: " * bool(recipe.augment) + ", ".join(
-        c.name for c in recipe.augment
-    )
+    seen = ", ".join(change.name for change in recipe.augment)
+    if recipe.augment:
+        seen = f"\nchanges of what D sees: {seen}" + ", more often the more it overfits" * (
+            recipe.ada.target is not None
+        )
     return (
         f"{label}: {type(game).__name__}, {players} parameters, {session.world.device}{ranks},"
         f" seed {recipe.seed}\n{sets} {where}; {begin}to round {total:,}"

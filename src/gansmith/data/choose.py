@@ -15,6 +15,8 @@ LOOKED_AT = 200
 """Pictures whose size is read, spread over the folder."""
 MULTIPLE = 16
 HELD_BACK = 1000
+FEWEST = 20
+"""Held-back pictures, where there are at least five times as many: memorisation is told by no fewer."""
 SIDES = {**dict.fromkeys(("cifar10", "cifar100", "svhn"), 32), "usps": 16}
 SIDES |= dict.fromkeys(("mnist", "fashion_mnist", "kmnist", "qmnist", "emnist", "mnist_edges"), 28)
 GREY = {name for name, side in SIDES.items() if side < 32}
@@ -39,14 +41,18 @@ def choose(what: str, most: int) -> Choice:
     """What fits the pictures of a name or a folder.
 
     Sides are multiples of 16 up to `most`, and near those of smaller pictures, which keep a shape that they share.
-    A tenth of the pictures is held back, 1,000 at most, unless a folder has test pictures.
+    A tenth of the pictures is held back, 20 of 100 or more at least, 1,000 at most, unless a folder has test pictures.
     """
     folder = Path(what).expanduser()
     seen = _look(folder) if folder.is_dir() else Seen([(SIDES.get(what, most),) * 2], what in GREY, 10 * HELD_BACK)
     if not seen.sizes:  # preparing will say why
         seen = Seen([(most, most)], False, seen.total)
-    held = 0 if folder.is_dir() and has_split(folder, "test") else min(HELD_BACK, seen.total // 10)
+    held = 0 if folder.is_dir() and has_split(folder, "test") else min(HELD_BACK, _tenth(seen.total))
     return Choice(fitting(seen.sizes, most), 1 if seen.grey else 3, held)
+
+
+def _tenth(n: int) -> int:
+    return max(n // 10, FEWEST) if n >= 5 * FEWEST else n // 10
 
 
 def fitting(sizes: Sequence[tuple[int, int]], most: int) -> tuple[int, int]:

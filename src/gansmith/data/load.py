@@ -53,6 +53,7 @@ KNOWN: dict[str, Known] = {
 SHUFFLED = frozenset(name for name, row in KNOWN.items() if row.mixed)
 _FOLDER = Known("gansmith.data.folder:load_folder", ())
 _SHARDS = Known("gansmith.data.shards:load_shards", ())
+_UNCOUNTED = Known("gansmith.data.uncounted:load_uncounted", ())
 
 
 def data_names() -> tuple[str, ...]:
@@ -101,7 +102,6 @@ def load_sets(
         *(size, channels, split, fit, max_broken, n_cpu, say, progress, needs, pairs, direction),
         *(attributes, columns, max_megapixels, root, fold, window, keep_mb, per_shard, classes),
     )
-    folder = Path(what).expanduser()
     if isinstance(what, Untrusted) and (there := first_remote(what)):
         raise UserError(f"data.name is {what}, which would read {there}; if you trust that address, add --trust")
     shards = what not in KNOWN and is_shards(what)
@@ -111,9 +111,7 @@ def load_sets(
         raise UserError("data.labelled counts labels, and with data.per_shard nobody has counted them: it must be null")
     if classes is not None and not per_shard:
         raise UserError("data.classes is for shards that nobody has counted: with it, data.per_shard must be given")
-    row = _SHARDS if shards else KNOWN.get(what) or (_FOLDER if what and folder.is_dir() else None)
-    if row is None:
-        raise UserError(_unknown(what, folder))
+    row = row_of(what) if not shards else _UNCOUNTED if per_shard and split != "test" else _SHARDS
     if row.validation and validation:
         raise UserError(f"data.validation is {validation}; {what} has validation images of its own: it must be 0")
     if row.gives:
@@ -278,6 +276,14 @@ def budget(labels: Labels, k: int) -> Labels:
     return np.sort(order[np.argsort(turn, kind="stable")[:k]])
 
 
+def row_of(what: str) -> Known:
+    """The row of a named set or of a folder; UserError where there is no such data."""
+    folder = Path(what).expanduser()
+    if (row := KNOWN.get(what) or (_FOLDER if what and folder.is_dir() else None)) is None:
+        raise UserError(_unknown(what, folder))
+    return row
+
+
 def _unknown(what: str, folder: Path) -> str:
     if what and folder.exists():
         return f"{what} is a file; unpack it and give the folder with the pictures"
@@ -285,4 +291,4 @@ def _unknown(what: str, folder: Path) -> str:
         beside = (str(folder.with_name(one.name)) for one in folder.absolute().parent.glob("*/"))
         return f"no such folder: {folder.resolve()}{did_you_mean(str(folder), beside)}"
     nearest = did_you_mean(what.lower().replace("-", "_"), data_names())
-    return f"no data named {what!r}{nearest} (names: {', '.join(data_names())}; or give a folder of pictures)"
+    return f"no folder {what!r} here, and no data of that name{nearest} (names: {', '.join(data_names())})"

@@ -305,10 +305,6 @@ def load_shards(what: str, wanted: Wanted) -> ImageSet:
     if there is None:
         raise UserError(f"{what} has no test split: shards have one as a folder test beside a folder train")
     found = addresses(there)
-    if wanted.per_shard and wanted.split != "test":
-        from gansmith.data.uncounted import load_uncounted
-
-        return load_uncounted(what, found, wanted)
     (about, rows), bad = _index(what, found, wanted)
     if len(bad) > wanted.max_broken * len(found):
         (name, why), *_ = bad.items()
@@ -406,6 +402,8 @@ def _index(what: str, found: Sequence[str], wanted: Wanted) -> tuple[Index, dict
             except OSError as error:
                 wanted.say(f"the index cannot be kept in {path}: {error.strerror}")
     bad = {name: why for name, why in index.about["bad"] if name in names}
+    if beside and Path(what).expanduser().is_dir():  # all of it was meant
+        bad |= {name: "it is missing" for name, *_ in index.about["shards"] if name not in names}
     sizes = {name: n_bytes for name, n_bytes, _, _ in index.about["shards"]}
     for name, now in zip(names, stamps, strict=True):
         if isinstance(now, str):

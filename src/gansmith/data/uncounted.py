@@ -1,7 +1,7 @@
 """Shards without an index, which nobody has counted: each counts for a given number of samples."""
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from threading import Lock
 from typing import Any
 
@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gansmith.data import pictures
-from gansmith.data.addresses import Missing
+from gansmith.data.addresses import Missing, addresses, split_of
 from gansmith.data.attributes import NO, YES
 from gansmith.data.folder import printable
 from gansmith.data.imageset import ImageSet
@@ -66,7 +66,8 @@ class Uncounted:
                     new = shard not in self._unusable
                     self._unusable[shard] = str(error)
                     if (count := len(self._unusable)) > self._max_broken * n or count == n:
-                        raise
+                        share = f"{count} of {n} shards, more than max_broken = {self._max_broken:g} allows"
+                        raise Unusable(f"{error} ({share})") from None
                 if new:
                     self._say(f"left out a shard, {count} so far; the next stands for it: {error}")
             shard = (shard + 1) % n
@@ -131,6 +132,8 @@ class Uncounted:
 
     def _lacking(self, sample: Sample) -> str | None:
         """What a sample lacks that all others have."""
+        if self._classes and sample.label is None:
+            return "it has no label"
         if self._classes and self._label(sample.label) not in self._numbers:
             return f"its label is {printable(str(sample.label))}, and data.classes has no such class"
         told = {name: sample.told.get(name, "none").lower() for name in self._names}
@@ -139,7 +142,7 @@ class Uncounted:
 
     def _label(self, label: str | None) -> str:
         """The class of a label: 007 is 7, where there is no class of that name."""
-        text = str(label)
+        text = label or ""
         return str(int(text)) if text not in self._numbers and text.isdecimal() and len(text) < 19 else text
 
 
@@ -159,8 +162,9 @@ def samples_of(files: Files, shard: int) -> dict[str, Sample]:
         ) from None
 
 
-def load_uncounted(what: str, found: Sequence[str], wanted: Wanted) -> ImageSet:
+def load_uncounted(what: str, wanted: Wanted) -> ImageSet:
     """The set in shards without an index: what its samples hold is what those of the first shard do."""
+    found = addresses(split_of(what, "train") or what)
     each, classes = wanted.per_shard, class_names(wanted.classes)
     assert each
     if each > MOST_EACH:
@@ -193,7 +197,8 @@ def _model(files: Files, wanted: Wanted) -> tuple[int, Gathered]:
                 return sound, told
             why = told.broken[0].why if told.broken else "it is empty"
             raise Unusable(f"no sample of the shard {files.shards[shard].address} can be used: {why}")
-        except Unusable:
+        except Unusable as error:
             if shard + 1 > wanted.max_broken * n or shard + 1 == n:
-                raise
+                share = f"{shard + 1} of {n} shards, more than max_broken = {wanted.max_broken:g} allows"
+                raise Unusable(f"{error} ({share})") from None
     raise AssertionError

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -20,7 +20,7 @@ from gansmith.data.cache import Broken
 from gansmith.data.folder import find_folder
 from gansmith.data.load import KNOWN, load_sets
 from gansmith.data.prepare import Needs, Source, Wanted, array_source, progress, tell
-from gansmith.data.shards import Index, make_index, write_index
+from gansmith.data.shards import Index, index_of, make_index, write_index
 from gansmith.data.streamed import permutation
 from gansmith.errors import UserError
 from gansmith.run.atomic import new_folder
@@ -77,10 +77,17 @@ def write_shards(
         tell(source.name, source.count, broken, len(broken), 0, wanted)
         found = sorted(part.glob("*.tar"))
         index = make_index([str(path) for path in found], [path.name for path in found], wanted)
-        if index.about["classes"]:
-            index.about["classes"] = [*source.classes]
+        if known := index.about["classes"]:
+            numbers = {_label(source.classes, y): y for y in range(len(source.classes))}
+            index.rows["y"] = np.array([numbers.get(name, -1) for name in known])[index.rows["y"]]
+            index.about.update(classes=[*source.classes], sha256=index_of(index.rows))
         write_index(part, index)
     return index
+
+
+def _label(classes: Sequence[str], y: int) -> str:
+    """The name of a class, or its number where names are numbers, which would be read as such."""
+    return str(y) if all(name.isdecimal() for name in classes) else classes[y]
 
 
 def _wanted(size: tuple[int, int], channels: int, n_cpu: int, say: Callable[[str], None]) -> Wanted:
@@ -121,6 +128,6 @@ def _members(source: Source, index: int) -> Members | Broken:
     except Exception as error:  # on a damaged file the readers of Pillow raise almost anything
         return Broken(source.title(index), pictures.why_broken(error))
     if isinstance(mark, int):
-        return [*made, ("cls", str(mark).encode())]
+        return [*made, ("cls", _label(source.classes, mark).encode())]
     told = None if mark is None else dict(zip(source.classes, map(int, mark), strict=True))
     return made if told is None else [*made, ("json", json.dumps(told).encode())]

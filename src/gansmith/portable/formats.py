@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import subprocess
 import sys
 import warnings
@@ -97,6 +98,7 @@ def _safetensors(program: ExportedProgram, inputs: Tensors, made: Tensor, folder
     digests = json.dumps({name: _digest(x) for name, x in held.items()}, indent=4)
     words = {"version": __version__, "made": programs.MADE, "digests": digests, "forward": programs.python(program)}
     (folder / "model.py").write_text(Template(template).substitute(words), encoding="utf-8")
+    shutil.copymode(folder / "model.py", folder / "model.safetensors")  # which safetensors keeps from all others
     alone = "import runpy, sys; sys.modules['gansmith'] = None; runpy.run_path(sys.argv[1], run_name='__main__')"
     command = [sys.executable, "-I", "-c", alone, str((folder / "model.py").resolve())]
     done = subprocess.run(command, capture_output=True, text=True)

@@ -68,7 +68,8 @@ def created(out: Path | None, label: str, data: str, empty: Callable[[], bool]) 
     such error, for it names the checkpoint from before the round, nor is RankLost, after which a restart goes on here.
     """
     check_free(out)
-    run = out if out is not None else _next_free(f"{label}-{re.sub(r'[{}*?,]+', '-', Path(data).name)}")
+    called = Path(data).parent.name if re.search(r"[{}*?]", data) else Path(data).name  # a pattern of shards
+    run = out if out is not None else _next_free(f"{label}-{called or 'shards'}")
     was_there = run.exists() and out is not None
     run.mkdir(parents=True, exist_ok=True)
     with locked(run):
