@@ -194,19 +194,29 @@ def test_a_wrong_address_is_one_line(what: str, part: str) -> None:
         load(what)
 
 
-def test_pixels_labels_and_classes_are_those_of_the_folder_itself(tmp_path: Path) -> None:
+@pytest.mark.parametrize("classes", [("ant", "cat", "dog"), ("10", "8", "9")])
+def test_pixels_labels_and_classes_are_those_of_the_folder_itself(classes: tuple[str, ...], tmp_path: Path) -> None:
+    """One class has but a picture that is broken."""
     for i in range(12):
-        (path := tmp_path / "pics" / ("cat", "dog")[i % 2] / f"{i}.png").parent.mkdir(parents=True, exist_ok=True)
+        (path := tmp_path / "pics" / classes[1 + i % 2] / f"{i}.png").parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(png(i))
+    (path := tmp_path / "pics" / classes[0] / "12.png").parent.mkdir()
+    path.write_text("none")
     index = write_shards(str(tmp_path / "pics"), tmp_path / "out", per_shard=5, say=lambda _: None)
-    assert [n for _, _, n, _ in index.about["shards"]] == [5, 5, 2]
+    assert sum(n for _, _, n, _ in index.about["shards"]) == 12
     plain, made = load(tmp_path / "pics"), load(tmp_path / "out")
-    assert made.classes == plain.classes == ("cat", "dog")
+    assert made.classes == plain.classes == classes
 
     def content(data: ImageSet) -> list[tuple[bytes, int]]:
         return sorted((x.tobytes(), int(y)) for x, y in zip(data.images[:], np.asarray(data.labels), strict=True))
 
     assert content(made) == content(plain)
+    for path in (tmp_path / "out").glob("gansmith-index*"):
+        path.unlink()
+    if classes[0] == "ant":
+        assert content(load(tmp_path / "out", per_shard=5, classes=classes, max_broken=1.0))[:1] == content(plain)[:1]
+        assert load(tmp_path / "out", per_shard=5, classes=["dog", "cow"], said=(said := [])).images[:].shape[0] == 15
+        assert any("its label is cat, and data.classes has no such class" in text for text in said)
     with pytest.raises(UserError, match="out exists"):
         write_shards(str(tmp_path / "pics"), tmp_path / "out")
 
@@ -616,6 +626,13 @@ def test_an_index_serves_a_part_of_its_shards_and_those_beside_a_broken_one(shar
     part = load(f"{shards}/train-{{01..02}}.tar", said=said)
     assert sorted(np.asarray(part.columns["y"]).tolist()) == [*range(7, 22)]
     assert not any("has no index" in text for text in said)
+    (shards / "train-02.tar").rename(shards / "gone")
+    assert (
+        len(load(shards, said=said, max_broken=0.5)) == 24 and "left out the shard train-02.tar: it is missing" in said
+    )
+    with pytest.raises(UserError, match="more than max_broken = 0.25 allows; the first: train-0[24].tar"):
+        load(shards, max_broken=0.25)
+    (shards / "gone").rename(shards / "train-02.tar")
     with pytest.raises(UserError, match="no shard of .* can be used"):
         load(shards / "train-04.tar", max_broken=1.0)
 

@@ -86,6 +86,7 @@ else:
 def test_plain_torch_without_gansmith_makes_the_same(runs: Runs, tmp_path: Path) -> None:
     run = runs("cgan")
     folder = gansmith.export(run, format="safetensors,torch", out=tmp_path / "out", say=quiet)
+    assert len({path.stat().st_mode & 0o077 for path in folder.glob("model.*") if path.suffix != ".pt2"}) == 1
     sampler = gansmith.load(run, device="cpu")
     z, y = sampler.latents(range(7)), torch.tensor([0, 1, 1, 0, 1, 0, 0])
     np.savez(tmp_path / "in.npz", z=z.numpy(), y=y.numpy())

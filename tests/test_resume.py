@@ -223,6 +223,17 @@ def test_a_recipe_that_was_edited_by_hand_does_not_fit(old: str, new: str, finis
         train("gan", steps=8, at=finished, resume=True)
 
 
+def test_a_stopped_run_is_not_made_shorter_than_it_is(
+    pictures: Path, small: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    run, enough = tmp_path / "run", lambda record: record.experiment.state.round > 5
+    train("gan", steps=8, at=run, data=pictures, overrides=small("gan"), enough=enough)
+    before = contents(run)
+    with pytest.raises(gansmith.UserError, match="is beyond round 3 already: 6 rounds"):
+        gansmith.train(run, steps=3, device="cpu", quiet=True)
+    assert contents(run) == before
+
+
 def test_changed_pictures_are_noticed(pictures: Path, finished: Path, tmp_path: Path) -> None:
     own = Path(shutil.copytree(pictures, tmp_path / "own"))
     next(own.iterdir()).unlink()
