@@ -258,7 +258,8 @@ def test_what_there_are_too_few_images_for_is_left_out_unless_it_is_named(few: D
     data, said = replace(few, name=str(Path(few.name) / "train"), validation=19), list[str]()
     options: dict[str, Any] = {"data": data, "n": 60, "seeds": [0], "features": "mnist"}
     found = {receipt.measure for receipt in evaluate(of(few, "train"), **options, say=said.append)}
-    assert "precision" in found and not found & {"memorised", "memorised_pixels", "fd", "kd"}
+    assert "mmd" in found and not found & {"memorised", "memorised_pixels", "fd", "kd", "precision", "coverage"}
+    assert any(text.startswith("pr is left out: 19 real images: at least 50") for text in said)
     assert sum(text.startswith("memorised is left out: 19 held-out images") for text in said) == 1
     with pytest.raises(UserError, match=r"60 images.* at least 65"):
         evaluate(of(few, "train"), **options, metrics=["fd"], say=quiet)

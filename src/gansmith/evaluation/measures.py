@@ -250,8 +250,14 @@ def _mmd(samples: Images, to: Reference) -> Measured:
     return Measured({"mmd": found.value}, {"low": found.low, "high": found.high})
 
 
+FEWEST = 50
+"""Real images, for shares of balls around them."""
+
+
 def _balls(samples: Images, to: Reference, *, of: Callable[..., Any]) -> Measured:
     real = to.real.first(len(samples))
+    if len(real) < FEWEST:  # balls around a few reach to anything
+        raise UserError(f"{len(real)} real images: at least {FEWEST} are needed")
     return Measured(of(real.outputs.features, samples.outputs.features), {})
 
 
