@@ -151,7 +151,7 @@ def test_a_second_pass_is_from_memory_as_far_as_it_may_be_kept(shards: Path) -> 
     for keep_mb, kept in ((1, True), (0, False)):
         stream = stream_of(load(shards, keep_mb=keep_mb), n_cpu=1)
         first = numbers(stream, stream.batches_per_epoch)
-        stream.sets[0].images.reader.files._open.clear()
+        stream.sets[0].images.reader.files.open.there.clear()
         for path in shards.glob("*.tar"):
             path.rename(path.with_suffix(".away"))
         if kept:
@@ -386,7 +386,7 @@ def test_a_shard_that_changed_after_it_was_indexed_is_named(shards: Path) -> Non
         path.write_bytes(now)
         with pytest.raises(UserError, match=rf"{path} (is not what was indexed: )?{why}"):
             data.images[:]
-        data.images.reader.files._open.clear()
+        data.images.reader.files.open.there.clear()
     with pytest.raises(
         UserError, match=r"1 of 4 shards of .* max_broken = 0.01 allows; the first: train-01.tar: it has"
     ):
@@ -499,10 +499,10 @@ def test_shards_from_elsewhere_come_ahead_of_their_window(shards: Path, store: A
     stream = stream_of(data, n_cpu=1)
     reader.read(["x"], stream._order(0, 0)[:1])
     files = reader.files
-    assert len(files._open) == 1
+    assert len(files.open.there) == 1
     stream._read(0)
     files._fetching.shutdown()
-    assert len(files._open) == 2
+    assert len(files.open.there) == 2
     files._fetching = None
     stream.close()
 
@@ -778,7 +778,7 @@ def test_shards_of_changed_content_keep_their_labels(shards: Path) -> None:
     data = uncounted(shards)
     stream = stream_of(data)
     numbers(stream, 8)
-    data.images.reader._index._tables.clear()
+    data.images.reader._index._tables.there.clear()
     tar(shards / "train-00.tar", [m for n in range(7) for m in ((f"{n}.png", png(n + 40)), (f"{n}.cls", b"1"))])
     numbers(stream, 8)
     stream.close()

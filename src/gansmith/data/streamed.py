@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from io import RawIOBase
 from threading import Lock
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,7 @@ from gansmith.data.imageset import Bytes, Labels
 from gansmith.data.prepare import TOLERATED, Wanted
 from gansmith.errors import UserError
 
+T = TypeVar("T")
 AT_ONCE = 32 << 20  # compressed bytes that go to a decoder at once
 MOST_BYTES = 1 << 28  # of one picture
 
@@ -153,52 +154,62 @@ class File:
         self.raw.close()
 
 
+class Kept(Generic[T]):
+    """What was made for the last `most` numbers: the first who asks makes it, and others wait for that."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self.there: OrderedDict[int, T] = OrderedDict()
+        self.lock, self._locks = Lock(), [Lock() for _ in range(64)]
+        self._failed: dict[int, tuple[float, type[UserError], str]] = {}
+
+    def get(self, number: int, make: Callable[[int], T]) -> T:
+        asked = time.monotonic()
+        with self._locks[number % len(self._locks)]:
+            with self.lock:
+                if number in self.there:
+                    self.there.move_to_end(number)
+                    return self.there[number]
+            at, kind, why = self._failed.get(number, (0.0, UserError, ""))
+            if at > asked:  # while this one waited
+                raise kind(why)
+            try:
+                made = make(number)
+            except UserError as error:
+                self._failed[number] = time.monotonic(), type(error), str(error)
+                raise
+            with self.lock:
+                self.there[number] = made
+                if len(self.there) > self._most:
+                    self.there.popitem(last=False)
+            return made
+
+
 class Files:
     """The shards of a set: the last `most` that were asked for stay open, those from elsewhere as copies."""
 
     def __init__(self, shards: Sequence[Shard], most: int) -> None:
-        self.shards, self._most = shards, most
-        self._open: OrderedDict[int, File] = OrderedDict()
-        self._lock, self._locks = Lock(), [Lock() for _ in range(64)]
-        self._failed: dict[int, tuple[float, str]] = {}
+        self.shards = shards
+        self.open = Kept[File](most)
         self._asked: set[int] = set()
         self._fetching: ThreadPoolExecutor | None = None
 
     def __getitem__(self, shard: int) -> File:
         """UserError where it cannot be opened, Missing where it is not there."""
-        asked = time.monotonic()
-        with self._locks[shard % len(self._locks)]:  # one opens it, which may be a download, and others wait
-            with self._lock:
-                if (file := self._open.get(shard)) is not None:
-                    self._open.move_to_end(shard)
-                    return file
-            failed, why = self._failed.get(shard, (0.0, ""))
-            if failed > asked:  # while this one waited
-                raise UserError(why)
-            address, n_bytes = self.shards[shard]
-            try:
-                file = File(opened(address))
-            except UserError as error:
-                self._failed[shard] = time.monotonic(), str(error)
-                raise
-            if n_bytes is not None and file.n_bytes != n_bytes:
-                raise UserError(f"{address} has {file.n_bytes:,} bytes; when it was indexed it had {n_bytes:,}")
-            with self._lock:
-                self._open[shard] = file
-                if len(self._open) > self._most:
-                    self._open.popitem(last=False)
-            return file
+        return self.open.get(shard, self._opened)
 
-    def forget(self, shard: int) -> None:
-        """Open it anew when it is asked for again."""
-        with self._lock:
-            self._open.pop(shard, None)
+    def _opened(self, shard: int) -> File:
+        address, n_bytes = self.shards[shard]
+        file = File(opened(address))
+        if n_bytes is not None and file.n_bytes != n_bytes:
+            raise UserError(f"{address} has {file.n_bytes:,} bytes; when it was indexed it had {n_bytes:,}")
+        return file
 
     def fetch(self, shards: Sequence[int], bring: Callable[[int], object]) -> None:
         """Have a thread bring those from elsewhere, one by one; what fails will fail again when it is read."""
-        with self._lock:
+        with self.open.lock:
             new = [s for s in shards if s not in self._asked and remote(self.shards[s].address)]
-            self._asked = {s for s in self._asked if s in self._open} | {*shards}
+            self._asked = {s for s in self._asked if s in self.open.there} | {*shards}
             if new:
                 self._fetching = self._fetching or ThreadPoolExecutor(1, thread_name_prefix="gansmith-fetch")
                 for shard in new:
@@ -208,8 +219,8 @@ class Files:
         if self._fetching is not None:
             self._fetching.shutdown(cancel_futures=True)
             self._fetching = None
-        with self._lock:
-            self._open.clear()
+        with self.open.lock:
+            self.open.there.clear()
 
 
 class Rows(Protocol):
@@ -353,7 +364,7 @@ class Reader:
             try:
                 return [file.read(int(o), int(n)) for o, n in zip(own["offset"], own["size"], strict=True)]
             except OSError:
-                self.files.forget(shard)
+                self.files.open.there.pop(shard, None)  # so that it is opened anew
                 raise
 
         found = tried(read, address)

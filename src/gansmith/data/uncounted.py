@@ -1,6 +1,5 @@
 """Shards without an index, which nobody has counted: each counts for a given number of samples."""
 
-from collections import OrderedDict
 from collections.abc import Mapping
 from threading import Lock
 from typing import Any
@@ -15,7 +14,7 @@ from gansmith.data.folder import printable
 from gansmith.data.imageset import ImageSet
 from gansmith.data.prepare import TOLERATED, Wanted
 from gansmith.data.shards import Gathered, Sample, class_names, files_of, look_at, made_of, row_type
-from gansmith.data.streamed import Files, Layout, Shard
+from gansmith.data.streamed import Files, Kept, Layout, Shard
 from gansmith.errors import UserError
 
 MOST_EACH = 10**8
@@ -39,9 +38,8 @@ class Uncounted:
         self._fields, self._names, self._classes = about["fields"], about["attributes"], about["classes"]
         self._numbers = {name: i for i, name in enumerate(self._classes)}
         self.dtype = np.dtype([*row_type(len(self._fields), len(self._names)).descr, ("shard", "<u4")])
-        self._most = max(2 * wanted.window + 2, TABLES // (self.dtype.itemsize * self._each))
-        self._tables = OrderedDict[int, NDArray[Any]]()
-        self._lock, self._locks = Lock(), [Lock() for _ in range(64)]
+        most = max(2 * wanted.window + 2, TABLES // (self.dtype.itemsize * self._each))
+        self._tables, self._lock = Kept[NDArray[Any]](most), Lock()
         self._unusable: dict[int, str] = {}
         self._seen, self._broken, self._warned = set[int](), [0, 0], False
 
@@ -60,7 +58,8 @@ class Uncounted:
         n = len(self._files.shards)
         while True:
             try:
-                return self._table(shard)
+                if shard not in self._unusable:
+                    return self._tables.get(shard, self._looked_at)
             except Unusable as error:
                 with self._lock:
                     new = shard not in self._unusable
@@ -71,21 +70,6 @@ class Uncounted:
                 if new:
                     self._say(f"left out a shard, {count} so far; the next stands for it: {error}")
             shard = (shard + 1) % n
-
-    def _table(self, shard: int) -> NDArray[Any]:
-        with self._locks[shard % len(self._locks)]:
-            with self._lock:
-                if shard in self._unusable:
-                    raise Unusable(self._unusable[shard])
-                if shard in self._tables:
-                    self._tables.move_to_end(shard)
-                    return self._tables[shard]
-            table = self._looked_at(shard)
-            with self._lock:
-                self._tables[shard] = table
-                if len(self._tables) > self._most:
-                    self._tables.popitem(last=False)
-            return table
 
     def _looked_at(self, shard: int) -> NDArray[Any]:
         address = self._files.shards[shard].address
