@@ -490,7 +490,7 @@ def figure(name: str, run: str, **opened: Any) -> None:
 @_option(
     "--metrics",
     "LIST",
-    "of parzen_ll, fd, kd, pr, dc, score, classes, stacked, memorised, memorised_pixels; of pairs psnr, ssim, l1;"
+    "of parzen_ll, fd, kd, mmd, pr, dc, score, classes, stacked, memorised, memorised_pixels; of pairs psnr, ssim, l1;"
     " of points modes; of classes told accuracy; of clusters cluster_accuracy, nmi, ari  [all possible]",
     read=_listed,
 )
