@@ -71,9 +71,16 @@ class Decoders:
                 self._free.put(self.running[-1])
         decoder = self._free.get()
         try:
-            return decoder.decode(data)
-        finally:
-            self._free.put(decoder)
+            done = decoder.decode(data)
+        except BaseException:  # it may have died, or be about to answer what nobody waits for
+            with self._lock:
+                if decoder in self.running:
+                    self.running[self.running.index(decoder)] = fresh = Decoder(self.form)
+                    self._free.put(fresh)
+            decoder.close()
+            raise
+        self._free.put(decoder)
+        return done
 
     def close(self) -> None:
         """Ends the processes; a later use starts them anew."""
@@ -134,7 +141,9 @@ def _send(pipe: IO[bytes], head: str, *data: bytes | memoryview) -> None:
 def main() -> None:
     size, *rest = json.loads(sys.argv[1])
     form = Form(tuple(size), *rest)
-    while head := sys.stdin.buffer.readline():
-        data = [Path(one) if isinstance(one, str) else sys.stdin.buffer.read(one) for one in json.loads(head)]
-        pixels, told = decode(data, form)
-        _send(sys.stdout.buffer, json.dumps(told), pixels.reshape(-1).data)
+    with contextlib.suppress(BrokenPipeError):  # the parent has gone
+        while head := sys.stdin.buffer.readline():
+            data = [Path(one) if isinstance(one, str) else sys.stdin.buffer.read(one) for one in json.loads(head)]
+            pixels, told = decode(data, form)
+            _send(sys.stdout.buffer, json.dumps(told), pixels.reshape(-1).data)
+    os._exit(0)  # without a last flush, which would complain

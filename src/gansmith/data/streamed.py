@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from io import RawIOBase
+from itertools import chain
 from threading import Lock
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
@@ -282,7 +283,8 @@ class Reader:
         edges = [(shard, *self._edges[shard : shard + 2].tolist()) for shard in shards]
         n = len(self._there)
         needed = [shard for shard, first, last in edges if last > n or not self._there[first:last].all()]
-        self.files.fetch(needed, getattr(self._index, "usable", self.files.__getitem__))
+        usable = getattr(self._index, "usable", None)  # of shards without an index: which one stands for it
+        self.files.fetch(needed, lambda shard: self.files[int(usable(shard)["shard"][0]) if usable else shard])
 
     def close(self) -> None:
         """Ends processes and threads; a later read starts them anew."""
@@ -338,7 +340,7 @@ class Reader:
         with self._lock:
             if row in self._instead:
                 return
-            after = (*range(row + 1, last), *range(first, row))
+            after = chain(range(row + 1, last), range(first, row))
             if (other := next((r for r in after if r not in self._instead), None)) is None:
                 raise UserError(f"no picture of {address} can be read; the last: {why}")
             self._instead[row] = other
@@ -364,7 +366,8 @@ class Reader:
             try:
                 return [file.read(int(o), int(n)) for o, n in zip(own["offset"], own["size"], strict=True)]
             except OSError:
-                self.files.open.there.pop(shard, None)  # so that it is opened anew
+                with self.files.open.lock:
+                    self.files.open.there.pop(shard, None)  # so that it is opened anew
                 raise
 
         found = tried(read, address)

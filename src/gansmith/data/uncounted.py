@@ -41,6 +41,8 @@ class Uncounted:
         most = max(2 * wanted.window + 2, TABLES // (self.dtype.itemsize * self._each))
         self._tables, self._lock = Kept[NDArray[Any]](most), Lock()
         self._unusable: dict[int, str] = {}
+        self._over: str | None = None
+        """What was beyond max_broken: whoever met it, all who ask later meet it too."""
         self._seen, self._broken, self._warned = set[int](), [0, 0], False
 
     def __len__(self) -> int:
@@ -57,6 +59,8 @@ class Uncounted:
         """The table of a shard, or of the next one that can be used."""
         n = len(self._files.shards)
         while True:
+            if self._over is not None:
+                raise UserError(self._over)
             try:
                 if shard not in self._unusable:
                     return self._tables.get(shard, self._looked_at)
@@ -66,7 +70,8 @@ class Uncounted:
                     self._unusable[shard] = str(error)
                     if (count := len(self._unusable)) > self._max_broken * n or count == n:
                         share = f"{count} of {n} shards, more than max_broken = {self._max_broken:g} allows"
-                        raise Unusable(f"{error} ({share})") from None
+                        self._over = f"{error} ({share})"
+                        continue
                 if new:
                     self._say(f"left out a shard, {count} so far; the next stands for it: {error}")
             shard = (shard + 1) % n
@@ -104,10 +109,11 @@ class Uncounted:
             first = told.broken[0]
             self._say(f"left out {len(told.broken)} samples of {address}; the first: {first.why}")
             if broken > max(TOLERATED, self._max_broken * n):
-                raise UserError(
+                self._over = (
                     f"{broken} of {n} samples so far are broken, more than max_broken = {self._max_broken:g} allows;"
                     f" the last: {first.file}: {first.why}"
                 )
+                raise UserError(self._over)
         if warn:
             self._say(
                 f"warning: {address} has {sound:,} samples, and data.per_shard = {self._each:,} of them are used, here"
@@ -140,6 +146,8 @@ def samples_of(files: Files, shard: int) -> dict[str, Sample]:
         raise Unusable(str(error)) from None
     except UserError:
         raise
+    except OSError as error:  # of the disk, and not of what it holds
+        raise UserError(f"{files.shards[shard].address} cannot be read: {error.strerror}") from None
     except Exception as error:  # on a damaged file tarfile raises almost anything
         raise Unusable(
             f"the shard {files.shards[shard].address} cannot be used: {pictures.why_broken(error)}"

@@ -86,8 +86,9 @@ def write_shards(
 
 
 def _label(classes: Sequence[str], y: int) -> str:
-    """The name of a class, or its number where names are numbers, which would be read as such."""
-    return str(y) if all(name.isdecimal() for name in classes) else classes[y]
+    """The name of a class, or its number where a name would be read as another one, or as a number."""
+    plain = all(name.isprintable() and name == name.strip() and not name.isdecimal() for name in classes)
+    return classes[y] if plain else str(y)
 
 
 def _wanted(size: tuple[int, int], channels: int, n_cpu: int, say: Callable[[str], None]) -> Wanted:
