@@ -105,12 +105,7 @@ def load_sets(
     if isinstance(what, Untrusted) and (there := first_remote(what)):
         raise UserError(f"data.name is {what}, which would read {there}; if you trust that address, add --trust")
     shards = what not in KNOWN and is_shards(what)
-    if per_shard and not shards:
-        raise UserError(f"data.per_shard is {per_shard}, which is for shards, and {what} is none: it must be null")
-    if per_shard and labelled is not None:
-        raise UserError("data.labelled counts labels, and with data.per_shard nobody has counted them: it must be null")
-    if classes is not None and not per_shard:
-        raise UserError("data.classes is for shards that nobody has counted: with it, data.per_shard must be given")
+    _check_counted(what, shards, per_shard, classes, labelled)
     row = row_of(what) if not shards else _UNCOUNTED if per_shard and split != "test" else _SHARDS
     if row.validation and validation:
         raise UserError(f"data.validation is {validation}; {what} has validation images of its own: it must be 0")
@@ -274,6 +269,16 @@ def budget(labels: Labels, k: int) -> Labels:
         own = labels[order] == y
         turn[own] = np.arange(own.sum())
     return np.sort(order[np.argsort(turn, kind="stable")[:k]])
+
+
+def _check_counted(what: str, shards: bool, per_shard: int | None, classes: object, labelled: int | None) -> None:
+    """UserError for keys of shards that nobody has counted, with other data, and for those that need a count."""
+    if per_shard and not shards:
+        raise UserError(f"data.per_shard is {per_shard}, which is for shards, and {what} is none: it must be null")
+    if per_shard and labelled is not None:
+        raise UserError("data.labelled counts labels, and with data.per_shard nobody has counted them: it must be null")
+    if classes is not None and not per_shard:
+        raise UserError("data.classes is for shards that nobody has counted: with it, data.per_shard must be given")
 
 
 def row_of(what: str) -> Known:
