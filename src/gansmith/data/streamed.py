@@ -374,10 +374,10 @@ class Reader:
         for data, offset, size, crc in zip(found, own["offset"], own["size"], own["crc"], strict=True):
             if len(data) != size or zlib.crc32(data) != crc:
                 was = "it ends before" if len(data) < size else "it has other content in"
-                text = f"{address} is not what was indexed: {was} bytes {offset} to {offset + size}"
-                if self.files.shards[shard].n_bytes is None:
-                    raise UserError(f"{text.replace('indexed', 'looked at')}; bring the old file back")
-                raise UserError(f"{text}; bring the old file back, or index it anew")
+                counted = self.files.shards[shard].n_bytes is not None
+                what, advice = ("indexed", ", or index it anew") if counted else ("looked at", "")
+                text = f"{address} is not what was {what}: {was} bytes {offset} to {offset + size}"
+                raise UserError(f"{text}; bring the old file back{advice}")
         return found
 
 
