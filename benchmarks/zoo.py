@@ -139,36 +139,76 @@ ITEMS: dict[str, Item] = {
     ),
     "cogan": Item(2000, metrics=("agree",)),
     "facades_pix2pix": Item(
-        1500,
+        12_000,
         metrics=("psnr", "ssim"),
         flags={"img_size": 64, "channels": 3, "batch_size": 4, "data.direction": "b2a"},
         recipe="pix2pix",
         folder="facades",
-        note="From label maps to photos: windows and ledges in their places, blurred; a minute and a half is little.",
         shown=False,
     ),
-    "daisies_cyclegan": Item(
-        1500, metrics=(), flags={"img_size": 64}, recipe="cyclegan", folder="daisy2sunflower", shown=False
+    "facades_bicyclegan": Item(
+        4000,
+        metrics=("psnr",),
+        flags={"img_size": 64, "data.direction": "b2a", "views": []},
+        recipe="bicyclegan",
+        folder="facades",
+        shown=False,
     ),
-    "emoji_stargan": Item(
-        2000, metrics=("psnr",), flags={"img_size": 64, "channels": 3}, recipe="stargan", folder="emoji"
-    ),
+    "daisies_cyclegan": Item(3000, ("mmd",), {"img_size": 64}, "cyclegan", folder="daisy2sunflower", shown=False),
+    "daisies_discogan": Item(3000, ("mmd",), {"img_size": 64}, "discogan", folder="daisy2sunflower", shown=False),
+    "daisies_dualgan": Item(4000, ("mmd",), {"img_size": 64}, "dualgan", folder="daisy2sunflower", shown=False),
+    "daisies_unit": Item(4000, ("mmd",), {"img_size": 64}, "unit", folder="daisy2sunflower", shown=False),
+    "daisies_munit": Item(2000, ("mmd",), {"img_size": 64}, "munit", folder="daisy2sunflower", shown=False),
+    "emoji_stargan": Item(1600, metrics=("psnr",), flags={"img_size": 64}, recipe="stargan", folder="emoji"),
     "flowers_srresnet": Item(
-        2000,
-        metrics=("psnr_y", "ssim_y"),
+        5000,
+        metrics=("psnr_y", "ssim_y", "bicubic", "enlarged"),
         flags={"img_size": 64, "channels": 3},
         recipe="srresnet",
         folder="flowers",
         shown=False,
     ),
+    "flowers_srgan": Item(
+        2600,
+        metrics=("psnr_y", "ssim_y", "bicubic", "enlarged"),
+        flags={"img_size": 64, "channels": 3},
+        recipe="srgan",
+        folder="flowers",
+        shown=False,
+    ),
+    "flowers_esrgan": Item(
+        2000,
+        metrics=("psnr_y", "ssim_y", "bicubic", "enlarged"),
+        flags={"img_size": 64, "channels": 3},
+        recipe="esrgan",
+        folder="flowers",
+        shown=False,
+    ),
     "flowers_context_encoder": Item(
-        1500,
+        2400,
         metrics=("psnr",),
         flags={"img_size": 64, "channels": 3},
         recipe="context_encoder",
         folder="flowers",
         shown=False,
     ),
+    "flowers_ccgan": Item(
+        2400,
+        metrics=("accuracy",),
+        flags={"img_size": 64, "channels": 3},
+        recipe="ccgan",
+        folder="flowers",
+        shown=False,
+    ),
+    "flowers_ccgan_labels_alone": Item(
+        2400,
+        metrics=("accuracy",),
+        flags={"img_size": 64, "channels": 3, "game.lambda_gan": 0},
+        recipe="ccgan",
+        folder="flowers",
+        shown=False,
+    ),
+    "usps_cogan": Item(2500, metrics=("agree",), flags={"channels": 1}, recipe="cogan", folder="mnist2usps"),
     "usps_pixelda": Item(
         1000,
         metrics=("accuracy",),
@@ -219,6 +259,7 @@ def main() -> None:
     parser.add_argument("--page", action="store_true")
     parser.add_argument("--only", default=",".join(ITEMS))
     parser.add_argument("--pictures", type=Path)
+    parser.add_argument("--feature-weights", type=Path, help="MobileNet's, for the real pictures; else a download")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--docs", type=Path, default=ROOT / "docs")
@@ -250,7 +291,7 @@ def main() -> None:
         return
     name, seed = missing[0]
     print(f"{name}, seed {seed}; {len(missing) - 1} more after it")
-    line = train(name, seed, args.threads, args.docs, args.runs, args.pictures)
+    line = train(name, seed, args.threads, args.docs, args.runs, args.pictures, args.feature_weights)
     with (args.docs / "zoo" / "results.jsonl").open("a", encoding="utf-8") as out:
         out.write(json.dumps(line) + "\n")
 
@@ -268,7 +309,15 @@ def read(docs: Path) -> list[dict[str, Any]]:
 # ---- one item ----------------------------------------------------------------------------------------------------
 
 
-def train(name: str, seed: int, threads: int, docs: Path, runs: Path, pictures: Path | None = None) -> dict[str, Any]:
+def train(
+    name: str,
+    seed: int,
+    threads: int,
+    docs: Path,
+    runs: Path,
+    pictures: Path | None = None,
+    weights: Path | None = None,
+) -> dict[str, Any]:
     """The line of an item, with its scores before the first round and after the last one."""
     os.environ["OMP_NUM_THREADS"] = str(threads)
     import torch
@@ -285,7 +334,7 @@ def train(name: str, seed: int, threads: int, docs: Path, runs: Path, pictures: 
     for out, steps in ((run.with_name(f"{run.name}-untrained"), 1), (run, item.rounds)):
         wanted = gansmith.plan(item.recipe or name, flags={**flags, "steps": steps})
         train_missing(out, wanted, device="cpu", quiet=True, say=print)
-    scores, before = (measured(out, item.metrics) for out in (run, run.with_name(f"{run.name}-untrained")))
+    scores, before = (measured(out, item.metrics, weights) for out in (run, run.with_name(f"{run.name}-untrained")))
     (docs / "zoo").mkdir(exist_ok=True)
     if seed == 0 and item.shown and (item.folder or not item.recipe):
         face(run, docs / "zoo" / f"{name}.png")
@@ -305,14 +354,17 @@ def train(name: str, seed: int, threads: int, docs: Path, runs: Path, pictures: 
     }
 
 
-def measured(run: Path, metrics: Sequence[str]) -> dict[str, float]:
+def measured(run: Path, metrics: Sequence[str], weights: Path | None = None) -> dict[str, float]:
     """The scores of one set of samples, by their names with features and number of samples."""
     import gansmith
 
     named = [name for name in metrics if name not in OWN]
     found = {key: value for name in metrics if name in OWN for key, value in OWN[name](run).items()}
     if named:
-        receipts = gansmith.evaluate(run, metrics=named, n=SAMPLES, seeds=(0,), device="cpu", say=lambda text: None)
+        seen = {"features": "mobilenet", "feature_weights": weights} if "mmd" in metrics else {}
+        receipts = gansmith.evaluate(
+            run, metrics=named, n=SAMPLES, seeds=(0,), device="cpu", say=lambda text: None, **seen
+        )
         makers = [(f"{r.subject['maker']}/" if "maker" in r.subject else "", r) for r in receipts]
         found |= {f"{maker}{receipt.metric}": round(receipt.values[0], 4) for maker, receipt in makers}
     return found
@@ -367,10 +419,10 @@ def agree(run: Path) -> dict[str, float]:
 def bicubic(run: Path) -> dict[str, float]:
     """What bicubic enlargement reaches on the same pictures as the recipe's `psnr`."""
     import torch
-    from torchmetrics.functional.image import peak_signal_noise_ratio as psnr
 
     from gansmith.build import fields_of, load_split
     from gansmith.data.values import VALUES
+    from gansmith.evaluation.measures import PSNR
     from gansmith.inference import open_run
 
     recipe = open_run(run).recipe
@@ -379,8 +431,43 @@ def bicubic(run: Path) -> dict[str, float]:
     fields = fields_of(recipe, [found], slice(n), torch.device("cpu"))
     low, x = (VALUES[recipe.data.values].to_unit(fields[name].clone()) for name in ("low", "x"))
     made = torch.nn.functional.interpolate(low, x.shape[2:], mode="bicubic").clamp(0, 1)
-    one_by_one = psnr(made, x, data_range=1.0, reduction="none", dim=(1, 2, 3))
-    return {"psnr_bicubic": round(float(one_by_one.mean()), 4)}
+    return {"psnr_bicubic": round(float(PSNR(made, x).mean()), 4), "psnr_y_bicubic": round(on_luminance(made, x), 4)}
+
+
+def on_luminance(made: Any, x: Any) -> float:
+    from gansmith.evaluation.measures import PSNR, luminance
+
+    return float(PSNR(luminance(made), luminance(x)).mean())
+
+
+def enlarged(run: Path) -> dict[str, float]:
+    """PSNR of Y, in dB, on the pictures of Set5 and Set14, which lie beside the run's own: the run's and bicubic's.
+
+    Each picture is cropped to whole blocks, shrunk, rounded to 8 bits, and enlarged again.
+    """
+    import numpy as np
+    import torch
+    from PIL import Image
+
+    import gansmith
+    from gansmith.data.views import low
+    from gansmith.inference import open_run
+
+    sampler = gansmith.load(run, device="cpu", say=lambda text: None)
+    beside, found = Path(open_run(run).recipe.data.name).parent, {}
+    for name in ("Set5", "Set14"):
+        both = []
+        for path in sorted((beside / name).glob("*.png")):
+            x = torch.from_numpy(np.array(Image.open(path).convert("RGB"))).permute(2, 0, 1)[None] / 255
+            x = x[:, :, : x.shape[2] // 4 * 4, : x.shape[3] // 4 * 4]
+            small = (low({"x": x}, None, scale=4)["low"].clamp(0, 1) * 255).round()
+            cubic = torch.nn.functional.interpolate(small / 255, x.shape[2:], mode="bicubic").clamp(0, 1)
+            (made,) = sampler.translate([small[0].byte().numpy()])
+            pairs = [torch.from_numpy(made)[None] / 255, (cubic * 255).round() / 255]
+            both.append([on_luminance(y, x) for y in pairs])
+        for column, key in enumerate((f"psnr_y_{name}", f"bicubic_y_{name}")):
+            found[key] = round(statistics.mean(row[column] for row in both), 3)
+    return found
 
 
 def edited(run: Path) -> dict[str, float]:
@@ -416,6 +503,7 @@ OWN: dict[str, Callable[[Path], dict[str, float]]] = {
     "agree": agree,
     "bicubic": bicubic,
     "edited": edited,
+    "enlarged": enlarged,
 }
 """What is measured here and nowhere else."""
 
