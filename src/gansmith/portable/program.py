@@ -20,6 +20,9 @@ MADE = "made"
 ROWS = 4
 """Of the example; it is traced with fewer, but not with 1, which torch.export takes for a constant."""
 
+MOST = 2**31
+"""Rows; torch 2.6 refuses a program without such an end."""
+
 
 class Plain(nn.Module):
     """A maker by the names of its inputs: pictures (N, C, H, W) in [0, 1] in and out, labels whole numbers from 0,
@@ -77,7 +80,7 @@ def exported(sampler: Sampler, inputs: Mapping[str, Tensor]) -> ExportedProgram:
 
     UserError where torch.export cannot follow a network.
     """
-    plain, rows = Plain(sampler), Dim("N")
+    plain, rows = Plain(sampler), Dim("N", max=MOST)
     sides = {2: Dim.AUTO, 3: Dim.AUTO} if hasattr(sampler.nets[0], "check_size") else {}
     few = {name: x[:2] for name, x in inputs.items()}
     sizes = {name: {0: rows, **(sides if x.dim() == 4 else {})} for name, x in inputs.items()}
@@ -86,7 +89,7 @@ def exported(sampler: Sampler, inputs: Mapping[str, Tensor]) -> ExportedProgram:
             return export(plain.eval(), (), few, dynamic_shapes=sizes, strict=False)
     except Exception as error:  # whatever a network's own lines, or the tracer, raise
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        if "specialized it to be a constant" in str(error):
+        if "to be a constant" in str(error):
             reason = "a forward of it fixes the number of rows, as len(z) does and z.shape[0] does not"
         raise UserError(f"torch.export cannot follow {', '.join(plain.nets)}: {reason}") from None
 
