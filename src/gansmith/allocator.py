@@ -6,10 +6,9 @@ import ctypes
 import os
 import sys
 
-# Names of mallopt(3).
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # as in mallopt(3)
+# Bytes: of blocks above it, and of free memory above it at the end of the heap, the system still gets some back.
 _KEPT = 1 << 30
-"""Bytes: of blocks above it, and of free memory above it at the end of the heap, the system still gets some back."""
 
 
 def keep_freed_memory() -> bool:

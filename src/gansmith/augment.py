@@ -17,8 +17,7 @@ from gansmith.games.critique import mean, scores
 from gansmith.schema import Fraction
 from gansmith.world import World
 
-Change = Callable[[Tensor], Tensor]
-"""Pictures (n, C, h, w) -> pictures; what it does to each sample is drawn already."""
+Change = Callable[[Tensor], Tensor]  # pictures (n, C, h, w) -> pictures; what happens to each sample is drawn already
 
 
 class Draws:
@@ -111,22 +110,17 @@ class Augment:
 
     def _hook(self, net: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
         """Latents and labels stay; each pass draws anew."""
-        pictures = [x for x in inputs if isinstance(x, Tensor) and x.dim() == 4]
+        seen = list(inputs)
+        pictures = [i for i, x in enumerate(inputs) if isinstance(x, Tensor) and x.dim() == 4]
         if not net.training or not pictures or self.p == 0:
             return None
-        draws = Draws(len(pictures[0]), self.noise)
-        done = []
-        for change in self.changes:
-            done.append((change(draws, tuple(pictures[0].shape[2:])), draws.uniform() < self.p))
-
-        def through(x: Any) -> Any:
-            if not (isinstance(x, Tensor) and x.dim() == 4):
-                return x
-            for change, chosen in done:
-                x = change(x) if self.p == 1 else torch.where(chosen, change(x), x)
-            return x
-
-        return tuple(map(through, inputs))
+        n, _, *size = inputs[pictures[0]].shape
+        draws = Draws(n, self.noise)
+        for drawn in self.changes:
+            change, chosen = drawn(draws, tuple(size)), draws.uniform() < self.p
+            for i in pictures:
+                seen[i] = change(seen[i]) if self.p == 1 else torch.where(chosen, change(seen[i]), seen[i])
+        return tuple(seen)
 
     def after_round(self, metrics: Mapping[str, Tensor], images: int) -> dict[str, Tensor]:
         """Let p follow the signal of a round that has shown `images` to D; what to log."""

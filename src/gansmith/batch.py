@@ -10,8 +10,8 @@ if TYPE_CHECKING:  # names of data answer without torch
     from torch import Tensor
 
 
+# The fields that hold no pictures, in words; all others do.
 NOT_PICTURES = {"y": "labels", "bits": "attributes", "mask": "masks"}
-"""The fields that hold no pictures, in words; all others do."""
 
 
 @dataclass(frozen=True)

@@ -45,9 +45,8 @@ def pack(tree: Any, tensors: dict[str, Tensor], at: str = "") -> Any:
             at += "'"
         tensors[at] = tree.detach().to("cpu").contiguous().clone()  # clone: safetensors refuses shared memory
         return {"tensor": at}
-    if isinstance(tree, Mapping):
-        items = [[key, pack(value, tensors, f"{at}.{key}" if at else str(key))] for key, value in tree.items()]
-        return {"map": items}  # pairs, because an optimizer's keys are whole numbers
+    if isinstance(tree, Mapping):  # as pairs, because an optimizer's keys are whole numbers
+        return {"map": [[key, pack(x, tensors, f"{at}.{key}" if at else str(key))] for key, x in tree.items()]}
     if isinstance(tree, (list, tuple)):
         return {"list": [pack(value, tensors, f"{at}.{i}") for i, value in enumerate(tree)]}
     if isinstance(tree, float) and not math.isfinite(tree):
@@ -87,10 +86,10 @@ def write(folder: Path, round: int, tree: Mapping[str, Any], *, info: Mapping[st
             save_file(tensors, temporary / TENSORS)
         except SafetensorError as error:  # how it reports a full disk
             raise OSError(errno.EIO, str(error), str(temporary / TENSORS)) from None
+        digests = {TENSORS: file_digest(temporary / TENSORS)}
         finite = all_finite(x for at, x in tensors.items() if at.startswith("players."))
-        body: dict[str, Any] = {"schema": SCHEMA, "gansmith": __version__, "round": round, **info}
-        body |= {"sha256": {TENSORS: file_digest(temporary / TENSORS)}, "finite": finite, "state": packed}
-        body = strict_json.plain(body)
+        body = {"schema": SCHEMA, "gansmith": __version__, "round": round, **info}
+        body = strict_json.plain({**body, "sha256": digests, "finite": finite, "state": packed})
         text = json.dumps({"digest": _digest(body), **body}, allow_nan=False)
         (temporary / STATE).write_text(text, encoding="utf-8")
         shutil.copymode(temporary / STATE, temporary / TENSORS)  # which safetensors keeps from all others
@@ -121,11 +120,10 @@ def prune(folder: Path, round: int, keep: int, keep_every: int) -> None:
     must one that is not finite push out one that is.
     """
     candidates = [p for p in everything(folder) if int(p.name) <= round]
-    kept = [p for p in candidates if _finite(p)][:keep]
+    kept = [*candidates[:1], *[p for p in candidates if _finite(p)][:keep]]
     for path in candidates:
-        newest_of_all = path == candidates[0]
         for_good = keep_every > 0 and int(path.name) > 0 and int(path.name) % keep_every == 0
-        if path not in kept and not newest_of_all and not for_good:
+        if path not in kept and not for_good:
             shutil.rmtree(path)
 
 
@@ -168,9 +166,8 @@ def _sync(path: Path) -> None:
 
 def everything(folder: Path) -> list[Path]:
     """The checkpoints in a folder, the newest first, unverified."""
-    if not folder.is_dir():
-        return []
-    return sorted((p for p in folder.iterdir() if p.is_dir() and p.name.isdigit()), key=lambda p: -int(p.name))
+    paths = folder.iterdir() if folder.is_dir() else ()
+    return sorted((p for p in paths if p.is_dir() and p.name.isdigit()), key=lambda p: -int(p.name))
 
 
 def verify(path: Path) -> dict[str, Any]:
@@ -196,14 +193,11 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """(the state's tree on the CPU, state.json without it) of a checkpoint that verifies; raises Broken otherwise."""
     body = verify(path)
     try:
-        tensors = load_file(path / TENSORS)
+        return unpack(body.pop("state"), load_file(path / TENSORS)), body
     except (OSError, SafetensorError) as error:
         raise Broken(f"{TENSORS}: {error}") from None
-    try:
-        tree = unpack(body.pop("state"), tensors)
     except (KeyError, TypeError, ValueError, AttributeError):
         raise Broken(f"{STATE} is damaged") from None
-    return tree, body
 
 
 @contextmanager
@@ -221,8 +215,8 @@ def fits(path: Path) -> Iterator[None]:
 
 def newest_good(folder: Path, say: Callable[[str], None]) -> Path:
     """The newest checkpoint that verifies, saying which broken ones were skipped; UserError if there is none."""
-    skipped = 0
-    for path in everything(folder):
+    paths = everything(folder)
+    for path in paths:
         try:
             verify(path)
             return path
@@ -230,6 +224,5 @@ def newest_good(folder: Path, say: Callable[[str], None]) -> Path:
             if not path.exists():  # pruned by a training that goes on beside, which has written a newer one
                 return newest_good(folder, say)
             say(f"skipped the broken checkpoint {path}: {reason}")
-            skipped += 1
-    what = f"all {skipped} checkpoints are broken" if skipped else "there is no checkpoint"
+    what = f"all {len(paths)} checkpoints are broken" if paths else "there is no checkpoint"
     raise UserError(f"{folder}: {what}, so there is nothing to load")

@@ -47,8 +47,7 @@ class Processes(World):
         super().__init__(device)
         self.rank, self.size = rank, size
         self.reduce = self.sum
-        self.wishes: Tensor | None = None
-        """How many processes were asked to stop, by signal, at the latest sum."""
+        self.wishes: Tensor | None = None  # how many processes were asked to stop, by signal, at the latest sum
 
     def sum(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         """The sum of each tensor over all ranks, by one all-reduce of all of them in one flat buffer.
@@ -60,7 +59,7 @@ class Processes(World):
         if self.asked is not None:
             wishes[SIGNALS.index(signal.Signals(self.asked))] = 1
         flat = torch.cat([*(t.reshape(-1).to(first.device) for t in tensors), wishes])
-        all_reduce(flat)
+        _all_reduce(flat)
         *parts, self.wishes = torch.split(flat, [*(t.numel() for t in tensors), len(SIGNALS)])
         return [part.view_as(t).to(t.dtype) for part, t in zip(parts, tensors, strict=True)]
 
@@ -101,8 +100,8 @@ class Processes(World):
     @torch.no_grad()
     def equalise(self, network: nn.Module) -> None:
         """The same seed may round otherwise on another machine."""
-        for tensor in [*network.parameters(), *network.buffers()]:
-            with _connection():
+        with _connection():
+            for tensor in [*network.parameters(), *network.buffers()]:
                 dist.broadcast(tensor.data, src=0)
 
     @contextmanager
@@ -141,9 +140,8 @@ def joined(device: str) -> Iterator[Processes]:
         store = PrefixStore(prefix, store)
         _check_addresses(store, rank, size)
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=PATIENCE)
-    world = Processes(here.rank, here.size, own)
     try:
-        with _watched(world, prefix):
+        with _watched(Processes(here.rank, here.size, own), prefix) as world:
             yield world
     finally:
         dist.destroy_process_group()
@@ -171,7 +169,7 @@ def _check_addresses(store: PrefixStore, rank: int, size: int) -> None:
 
 
 @contextmanager
-def _watched(world: Processes, prefix: str) -> Iterator[None]:
+def _watched(world: Processes, prefix: str) -> Iterator[Processes]:
     """Each rank counts in the store while the block runs; where another's count stands still, this process ends.
 
     Two threads, since a call to the store never returns when the machine that keeps it is cut off. They count turns and
@@ -211,7 +209,7 @@ def _watched(world: Processes, prefix: str) -> Iterator[None]:
     for thread in threads:
         thread.start()
     try:
-        yield
+        yield world
     finally:
         over.set()
         for thread in threads:
@@ -237,24 +235,21 @@ def _own_device(name: str, here: Launch) -> torch.device:
     if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
     if name not in ("auto", "cuda"):
-        raise UserError(
-            f"--device {name}: with several processes it must be auto, cpu or cuda, where each takes its own"
-        )
-    if (there := torch.cuda.device_count()) < here.local_size:
-        raise UserError(
-            f"{here.local_size} processes on a machine with {there} CUDA devices: --nproc-per-node {there or 1}"
-        )
+        raise UserError(f"--device {name}: of several processes each takes its own, so it must be auto, cpu or cuda")
+    there, wanted = torch.cuda.device_count(), here.local_size
+    if there < wanted:
+        raise UserError(f"{wanted} processes on a machine with {there} CUDA devices: --nproc-per-node {there or 1}")
     return torch.device("cuda", here.local_rank)
 
 
-def all_reduce(tensor: Tensor) -> None:
-    """Sum over all ranks in place; RankLost if one of them is gone."""
+def _all_reduce(tensor: Tensor) -> None:
     with _connection():
         dist.all_reduce(tensor)
 
 
 @contextmanager
 def _connection() -> Iterator[None]:
+    """RankLost if another process is gone."""
     try:
         yield
     except RuntimeError as error:
@@ -274,7 +269,7 @@ class _Sum(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
         total = x.clone(memory_format=torch.contiguous_format)
-        all_reduce(total)
+        _all_reduce(total)
         return total
 
     @staticmethod

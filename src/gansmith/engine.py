@@ -13,8 +13,7 @@ from gansmith.errors import UserError
 from gansmith.games.game import Game
 from gansmith.recipe import Recipe
 
-Around = Callable[[], AbstractContextManager[Any]]
-"""What a round is played in."""
+Around = Callable[[], AbstractContextManager[Any]]  # what a round is played in
 
 
 def choose_device(name: str) -> torch.device:
@@ -40,11 +39,8 @@ def best_precision(device: torch.device) -> Literal["bfloat16", "float32"]:
     """bfloat16 on a CPU that has instructions for it, else float32."""
     if device.type != "cpu":
         return "float32"
-    try:  # torch has no public way to ask
-        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return "float32"
-    return "bfloat16" if re.search(r"\b(avx512_bf16|amx_bf16)\b", flags) else "float32"
+    # Torch has no public way to ask.
+    return "bfloat16" if _told("/proc/cpuinfo", r"\b(avx512_bf16|amx_bf16)\b") else "float32"
 
 
 def free_memory(device: torch.device) -> float:
@@ -53,11 +49,16 @@ def free_memory(device: torch.device) -> float:
         # What torch has taken and does not use is free, too.
         taken, used = torch.cuda.memory_reserved(device), torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + taken - used
-    try:
-        found = re.search(r"^MemAvailable: *(\d+) kB$", Path("/proc/meminfo").read_text(), re.MULTILINE)
-    except OSError:
-        found = None
+    found = _told("/proc/meminfo", r"^MemAvailable: *(\d+) kB$")
     return 1024 * int(found[1]) if found else math.inf
+
+
+def _told(path: str, pattern: str) -> re.Match[str] | None:
+    """What Linux says in a file of its own; nothing elsewhere."""
+    try:
+        return re.search(pattern, Path(path).read_text(encoding="utf-8", errors="replace"), re.MULTILINE)
+    except OSError:
+        return None
 
 
 def check(precision: str, device: torch.device) -> None:
@@ -96,13 +97,16 @@ def compiled(recipe: Recipe, game: Game, within: Around, say: Callable[[str], No
             with functorch.patch(donated_buffer=False), within():
                 yield
         except torch._dynamo.exc.TorchDynamoException as error:
-            first = next(iter(str(error).strip().splitlines()), "")
-            raise UserError(
-                f"engine.compile is true, and torch.compile fails here ({type(error).__name__}: {first}); set it to"
-                " false"
-            ) from None
+            why = f"{type(error).__name__}: {next(iter(str(error).strip().splitlines()), '')}"
+            raise UserError(f"engine.compile is true, and torch.compile fails here ({why}); set it to false") from None
 
-    eager = _eager(recipe, game)
+    eager = dict(game.eager)
+    if recipe.penalties:
+        eager |= dict.fromkeys(game.critics, "penalties take gradients of gradients, which torch.compile lacks")
+    if recipe.augment:
+        eager |= dict.fromkeys(game.critics, "its pictures are augmented by draws of the game's own stream")
+    if recipe.sync_batchnorm:
+        eager |= {player.name: "its BatchNorm communicates with other processes" for player in game.players}
     for player in game.players:
         if player.name in eager:
             say(f"engine.compile: {player.name} is not compiled: {eager[player.name]}")
@@ -110,15 +114,3 @@ def compiled(recipe: Recipe, game: Game, within: Around, say: Callable[[str], No
             # Dropout draws what it draws in eager mode; no kernel is chosen by a race, which a resume could lose.
             player.net.compile(dynamic=False, options={"fallback_random": True, "deterministic": True})
     return engine
-
-
-def _eager(recipe: Recipe, game: Game) -> dict[str, str]:
-    """The players that torch.compile must leave alone, each with the reason."""
-    eager = dict(game.eager)
-    if recipe.penalties:
-        eager |= dict.fromkeys(game.critics, "penalties take gradients of gradients, which torch.compile lacks")
-    if recipe.augment:
-        eager |= dict.fromkeys(game.critics, "its pictures are augmented by draws of the game's own stream")
-    if recipe.sync_batchnorm:
-        eager |= dict.fromkeys((p.name for p in game.players), "its BatchNorm communicates with other processes")
-    return eager

@@ -13,23 +13,20 @@ class Launch(NamedTuple):
     size: int = 1
     local_rank: int = 0
     local_size: int = 1
-    restarts: int = 0
-    """How often torchrun has started all of them again."""
-
-
-_PLACES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+    restarts: int = 0  # how often torchrun has started all of them again
 
 
 def launch() -> Launch:
     """This process among those that torchrun started; alone where it was started by hand."""
     if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
         return Launch()
+    places = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+    # Job systems set the first two also for a single process.
+    alone = {"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"} if os.environ["WORLD_SIZE"] == "1" else {}
     try:
-        alone = {"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"} if os.environ["WORLD_SIZE"] == "1" else {}
-        # Job systems set the first two also for a single process.
-        rank, size, local_rank, local_size = (int({**alone, **os.environ}[name]) for name in _PLACES)
+        numbers = [int({**alone, **os.environ}[name]) for name in places]
     except (KeyError, ValueError):
         raise UserError(
-            f"{', '.join(_PLACES)} must be whole numbers, as torchrun sets them, or RANK not be set"
+            f"{', '.join(places)} must be whole numbers, as torchrun sets them, or RANK not be set"
         ) from None
-    return Launch(rank, size, local_rank, local_size, int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")))
+    return Launch(*numbers, restarts=int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")))

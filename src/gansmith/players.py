@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 import torch
@@ -14,8 +15,6 @@ from gansmith.errors import NonFinite
 from gansmith.schema import Decay, NonNegativeFloat, PositiveFloat
 
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
-Reduce = Callable[[Sequence[Tensor]], list[Tensor]]
-"""The sum of each tensor over all processes."""
 
 
 def adam(
@@ -92,7 +91,9 @@ def move(batch: Batch, accumulate: int, losses: Callable[[Batch], tuple[Moved, M
     sums, means = _over_processes(movers, sums, means)
     gradients: dict[Player, Tensors] = {}
     for name, players in movers.items():
-        for player, own in zip(players, _split(sums[name], players), strict=True):
+        rest = iter(sums[name])
+        for player in players:
+            own = tuple(islice(rest, len(player.parameters)))
             gradients[player] = _plus(gradients[player], own) if player in gradients else own
     norms = {player: _norm(own, like=means[f"loss/{next(iter(movers))}"]) for player, own in gradients.items()}
     _check_finite(movers, means, norms)
@@ -110,14 +111,6 @@ def _plus(one: Tensors, other: Tensors) -> Tensors:
     return tuple(b if a is None else a if b is None else a + b for a, b in zip(one, other, strict=True))
 
 
-def _split(tensors: Tensors, players: Sequence[Player]) -> Iterator[Tensors]:
-    """Each player's own."""
-    start = 0
-    for player in players:
-        yield tensors[start : start + len(player.parameters)]
-        start += len(player.parameters)
-
-
 def _over_processes(
     movers: Mapping[str, tuple[Player, ...]], sums: dict[str, Tensors], means: Metrics
 ) -> tuple[dict[str, Tensors], Metrics]:
@@ -132,12 +125,11 @@ def _over_processes(
     given = [g for tensors in sums.values() for g in tensors]
     filled = [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, given, strict=True)]
     present = next(iter(means.values())).new_tensor([float(g is not None) for g in given])
-    summed = iter(reduce([*filled, present, *means.values()]))
-    whole = [next(summed) for _ in filled]
-    whole_or_none = iter([g if n > 0 else None for g, n in zip(whole, next(summed).tolist(), strict=True)])
-    return {name: tuple(next(whole_or_none) for _ in own) for name, own in sums.items()}, dict(
-        zip(means, summed, strict=True)
-    )
+    summed = reduce([*filled, present, *means.values()])
+    n = len(filled)
+    whole = iter([g if count > 0 else None for g, count in zip(summed[:n], summed[n].tolist(), strict=True)])
+    sums = {name: tuple(islice(whole, len(own))) for name, own in sums.items()}
+    return sums, dict(zip(means, summed[n + 1 :], strict=True))
 
 
 def _norm(tensors: Tensors, like: Tensor) -> Tensor:
@@ -176,10 +168,8 @@ class Player:
         self.parameters = [p for p in net.parameters() if p.requires_grad]
         self.optimizer = make_optimizer(self.parameters)
         self.constrain: Callable[[], None] | None = getattr(net, "constrain", None)
-        self.reduce: Reduce | None = None
-        """Sums over the processes that train together; None where there is one."""
-        self.moves = 0
-        """Steps taken, or begun."""
+        self.reduce: Callable[[Sequence[Tensor]], list[Tensor]] | None = None  # as World.reduce
+        self.moves = 0  # steps taken, or begun
         self.ema_halflife_kimg = ema_halflife_kimg
         self.ema = copy.deepcopy(net).requires_grad_(False) if ema_halflife_kimg else None
 
@@ -229,11 +219,8 @@ class Player:
             torch._foreach_copy_([*self.ema.buffers()], buffers)
 
     def state_dict(self) -> dict[str, Any]:
-        state: dict[str, Any] = {"net": self.net.state_dict(), "optimizer": self.optimizer.state_dict()}
-        state["moves"] = self.moves
-        if self.ema is not None:
-            state["ema"] = self.ema.state_dict()
-        return state
+        state = {"net": self.net.state_dict(), "optimizer": self.optimizer.state_dict(), "moves": self.moves}
+        return state if self.ema is None else {**state, "ema": self.ema.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.net.load_state_dict(state["net"])

@@ -43,17 +43,13 @@ class State:
     def __init__(self, game: Game, noise: torch.Generator, parts: Mapping[str, Any]) -> None:
         self.game = game
         self.noise = noise
-        self.parts = parts
-        """What hands out a state_dict and takes it back: the stream of batches, the meters of the log."""
-        self.round = 0
-        """Rounds played."""
-        self.images = 0
-        """Real images shown to D."""
-        self.seconds = 0.0
-        """Spent in the loop over all sessions, evaluation apart."""
+        self.parts = parts  # what hands out a state_dict and takes it back: the stream of batches, the log's meters
+        self.round = 0  # rounds played
+        self.images = 0  # real images shown to D
+        self.seconds = 0.0  # spent in the loop over all sessions, evaluation apart
         self._buffers = [b for player in game.players for b in player.net.buffers()]
         self._others: list[dict[str, Any]] = []
-        self._before: tuple[list[torch.Tensor], dict[str, Any], dict[str, Any], list[int]] | None = None
+        self._before: Any = None  # what `begin_round` remembers
 
     def end_round(self, shown: int) -> None:
         """Count a round that succeeded, in which `shown` images were shown to D; averages and pools follow."""
@@ -89,12 +85,14 @@ class State:
 
     def gather_own(self, gather: Callable[[Any], list[Any]]) -> None:
         """Let the next `state_dict` hold what each process that trains along has of its own; each calls this."""
-        # In host memory: another process, or machine, may lack this one's device.
-        self._others = gather(_on_host(self._own()))[1:]
+        self._others = gather(self._own())[1:]
 
     def _own(self) -> dict[str, Any]:
-        """Random streams, and the pools of past fakes."""
-        pools = {name: pool.state_dict() for name, pool in self.game.pools().items()}
+        """Random streams, and the pools of past fakes, in host memory: another process may lack this one's device."""
+        pools = {
+            name: {key: value if value is None else value.cpu() for key, value in pool.state_dict().items()}
+            for name, pool in self.game.pools().items()
+        }
         return {**self._rng(), **({"pools": pools} if pools else {})}
 
     def set_own(self, own: Mapping[str, Any]) -> None:
@@ -135,7 +133,7 @@ class State:
         rng = {"noise": self.noise.get_state(), "cpu": torch.get_rng_state()}
         if self.noise.device.type == "cuda":
             rng["cuda"] = torch.cuda.get_rng_state(self.noise.device)
-        if self.noise.device.type == "mps":
+        elif self.noise.device.type == "mps":
             rng["mps"] = torch.mps.get_rng_state()
         return rng
 
@@ -148,9 +146,3 @@ class State:
             torch.mps.set_rng_state(rng["mps"])
         if len(rng["noise"]) == len(self.noise.get_state()):  # else: of another kind of device
             self.noise.set_state(rng["noise"])
-
-
-def _on_host(tree: Any) -> Any:
-    if isinstance(tree, dict):
-        return {key: _on_host(value) for key, value in tree.items()}
-    return tree.cpu() if isinstance(tree, torch.Tensor) else tree

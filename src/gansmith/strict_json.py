@@ -5,8 +5,6 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-NAMES = ("nan", "inf", "-inf")
-
 
 def dumps(value: Any, *, indent: int | None = None) -> str:
     """`value` as JSON; nan and infinities as the texts "nan", "inf" and "-inf", which `float` understands.
@@ -31,4 +29,4 @@ def numbers(value: Any) -> Any:
         return {key: numbers(item) for key, item in value.items()}
     if isinstance(value, list):
         return [numbers(item) for item in value]
-    return float(value) if isinstance(value, str) and value in NAMES else value
+    return float(value) if value in ("nan", "inf", "-inf") else value

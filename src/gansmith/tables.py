@@ -11,8 +11,7 @@ class Table:
 
     head: Sequence[str]
     rows: Sequence[Sequence[str]]
-    left: Sequence[int] = (0,)
-    """The columns that hold words; the others hold numbers and stand flush right."""
+    left: Sequence[int] = (0,)  # the columns that hold words; the others hold numbers and stand flush right
     above: Sequence[str] = ()
     below: Sequence[str] = ()
 

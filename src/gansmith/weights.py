@@ -22,8 +22,7 @@ class Published(NamedTuple):
     name: str
     url: str
     megabytes: int
-    option: str
-    """How a user names a local file."""
+    option: str  # by which a user names a local file
 
 
 def read(what: Published, path: Path | None, say: Callable[[str], None]) -> tuple[dict[str, Tensor], Path]:

@@ -15,15 +15,13 @@ class World:
 
     rank = 0
     size = 1
+    # The sum of each tensor over all processes; None where there is one.
     reduce: Callable[[Sequence[Tensor]], list[Tensor]] | None = None
-    """The sum of each tensor over all processes; None where there is one."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self.asked: int | None = None
-        """The signal by which this process was asked to stop."""
-        self.goes_on: Callable[[], str] = lambda: ""
-        """What the line about a lost rank ends with: how to go on."""
+        self.asked: int | None = None  # the signal by which this process was asked to stop
+        self.goes_on: Callable[[], str] = lambda: ""  # what the line about a lost rank ends with: how to go on
 
     def stop(self) -> int | None:
         """The signal by which all stop after the round that was played: the same answer in all processes."""

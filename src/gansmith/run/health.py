@@ -7,16 +7,11 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-FROM = 1000
-"""Rounds that a young G has to learn to show different pictures."""
-EXPLODED = 1e5
-"""Where scores and losses are plainly out of hand."""
-SURE = 0.9995
-LOST = 1e-4
-"""The mean of D(G(z)) where D has won."""
-GONE = 1e-8
-ALIKE = 0.25
-"""The spread of samples over that of real pictures; of MNIST's ones alone it is .51, of each other digit more."""
+FROM = 1000  # rounds that a young G has to learn to show different pictures
+EXPLODED = 1e5  # where scores and losses are plainly out of hand
+SURE, LOST = 0.9995, 1e-4  # D's right judgements, and the mean of D(G(z)), where D has won
+GONE = 1e-8  # a gradient's norm that moves nothing any more
+ALIKE = 0.25  # the spread of samples over that of real pictures; of MNIST's ones alone it is .51, of other digits more
 
 
 def trouble(row: Mapping[str, float]) -> str | None:
