@@ -24,9 +24,9 @@ def launch() -> Launch:
     # Job systems set the first two also for a single process.
     alone = {"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"} if os.environ["WORLD_SIZE"] == "1" else {}
     try:
-        numbers = [int({**alone, **os.environ}[name]) for name in places]
+        rank, size, local_rank, local_size = (int({**alone, **os.environ}[name]) for name in places)
     except (KeyError, ValueError):
         raise UserError(
             f"{', '.join(places)} must be whole numbers, as torchrun sets them, or RANK not be set"
         ) from None
-    return Launch(*numbers, restarts=int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")))
+    return Launch(rank, size, local_rank, local_size, int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")))

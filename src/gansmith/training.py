@@ -26,7 +26,6 @@ from gansmith.engine import choose_device
 from gansmith.errors import Diverged, NonFinite, OutOfMemory, RankLost, UserError
 from gansmith.games.game import Game
 from gansmith.launch import launch
-from gansmith.players import Player
 from gansmith.recipe import (
     Recipe,
     Resolved,
@@ -45,8 +44,7 @@ from gansmith.run.record import Record
 from gansmith.schedules import Clock
 from gansmith.world import World
 
-Enough = Callable[[Record], bool]
-"""Whether a training may end, seen from its record: the state is `record.experiment.state`, scores `record.scores`."""
+Read = tuple[Path, dict[str, Any], dict[str, Any]]  # a checkpoint: its path, its tree, its info
 
 
 class Stopped(KeyboardInterrupt):
@@ -71,16 +69,17 @@ def train(
     overrides: Mapping[str, Any] | None = None,
     quiet: bool = False,
     trust: bool = False,
-    enough: Enough | None = None,
+    enough: Callable[[Record], bool] | None = None,
     **keys: Any,
 ) -> Path:
     """Train a recipe (name or YAML file) in a new run folder, or go on with a run (its folder); return the folder.
 
     `overrides` and `keys` are keys of the recipe, dotted or by the post's names: {"game.n_critic": 5}, lr=1e-3. `trust`
-    lets a recipe from a file or a run import the modules it names. `enough` is asked before every round, and ends the
-    training before its length when it says so. Raises UserError for bad input, Diverged for a loss that is not finite,
-    Stopped after SIGINT or SIGTERM; what was trained until then is saved. Under torchrun all its processes train this
-    one run (docs/distributed.md); RankLost where one of them dies.
+    lets a recipe from a file or a run import the modules it names. `enough` is asked before every round, with the
+    record (state: `record.experiment.state`, scores: `record.scores`), and ends the training before its length when it
+    says so. Raises UserError for bad input, Diverged for a loss that is not finite, Stopped after SIGINT or SIGTERM;
+    what was trained until then is saved. Under torchrun all its processes train this one run (docs/distributed.md);
+    RankLost where one of them dies.
     """
     if not isinstance(what, Resolved):
         named = {"data.name": data, "steps": steps, "n_epochs": n_epochs, "minutes": minutes, "seed": seed}
@@ -89,11 +88,15 @@ def train(
         if is_run(what):
             check_resumable(Path(what), flags)
         what = plan(what, flags=flags, trust=trust)
-    with _world(device) as world, alone(world.device, tf32=what.recipe.engine.precision == "tf32"):
-        if enough is not None and world.size > 1:
-            raise UserError("`enough` needs a single process; start the training without torchrun")
-        with _session(world, what, Path(out) if out is not None else None, quiet or world.rank > 0) as session:
-            stopped_by = play(session.experiment, session.record, session.live, session.total, session, enough)
+    if enough is not None and launch().size > 1:
+        raise UserError("`enough` needs a single process; start the training without torchrun")
+    with (
+        _world(device) as world,
+        alone(world.device, tf32=what.recipe.engine.precision == "tf32"),
+        _session(world, what, None if out is None else Path(out), quiet or world.rank > 0) as session,
+    ):
+        play(session.experiment, session.record, session.live, session.total, session, enough)
+    stopped_by = world.stop()
     if stopped_by is not None and session.experiment.state.round < session.total:
         raise Stopped(session.run, stopped_by)
     if not quiet:
@@ -146,12 +149,12 @@ def play(
     live: Live | None,
     total: int,
     session: "Session | None" = None,
-    enough: Enough | None = None,
-) -> int | None:
+    enough: Callable[[Record], bool] | None = None,
+) -> None:
     """THE loop: batches in, one round of the game, counters on; then whatever is due.
 
-    `session`: of which all processes are a part; it says by which signal, if any, they were asked to stop, which is
-    returned at the end. Only the first process has a record.
+    `session`: of which all processes are a part; it says whether they were asked to stop. Only the first process has a
+    record.
     """
     game, state, stream = experiment.game, experiment.state, experiment.stream
     whole, first = experiment.total or total, state.round
@@ -176,7 +179,6 @@ def play(
         state.seconds += time.perf_counter() - played - evaluating
         if live.due():
             live.show(state.round, state.images, record.losses(), waited=stream.waited)
-    return session.world.stop() if session else None
 
 
 @contextmanager
@@ -224,6 +226,7 @@ class Session:
     experiment: Experiment
     total: int
     live: Live
+    say: Say
     quiet: bool
     record: Record | None = None
 
@@ -240,7 +243,7 @@ def _session(world: World, resolved: Resolved, out: Path | None, quiet: bool) ->
 
     Of several processes only rank 0 touches the run.
     """
-    say = _say(quiet)
+    say: Say = (lambda text: None) if quiet else print
     resolved = with_full_paths(resolved)
     with ExitStack() as held:
         run = world.on_first(lambda: _found(resolved, out, say, held))
@@ -255,6 +258,7 @@ def _session(world: World, resolved: Resolved, out: Path | None, quiet: bool) ->
             lambda: build(recipe, world.device, say=say, progress=not quiet, resume=saved is not None, world=world)
         )
         held.callback(experiment.stream.close)
+        state = experiment.state
         if saved is not None:
             newest = world.on_first(lambda: _newest(saved, recipe, say))
             with world.together(), checkpoint.fits(newest[0]):
@@ -268,21 +272,29 @@ def _session(world: World, resolved: Resolved, out: Path | None, quiet: bool) ->
         done = world.on_first(lambda: run is not None and runs.finished(run))
         _check_unfinished(run, done, recipe, experiment, total)
         _warn_of_rest(experiment, total, say)
-        made = runs.created(out, resolved.label, recipe.data.name, lambda: experiment.state.round == 0)
+        made = runs.created(out, resolved.label, recipe.data.name, lambda: state.round == 0)
         run = world.on_first(lambda: run or held.enter_context(made))
         world.goes_on = lambda: f"; {run} goes on from its newest checkpoint" if _has_checkpoint(run) else ""
-        session = Session(world, run, recipe, experiment, total, _live(recipe, experiment, total, quiet), quiet)
+        live = Live(
+            start=state.round,
+            total=total,
+            rounds_per_epoch=experiment.rounds_per_epoch,
+            images_per_round=recipe.batch_size * experiment.game.batches_per_round,
+            images=state.images,
+            quiet=quiet,
+        )
+        session = Session(world, run, recipe, experiment, total, live, say, quiet)
         with _stop_signals(session):
             with _told(session):
                 with world.together():
                     if world.rank == 0:
                         _open(session, resolved, held)
-                with session.live:
+                with live:
                     _begin(session, resolved)
                     yield session
                     _end(session)
             if session.record is not None:
-                session.record.summary(finished=experiment.state.round >= total)
+                session.record.summary(finished=state.round >= total)
 
 
 def _found(resolved: Resolved, out: Path | None, say: Say, held: ExitStack) -> Path | None:
@@ -304,8 +316,8 @@ def _has_checkpoint(run: Path) -> bool:
     return bool(checkpoint.everything(run / "checkpoints"))
 
 
+# Seconds for the processes of the last attempt to be gone, also from another machine's point of view.
 RESTART_PATIENCE = 60.0
-"""Seconds for the processes of the last attempt to be gone, also from another machine's point of view."""
 
 
 def _started_before(out: Path | None, recipe: Recipe, restarts: int, say: Say) -> Path | None:
@@ -363,10 +375,9 @@ def _warn_of_rest(experiment: Experiment, total: int, say: Say) -> None:
         say(f"warning: schedules: every lr is 0 from round {first:,} on, and the run has {total:,}: end them later")
 
 
-FEW = 200
-"""Rounds in which no recipe learns much."""
-WARM_UP, TIMED = 5, 20
-"""Rounds before those that --minutes times, and at most so many of these, or as many as take a twentieth of them."""
+FEW = 200  # rounds in which no recipe learns much
+WARM_UP = 5  # rounds before those that --minutes times
+TIMED = 20  # at most so many of these, or as many as take a twentieth of the minutes
 
 
 def _with_steps(world: World, recipe: Recipe, experiment: Experiment, say: Say) -> Recipe:
@@ -396,17 +407,6 @@ def _with_steps(world: World, recipe: Recipe, experiment: Experiment, say: Say) 
     return replace(recipe, minutes=None, steps=steps)
 
 
-def _live(recipe: Recipe, experiment: Experiment, total: int, quiet: bool) -> Live:
-    return Live(
-        start=experiment.state.round,
-        total=total,
-        rounds_per_epoch=experiment.rounds_per_epoch,
-        images_per_round=recipe.batch_size * experiment.game.batches_per_round,
-        images=experiment.state.images,
-        quiet=quiet,
-    )
-
-
 def _open(session: Session, resolved: Resolved, held: ExitStack) -> None:
     """Write what a run begins with, and open its log and its record."""
     run, recipe, state = session.run, session.recipe, session.experiment.state
@@ -425,13 +425,14 @@ def _begin(session: Session, resolved: Resolved) -> None:
     state, record = session.experiment.state, session.record
     state.gather_own(session.world.gather)
     with session.world.together():
-        if record is not None:
-            session.live.say(_banner(session, resolved.label, record.log.tensorboard))
-            if state.round == 0:
-                record.checkpoint()  # so that a run that is killed early can go on, too
-                with _fitting(session.experiment.game, True), _in_memory():
-                    record.evaluate()  # what cannot be measured shows now
-                    record.pictures()
+        if record is None:
+            return
+        session.live.say(_banner(session, resolved.label, record.log.tensorboard))
+        if state.round == 0:
+            record.checkpoint()  # so that a run that is killed early can go on, too
+            with _fitting(session.experiment.game, True), _in_memory():
+                record.evaluate()  # what cannot be measured shows now
+                record.pictures()
 
 
 def _end(session: Session) -> None:
@@ -459,12 +460,10 @@ def _told(session: Session) -> Iterator[None]:
                 raise RankLost(str(error)) from None
             kept = f". Round {state.round + 1} was stopped, and {_kept(session)}"
             raise UserError(f"{error}{kept if state.round else ''}") from None
-        except RankLost:
-            raise
         except Exception:  # a closed pipe, a full disk, a folder that cannot be written: what was trained is not lost
             if state.round and session.world.size == 1:
                 with suppress(Exception):
-                    _say(session.quiet)(f"round {state.round + 1} was not finished: {_kept(session)}")
+                    session.say(f"round {state.round + 1} was not finished: {_kept(session)}")
             raise
     except RankLost as error:
         raise RankLost(f"{error}{session.world.goes_on()}") from None
@@ -495,7 +494,7 @@ def _stop_signals(session: Session) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():  # only there can signals be taken
         yield
         return
-    wanted = [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
+    wanted = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
     before = {s: signal.getsignal(s) for s in wanted if signal.getsignal(s) is not signal.SIG_IGN}
     try:
         for signum in before:
@@ -508,10 +507,9 @@ def _stop_signals(session: Session) -> Iterator[None]:
 
 def _diverged(session: Session, error: NonFinite) -> str:
     """Save the state from before the round that failed, and say who, when, and what to try."""
-    kept = _kept(session)
+    kept, experiment = _kept(session), session.experiment
     if session.record is None:  # rank 0 says it
         return str(error)
-    experiment = session.experiment
     return (
         f"training stopped in round {experiment.state.round + 1} (epoch {experiment.stream.epoch:.2f}): {error}; no"
         f" weight was touched by it, and {kept}. Try a lower --lr or another --seed in a new run"
@@ -539,9 +537,6 @@ def _kept(session: Session) -> str:
 # ---- starting --------------------------------------------------------------------------------------------------
 
 
-Read = tuple[Path, dict[str, Any], dict[str, Any]]
-
-
 def _newest(run: Path, recipe: Recipe, say: Say) -> Read:
     path = checkpoint.newest_good(run / "checkpoints", say)
     try:
@@ -562,10 +557,8 @@ def _load(newest: Read, recipe: Recipe, experiment: Experiment, say: Say, world:
     engine = to_dict(recipe)["engine"]
     before = {**info["recipe"].get("engine", engine)}
     before["compile"] = before["compile"] is True  # older runs may say auto, which never compiled on a CPU
-    changed = [key for key in engine if before[key] != engine[key]]
-    if changed:
-        shown = ", ".join(f"{key} was {before[key]} and is {engine[key]}" for key in changed)
-        say(f"engine: {shown}; the training may round otherwise from here on")
+    if changed := [f"{key} was {before[key]} and is {engine[key]}" for key in engine if before[key] != engine[key]]:
+        say(f"engine: {', '.join(changed)}; the training may round otherwise from here on")
     if elsewhere:
         say(f"{path} was trained on {info['device']}, this is {device.type}: noise and dropout begin with new seeds")
     elif regrouped:
@@ -580,19 +573,11 @@ def _load(newest: Read, recipe: Recipe, experiment: Experiment, say: Say, world:
         own_streams(state.noise, experiment.stream.seed, rank, state.round)
 
 
-def _say(quiet: bool) -> Say:
-    return (lambda text: None) if quiet else print
-
-
-def _count(player: Player) -> str:
-    n = sum(p.numel() for p in player.parameters)
-    return f"{n / 1e6:.2f} M" if n >= 100_000 else f"{n:,}"
-
-
 def _banner(session: Session, label: str, tensorboard: bool) -> str:
     experiment, recipe, total = session.experiment, session.recipe, session.total
     game, stream = experiment.game, experiment.stream
-    players = ", ".join(f"{p.name} {_count(p)}" for p in game.players)
+    counts = {player.name: sum(p.numel() for p in player.parameters) for player in game.players}
+    players = ", ".join(f"{p} {n / 1e6:.2f} M" if n >= 100_000 else f"{p} {n:,}" for p, n in counts.items())
     read = "shards" if stream.sets[0].layout else "a memory map"
     where = "in memory" if stream.in_memory else f"from {read} by {recipe.data.n_cpu} threads"
     ranks = f" on each of {stream.ranks} ranks" if stream.ranks > 1 else ""
@@ -600,11 +585,10 @@ def _banner(session: Session, label: str, tensorboard: bool) -> str:
     events = "" if tensorboard or begin else "\nTensorBoard events are not written: pip install tensorboard"
     sets = "; ".join(f"{s.name}: {len(s):,} images {tuple(s.images.shape[1:])}" for s in stream.sets)
     flips = "\npictures are mirrored at random; --no-flip leaves that out" * any(v.name == "flip" for v in recipe.views)
-    seen = ", ".join(change.name for change in recipe.augment)
+    seen = ""
     if recipe.augment:
-        seen = f"\nchanges of what D sees: {seen}" + ", more often the more it overfits" * (
-            recipe.ada.target is not None
-        )
+        adapts = "" if recipe.ada.target is None else ", more often the more it overfits"
+        seen = f"\nchanges of what D sees: {', '.join(change.name for change in recipe.augment)}{adapts}"
     return (
         f"{label}: {type(game).__name__}, {players} parameters, {session.world.device}{ranks},"
         f" seed {recipe.seed}\n{sets} {where}; {begin}to round {total:,}"
