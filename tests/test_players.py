@@ -72,9 +72,8 @@ def test_a_loss_that_is_not_finite_stops_before_a_weight_moved(kind: type[Simult
     game.round(real())
     game.round(real())
     before = stepped(*game.players)
-    with pytest.raises(NonFinite, match=r"^the loss of D is not finite$") as caught:
+    with pytest.raises(NonFinite, match=r"^the loss of D is not finite$"):
         game.round(Batch({"x": torch.full((8, *SHAPE), value, dtype=torch.float64)}, 8))
-    assert (caught.value.player, caught.value.what) == ("D", "the loss")
     assert same(before, stepped(*game.players)) and len(before) == 4 * 12
     assert all(w.grad is None for player in game.players for w in player.parameters)
 

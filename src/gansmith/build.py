@@ -57,13 +57,10 @@ class Experiment:
     meters: Meters
     prior: Prior
     schedules: Schedules
-    engine: engine.Around
-    """What a round is played in: lower precision, what torch.compile has to know, or nothing."""
-    classes: Classes
-    """Of labelled data."""
+    engine: engine.Around  # what a round is played in: lower precision, what torch.compile has to know, or nothing
+    classes: Classes  # of labelled data
     augment: Augment | None = None
-    total: int | None = None
-    """Rounds of the whole training, once that is known: schedules may count its shares."""
+    total: int | None = None  # rounds of the whole training, once that is known: schedules may count its shares
 
     @property
     def rounds_per_epoch(self) -> float:
@@ -73,10 +70,6 @@ class Experiment:
 def derive_seed(*parts: int) -> int:
     """A seed of its own for each purpose, from whole numbers below 2^32."""
     return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0]) >> 1
-
-
-MOST = {"cpu": 64}
-"""The side up to which a size is chosen, by the kind of device; 128 on all others."""
 
 
 def settled(recipe: Recipe, device: torch.device, say: Say) -> Recipe:
@@ -100,7 +93,7 @@ def settled(recipe: Recipe, device: torch.device, say: Say) -> Recipe:
                 f"data.img_size, data.channels and data.validation are chosen for single pictures, and"
                 f" {recipe.game.name} takes others: give all three"
             )
-        size, channels, held = choose(data.name, MOST.get(device.type, 128))
+        size, channels, held = choose(data.name, 64 if device.type == "cpu" else 128)
         own = size if data.img_size == 0 else data.img_size
         data = replace(
             data,
@@ -148,47 +141,47 @@ def build(
     }
     _check_values(recipe, networks)
     frozen = {name: networks.pop(name).eval().requires_grad_(False) for name in game_class.frozen}
-    _start(recipe, frozen if resume else {**frozen, **networks}, frozen, say)
+    _start(recipe, {**frozen, **({} if resume else networks)}, frozen, say)
     players = {name: _player(recipe, game_class, name, network, world) for name, network in networks.items()}
     noise = torch.Generator(device).manual_seed(derive_seed(recipe.seed, 1))
     if world.rank > 0:
         own_streams(noise, recipe.seed, world.rank)
     penalty = _penalties(recipe, world)
-    game = _game(recipe, game_class, {**players, **frozen, "prior": prior, "penalty": penalty, "noise": noise}, world)
+    parts = {**players, **frozen, "prior": prior, "penalty": penalty, "noise": noise}
+    parts |= {"accumulate": recipe.accumulate, "everywhere": world.everywhere}
+    if recipe.objective is not None:
+        parts["objective"] = objective_of(recipe, world)
+    game: Game = _construct(game_class, parts, recipe.game.args, "game")
     _warn(recipe, game, say)
     augment = _augment(recipe, game, noise, world, say) if recipe.augment else None
     schedules = _schedules(recipe, game, penalty, say)
     sets = sets or load()
     _check_parts(sets, recipe, networks, world.size, say)
-    stream = _stream(recipe, game, sets, world)
-    meters = Meters()
-    parts: dict[str, Any] = {"data": stream, "meters": meters}
-    if frozen:
-        parts["frozen"] = Frozen(frozen)
-    if augment is not None and augment.target is not None:
-        parts["augment"] = augment
-    state = State(game, noise, parts)
-    around = engine.autocast(recipe.engine.precision, device)
-    if recipe.engine.compile:
-        around = engine.compiled(recipe, game, around, say)
-    return Experiment(game, stream, state, meters, prior, schedules, around, _classes(sets), augment)
-
-
-def _stream(recipe: Recipe, game: Game, sets: Sequence[ImageSet], world: World) -> Stream:
-    return Stream(
+    stream = Stream(
         sets,
         needs=game.needs,
         batch_size=recipe.batch_size,
         seed=recipe.seed,
-        device=world.device,
+        device=device,
         memory=recipe.data.memory,
         n_cpu=recipe.data.n_cpu,
         values=recipe.data.values,
         views=[partial(view.function, **args) for view, args in _views(recipe)],
         rank=world.rank,
         ranks=world.size,
-        copies=launch().local_size if world.device.type == "cpu" else 1,
+        copies=launch().local_size if device.type == "cpu" else 1,
     )
+    meters = Meters()
+    kept: dict[str, Any] = {"data": stream, "meters": meters}
+    if frozen:
+        kept["frozen"] = Frozen(frozen)
+    if augment is not None and augment.target is not None:
+        kept["augment"] = augment
+    around = engine.autocast(recipe.engine.precision, device)
+    if recipe.engine.compile:
+        around = engine.compiled(recipe, game, around, say)
+    state = State(game, noise, kept)
+    return Experiment(game, stream, state, meters, prior, schedules, around, _classes(sets), augment)
 
 
 def own_streams(noise: torch.Generator, seed: int, rank: int, round: int = 0) -> None:
@@ -311,10 +304,6 @@ def build_network(
     return network
 
 
-LEAST, USUAL = 2, 6
-"""Copies of all weights: themselves and their gradients; and with Adam's two moments and what a step computes with."""
-
-
 def parameters(recipe: Recipe) -> dict[str, int]:
     """How many parameters each trained network will have; UserError where a size is impossible.
 
@@ -333,13 +322,15 @@ def parameters(recipe: Recipe) -> dict[str, int]:
 def check_memory(counts: Mapping[str, int], device: torch.device, say: Say) -> None:
     """UserError where networks of so many parameters cannot be trained in the memory there is; a warning if hardly."""
     size, there = 4 * sum(counts.values()), engine.free_memory(device)
-    if USUAL * size > 0.8 * there:
+    # Copies of all weights: themselves and gradients; with Adam also two moments, and what a step computes with.
+    least, usual = 2 * size, 6 * size
+    if usual > 0.8 * there:
         named = ", ".join(f"{name} {n / 1e6:,.0f} M" for name, n in counts.items())
         text = (
-            f"{named} parameters take {LEAST * size / 1e9:,.0f} GB in training, {USUAL * size / 1e9:,.0f} GB with Adam,"
+            f"{named} parameters take {least / 1e9:,.0f} GB in training, {usual / 1e9:,.0f} GB with Adam,"
             f" and {there / 1e9:,.0f} GB are free on this {device.type}: give a smaller --img_size, or smaller networks"
         )
-        if LEAST * size > there:
+        if least > there:
             raise UserError(text)
         say(f"warning: {text}")
 
@@ -405,16 +396,17 @@ def _start(recipe: Recipe, networks: Mapping[str, nn.Module], frozen: Collection
     Frozen networks get theirs at a resume, too: no checkpoint holds them.
     """
     players = networks.keys() - frozen
-    run = Path(recipe.start.run) if recipe.start.run is not None and players else None
-    there = {} if run is None else _weights(run, "start.run", say)[0]["players"]
+    run = recipe.start.run if players else None
+    there = {} if run is None else _weights(Path(run), "start.run", say)[0]["players"]
     for name, network in networks.items():
         if (own := recipe.networks[name].args.get("weights")) is not None:
             _start_from(Path(own), name, network, f"networks.{name}.weights", raw=name not in frozen, say=say)
-        elif run is not None and name in players:
-            if name in there or not there.keys() & players:
-                _start_from(run, name, network, "start.run", raw=recipe.start.raw, say=say)
-            else:
-                say(f"{name} starts anew: {run} has no such player")
+        elif run is None or name in frozen:
+            continue
+        elif name in there or not there.keys() & players:
+            _start_from(Path(run), name, network, "start.run", raw=recipe.start.raw, say=say)
+        else:
+            say(f"{name} starts anew: {run} has no such player")
 
 
 def _weights(run: Path, key: str, say: Say) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -478,14 +470,6 @@ def _penalties(recipe: Recipe, world: World) -> PenaltySum:
     return PenaltySum(terms)
 
 
-def _game(recipe: Recipe, cls: type[Game], parts: Mapping[str, Any], world: World) -> Game:
-    handed = {**parts, "accumulate": recipe.accumulate, "everywhere": world.everywhere}
-    if recipe.objective is not None:
-        handed["objective"] = objective_of(recipe, world)
-    game: Game = _construct(cls, handed, recipe.game.args, "game")
-    return game
-
-
 def objective_of(recipe: Recipe, world: World | None = None) -> Objective:
     """The recipe's objective, its keys set; where its losses look at the batch, at that of all processes."""
     component = recipe.objective
@@ -508,8 +492,8 @@ def objective_of(recipe: Recipe, world: World | None = None) -> Objective:
             ) from None
     if row.batch:
         _check_whole(recipe, component)
-    if row.batch and world is not None:
-        losses = {player: partial(_over_all, loss, world) for player, loss in losses.items()}
+        if world is not None:
+            losses = {player: partial(_over_all, loss, world) for player, loss in losses.items()}
     return replace(row, **losses)
 
 
@@ -527,7 +511,7 @@ def _augment(recipe: Recipe, game: Game, noise: torch.Generator, world: World, s
     """Let the game's critics see augmented pictures."""
     seeing = game.critics if game.sees is None else game.sees
     if not seeing or recipe.data.values != "signed":
-        why = "its critic does not just judge pictures" if not seeing else f"data.values is {recipe.data.values}"
+        why = f"data.values is {recipe.data.values}" if seeing else "its critic does not just judge pictures"
         raise UserError(f"augment: {recipe.game.name} takes none, for {why}")
     critics = [player for player in game.players if player.name in seeing]
     changes = [partial(_find("augment", component), **component.args) for component in recipe.augment]

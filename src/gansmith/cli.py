@@ -38,8 +38,8 @@ OPTIONS: dict[str, tuple[str, str, str]] = {
     "seed": ("INT", "seed of weights, noise and order of the images", "0"),
 }
 
-Text = str | None
-"""What an option says, if it is given."""
+Text = str | None  # what an option says, if it is given
+_interrupts: list[int] = []
 
 
 class _OneLine(click.Group):
@@ -48,9 +48,8 @@ class _OneLine(click.Group):
     def main(self, args: Sequence[str] | None = None, *rest: Any, **options: Any) -> NoReturn:
         words = list(sys.argv[1:] if args is None else args)
         _interrupts.clear()
-        before = signal.getsignal(signal.SIGINT)
         here = threading.current_thread() is threading.main_thread()  # signals are set nowhere else
-        noted = here and before is signal.default_int_handler
+        noted = here and signal.getsignal(signal.SIGINT) is signal.default_int_handler
         if noted:
             signal.signal(signal.SIGINT, _interrupt)
         try:
@@ -73,10 +72,7 @@ class _OneLine(click.Group):
             _fail("interrupted", 130)
         finally:
             if noted:
-                signal.signal(signal.SIGINT, before)
-
-
-_interrupts: list[int] = []
+                signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:
@@ -93,18 +89,15 @@ def _heed_interrupts() -> None:
 
 def _fail(text: str, code: int = 2, *, shared: bool = True) -> NoReturn:
     """The one line; if all processes of torchrun `shared` the error, one of each machine says it."""
-    if not shared or _speaks():
+    try:
+        silent = shared and launch().local_rank > 0
+    except UserError:  # which is the error to be told
+        silent = False
+    if not silent:
         # What a file is called, or holds, must not speak to the terminal.
         shown = "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
         click.echo(f"gansmith: error: {shown}", err=True)
     sys.exit(code)
-
-
-def _speaks() -> bool:
-    try:
-        return launch().local_rank == 0
-    except UserError:  # which is the error to be told
-        return True
 
 
 def _rank() -> str:
@@ -176,18 +169,10 @@ def _round(text: str) -> int | str:
     return text if text == "best" else int(text)
 
 
-def _path(text: str) -> Path | None:
-    return Path(text) if text else None
-
-
 def _trust(context: click.Context, option: click.Parameter, given: bool) -> None:
     """Processes that this one starts inherit it."""
     if given:
         os.environ["GANSMITH_TRUST"] = "1"
-
-
-def _averaged(context: click.Context, option: click.Parameter, raw: bool) -> bool:
-    return not raw
 
 
 def _option(
@@ -208,7 +193,6 @@ def _all(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 
 _COUNT, _TWO_OR_MORE = click.IntRange(min=1), click.IntRange(min=2)
-_SPLITS = click.Choice(["test", "validation", "train"])
 _FREE_WORDS = {"ignore_unknown_options": True}
 _RECIPE = click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="[RECIPE] [--KEY VALUE]...")
 _KEYS = {
@@ -229,13 +213,15 @@ _JSON = click.option("--json", "as_json", is_flag=True, help="print the result a
 _QUIET = click.option("--quiet", is_flag=True, help="print nothing but the table and errors")
 _MAKER = _option("--maker", "NAME", "which of a game's makers  [the first]")
 _TO = _option("--to", "FIELD", "the maker that imitates this field of the data, such as b")
-_RAW_HELP = "the weights themselves where the run keeps a moving average"
-_RUN_OPTIONS = _all(  # of every verb that opens a run: what its function takes as round, ema and device
-    _option("--round", "N|best", "the checkpoint of this round, or the best kept  [the newest]", read=_round),
-    click.option("--raw", "ema", is_flag=True, callback=_averaged, help=_RAW_HELP),
-    _DEVICE,
-    _TRUST,
+_ROUND = _option("--round", "N|best", "the checkpoint of this round, or the best kept  [the newest]", read=_round)
+_RAW = click.option(
+    "--raw",
+    "ema",
+    is_flag=True,
+    callback=lambda context, option, raw: not raw,
+    help="the weights themselves where the run keeps a moving average",
 )
+_RUN_OPTIONS = _all(_ROUND, _RAW, _DEVICE, _TRUST)  # of every verb that opens a run
 
 
 @main.command(context_settings=_FREE_WORDS, short_help="Train a recipe, or go on with a run.")
@@ -314,7 +300,7 @@ def _say_what_next(run: Path) -> None:
 @_option("--n", "N", "the first N seeds", _COUNT)
 @_option("--label", "CLASS", "of this class, by name or number  [a column for each class]")
 @_option("--grid", "COLSxROWS", "how the pictures are laid out  [8x8]")
-@_option("--out", "PATH", ".png, .jpg, .webp: a grid; .npz: arrays; a folder: one .png each  [in RUN]", read=_path)
+@_option("--out", "PATH", ".png, .jpg, .webp: a grid; .npz: arrays; a folder: one .png each  [in RUN]", read=Path)
 @_option("--traverse", "CODE", "vary one code along each row (infogan): category, code1, ...")
 @_MAKER
 @_TO
@@ -367,10 +353,8 @@ def sample(
 
 def _place(out: Path | None, run: str, verb: str, sampler: Any, ema: bool, what: str) -> Path:
     """`out`, or a picture in the run, of one on the hub here, whose name says how it was made."""
-    return (
-        out
-        or Path("." if run.startswith("hf:") else run) / f"{verb}-{sampler.round:06d}{'' if ema else '-raw'}-{what}.png"
-    )
+    folder, weights = Path("." if run.startswith("hf:") else run), "" if ema else "-raw"
+    return out or folder / f"{verb}-{sampler.round:06d}{weights}-{what}.png"
 
 
 def _sample_points(run: str, sampler: Any, seeds: list[int], path: Path, round: int | Text) -> None:
@@ -435,7 +419,7 @@ def translate(run: str, pictures: tuple[str, ...], **opened: Any) -> None:
 @_option("--seeds", "LIST", "the path goes through these, such as 0,7 or 0-4  [0-4]", default="0-4")
 @_option("--frames", "N", "from one seed to the next  [10]", _TWO_OR_MORE, 10)
 @_option("--label", "CLASS", "of this class, by name or number  [the first]")
-@_option("--out", "PATH", ".png, .jpg, .webp: a strip per pair of seeds; .gif, .mp4: a film  [in RUN]", read=_path)
+@_option("--out", "PATH", ".png, .jpg, .webp: a strip per pair of seeds; .gif, .mp4: a film  [in RUN]", read=Path)
 @_RUN_OPTIONS
 def interpolate(run: str, seeds: str, frames: int, label: Text, out: Path | None, **opened: Any) -> None:
     """Walk through the latent space of RUN, from one seed to the next."""
@@ -499,7 +483,10 @@ def figure(name: str, run: str, **opened: Any) -> None:
 @_option("--maker", "NAME", "one of a game's makers  [all]")
 @_TO
 @_option(
-    "--reference", None, "the real images to compare with  [test; of a folder without, validation or train]", _SPLITS
+    "--reference",
+    None,
+    "the real images to compare with  [test; of a folder without, validation or train]",
+    click.Choice(["test", "validation", "train"]),
 )
 @_option(
     "--features", None, "what images are compared by  [as the data]", click.Choice(["mnist", "inception", "mobilenet"])
@@ -508,7 +495,7 @@ def figure(name: str, run: str, **opened: Any) -> None:
 @_option("--data", "NAME|FOLDER|RUN", "for a folder of pictures: the real images, or a run that has them")
 @_option("--img_size", "INT|H,W", "their size, with --data NAME|FOLDER  [28]")
 @_option("--channels", "INT", "1 or 3, with --data NAME|FOLDER  [1]", click.IntRange(1, 3))
-@_option("--out", "FOLDER", "for receipts.jsonl and the nearest training images  [the RUN itself]", read=_path)
+@_option("--out", "FOLDER", "for receipts.jsonl and the nearest training images  [the RUN itself]", read=Path)
 @_JSON
 @_RUN_OPTIONS
 def evaluate(what: tuple[str, ...], data: Text, out: Path | None, as_json: bool, **options: Any) -> None:
@@ -565,12 +552,12 @@ def _real_images(data: Text, img_size: Text, channels: int | None) -> Any:
 @main.command(short_help="Reproduce a number of a paper, with its ablations.")
 @click.argument("name", required=False)
 @_option("--seeds", "K", "seeds 0 to K-1: K trainings of each variant  [3]", _COUNT, 3)
-@_option("--only", "LIST", "some of the variants, such as paper,alternating  [all]")
+@_option("--only", "LIST", "some of the variants, such as paper,alternating  [all]", read=_listed)
 @_option("--n_epochs", "INT", "length of each training  [the recipe's]", _COUNT)
-@_option("--out", "FOLDER", "runs and table  [runs/reproduce-NAME]", read=_path)
+@_option("--out", "FOLDER", "runs and table  [runs/reproduce-NAME]", read=Path)
 @_DEVICE
 @_QUIET
-def reproduce(name: Text, seeds: int, only: Text, quiet: bool, **options: Any) -> None:
+def reproduce(name: Text, seeds: int, quiet: bool, **options: Any) -> None:
     """Train every variant with K seeds, score the best checkpoints, write one table; without NAME list what there is.
 
     Stopped, the same command goes on where it was.
@@ -584,9 +571,8 @@ def reproduce(name: Text, seeds: int, only: Text, quiet: bool, **options: Any) -
             for variant, row in what.variants.items():
                 click.echo(f"  {variant}: {row.about}")
         return
-    chosen = None if only is None else [variant.strip() for variant in only.split(",")]
     with _goes_on():
-        rows = run_reproduce(name, seeds=range(seeds), only=chosen, quiet=quiet, say=_say(quiet), **options)
+        rows = run_reproduce(name, seeds=range(seeds), quiet=quiet, say=_say(quiet), **options)
     table(REPRODUCTIONS[name], rows).show()
 
 
@@ -600,7 +586,7 @@ def reproduce(name: Text, seeds: int, only: Text, quiet: bool, **options: Any) -
 @_option("--metrics", "LIST", "as of gansmith evaluate  [fd,dc of digits, psnr of pairs, ...]", read=_listed)
 @_option("--n", "N", "samples of each run  [what is usual for each metric]", _TWO_OR_MORE)
 @_option("--jobs", "N", "trainings at once  [the cores; with --minutes 1]", _COUNT)
-@_option("--out", "FOLDER", "runs, table, compare.html  [runs/compare-RECIPE-KEY]", read=_path)
+@_option("--out", "FOLDER", "runs, table, compare.html  [runs/compare-RECIPE-KEY]", read=Path)
 @_DEVICE
 @_TRUST
 @_QUIET
@@ -624,10 +610,10 @@ def compare(
     named = {key: {v.strip(): _value(key, v.strip()) for v in each if v.strip()} for key, each in values.items()}
     from gansmith.recipe import is_run, plan
 
-    some = {key: value for key, each in named.items() for value in [*each.values()][:1]}
+    first = {key: next(iter(each.values())) for key, each in named.items() if each}
     for one in what or ["gan"]:
         if not is_run(one):
-            plan(one, flags={**flags, **some})  # before torch is imported: a wrong key is answered at once
+            plan(one, flags={**flags, **first})  # before torch is imported: a wrong key is answered at once
     from gansmith.compare import compare as run_compare
     from gansmith.comparison import table
 
@@ -727,8 +713,8 @@ def recipes_show(name: str) -> None:
     """Print the recipe NAME, header included, or that of a run."""
     from gansmith.recipe import is_run, recipe_text
 
-    own = Path(name) / "recipe.yaml"
-    click.echo(own.read_text(encoding="utf-8") if is_run(Path(name)) else recipe_text(name), nl=False)
+    run = Path(name)
+    click.echo((run / "recipe.yaml").read_text(encoding="utf-8") if is_run(run) else recipe_text(name), nl=False)
 
 
 @recipes.command("cp")
@@ -782,7 +768,7 @@ def export_(run: str, device: str, **options: Any) -> None:
 @click.argument("run")
 @click.argument("repo", metavar="OWNER/NAME")
 @click.option("--private", is_flag=True, help="into a private repository")
-@_option("--round", "N|best", "the checkpoint of this round, or the best kept  [the newest]", read=_round)
+@_ROUND
 @_TRUST
 def push_(run: str, repo: str, **options: Any) -> None:
     """Upload RUN: recipe, newest checkpoint, card, samples from latents; others sample it and go on with it."""

@@ -12,11 +12,6 @@ class OutOfMemory(UserError):
 class NonFinite(ArithmeticError):
     """A loss or a gradient is not finite; raised before any weight of that move is touched."""
 
-    def __init__(self, player: str, what: str) -> None:
-        super().__init__(f"{what} of {player} is not finite")
-        self.player = player
-        self.what = what
-
 
 class Diverged(RuntimeError):
     """A training ended on a loss or a gradient that is not finite; the text says where, what is kept, what to try."""

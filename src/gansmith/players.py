@@ -144,10 +144,10 @@ def _check_finite(movers: Mapping[str, tuple[Player, ...]], means: Metrics, norm
     finite = iter(torch.isfinite(torch.stack([*losses, *norms.values()])).tolist())
     for players in movers.values():
         if not next(finite):
-            raise NonFinite(" and ".join(p.name for p in players), "the loss")
+            raise NonFinite(f"the loss of {' and '.join(p.name for p in players)} is not finite")
     for player in norms:
         if not next(finite):
-            raise NonFinite(player.name, "the gradient")
+            raise NonFinite(f"the gradient of {player.name} is not finite")
 
 
 def _laid_out_like(parameter: Tensor, tensor: Tensor) -> Tensor:

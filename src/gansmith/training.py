@@ -162,9 +162,9 @@ def play(
         began = time.perf_counter()
         state.begin_round()
         experiment.schedules.apply(Clock(stream.position, int(stream.epoch), state.round, state.round / whole))
-        with _in_memory():
+        with _explained(game):
             batches = [next(stream) for _ in range(game.batches_per_round)]
-        with _fitting(game, state.round == first), _in_memory(), experiment.engine():
+        with _explained(game, first=state.round == first), experiment.engine():
             metrics = game.round(*batches)
         state.end_round(shown := sum(batch.size for batch in batches))
         if experiment.augment is not None:
@@ -182,13 +182,22 @@ def play(
 
 
 @contextmanager
-def _fitting(game: Game, first: bool) -> Iterator[None]:
-    """In a session's first round say in one line that networks, or a checkpoint, do not fit; but not of one's own."""
+def _explained(game: Game, *, first: bool = False) -> Iterator[None]:
+    """Say in one way what each device and library says in its own: that there is no memory left.
+
+    In a session's `first` round also that networks, or a checkpoint, do not fit; but not of one's own.
+    """
     try:
         yield
-    except (NotImplementedError, RankLost, torch.OutOfMemoryError):
+    except (NotImplementedError, RankLost):
         raise
-    except (AttributeError, KeyError, RuntimeError, TypeError) as error:
+    except (AttributeError, KeyError, MemoryError, RuntimeError, TypeError) as error:
+        texts = "out of memory|you tried to allocate|STATUS_ALLOC_FAILED"
+        if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and re.search(texts, str(error))):
+            raise OutOfMemory(
+                "there is not enough memory for a round: train with a smaller --batch_size, or with --accumulate 2 or"
+                " more, which goes over each batch in parts"
+            ) from None
         own = [type(part).__module__ for part in (game, *(player.net for player in game.players))]
         own += [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
         if not first or any(name.partition(".")[0] not in ("gansmith", "torch", "contextlib") for name in own):
@@ -196,21 +205,6 @@ def _fitting(game: Game, first: bool) -> Iterator[None]:
         named = ", ".join(f"{player.name} {type(player.net).__name__}" for player in game.players)
         why = (str(error) or type(error).__name__).splitlines()[0]
         raise UserError(f"the networks, or what was loaded, do not fit this game: {named} ({why})") from error
-
-
-@contextmanager
-def _in_memory() -> Iterator[None]:
-    """Say in one way what each device and library says in its own: that there is no memory left."""
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:
-        texts = "out of memory|you tried to allocate|STATUS_ALLOC_FAILED"
-        if not isinstance(error, MemoryError) and not re.search(texts, str(error)):
-            raise
-        raise OutOfMemory(
-            "there is not enough memory for a round: train with a smaller --batch_size, or with --accumulate 2 or more,"
-            " which goes over each batch in parts"
-        ) from None
 
 
 # ---- a session: from the command to the first round, and from the last one to the end ----------------------------
@@ -413,7 +407,7 @@ def _open(session: Session, resolved: Resolved, held: ExitStack) -> None:
     runs.write_text(run / "recipe.yaml", to_yaml(recipe, f"gansmith run {run.name}; trains again from this file alone"))
     trust.remember(run, resolved.modules)
     runs.note_session(run, device=session.world.device, at_round=state.round)
-    runs.begin(run)
+    (run / runs.UNFINISHED).touch()
     # A session that ended between two lines left one of its own; that at the interval comes again, whole.
     at_line = state.round - state.round % recipe.log_interval
     log = RunLog(run, at_round=at_line, scores_until=state.round) if state.round else RunLog(run)
@@ -430,7 +424,7 @@ def _begin(session: Session, resolved: Resolved) -> None:
         session.live.say(_banner(session, resolved.label, record.log.tensorboard))
         if state.round == 0:
             record.checkpoint()  # so that a run that is killed early can go on, too
-            with _fitting(session.experiment.game, True), _in_memory():
+            with _explained(session.experiment.game, first=True):
                 record.evaluate()  # what cannot be measured shows now
                 record.pictures()
 

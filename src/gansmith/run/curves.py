@@ -1,7 +1,7 @@
 """One picture of how a run went, from its metrics.jsonl."""
 
-import math
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -16,21 +16,19 @@ from gansmith.run.log import read_metrics
 _COLOURS = {"D": "#0072B2", "G": "#D55E00", "real": "#009E73", "fake": "#CC79A7"}
 _MORE_COLOURS = ("#E69F00", "#56B4E9", "#000000", "#999999")
 
-# Label of the axis, beginnings of the keys shown, whether the scale is logarithmic.
-_PANELS: tuple[tuple[str, tuple[str, ...], bool], ...] = (
-    ("loss", ("loss/",), False),
-    ("mean output of D", ("D/real", "D/fake"), False),
-    ("share judged rightly", ("D/right_",), False),
-    ("V, Jensen-Shannon", ("value/",), False),
-    ("gradient norm", ("grad/",), True),
-    ("game", ("game/",), False),
-    ("held-back images", ("eval/",), False),
-)
-
-LINES = tuple(
-    (colour, dash) for dash in ("solid", "dashed", "dotted") for colour in (*_COLOURS.values(), *_MORE_COLOURS)
-)
-"""What tells the rows of `plot_overlaid` apart: colour and dash, by the names that HTML has for them, too."""
+_LOG = "grad/"  # the keys that have a logarithmic scale begin so
+# Label of the axis, beginnings of the keys shown.
+_PANELS = {
+    "loss": ("loss/",),
+    "mean output of D": ("D/real", "D/fake"),
+    "share judged rightly": ("D/right_",),
+    "V, Jensen-Shannon": ("value/",),
+    "gradient norm": (_LOG,),
+    "game": ("game/",),
+    "held-back images": ("eval/",),
+}
+# What tells the rows of `plot_overlaid` apart: colour and dash, by the names that HTML has for them, too.
+LINES = [(colour, dash) for dash in ("solid", "dashed", "dotted") for colour in (*_COLOURS.values(), *_MORE_COLOURS)]
 
 _SEEN = "images seen by D (thousands)"
 _Curve = tuple[NDArray[np.float64], NDArray[np.float64]]
@@ -39,20 +37,18 @@ _Curve = tuple[NDArray[np.float64], NDArray[np.float64]]
 def plot_curves(metrics: Path, out: Path, title: str) -> None:
     """Draw losses, D's outputs, gradient norms and the game's own values over images seen, as a PNG.
 
-    Faint lines are the rows, strong ones their running median. Panels without any key are left out; so are
-    values that are not finite (or not positive, for gradient norms), and a note counts them. Raises UserError
-    where there is nothing to draw.
+    Faint lines are the rows, strong ones their running median. Panels without any key are left out; so are values that
+    are not finite (or not positive, for gradient norms), and a note counts them. UserError with nothing to draw.
     """
     rows = read_metrics(metrics)
     keys = list(dict.fromkeys(key for row in rows for key in row))
-    found = [(label, [key for key in keys if key.startswith(starts)], log) for label, starts, log in _PANELS]
-    if not (drawn := [panel for panel in found if panel[1]]):
+    found = {label: [key for key in keys if key.startswith(starts)] for label, starts in _PANELS.items()}
+    if not (drawn := {label: shown for label, shown in found.items() if shown}):
         raise UserError(f"{metrics} holds nothing to draw: no loss/, D/, grad/ or game/ values")
-
     figure, axes = panels(len(drawn), 0.9 + 2.2 * len(drawn))
     figure.suptitle(title, fontsize=12)
-    for ax, (label, shown, log) in zip(axes, drawn, strict=True):
-        _draw(ax, rows, shown, log)
+    for ax, (label, shown) in zip(axes, drawn.items(), strict=True):
+        _draw(ax, rows, shown)
         ax.set_ylabel(label)
     figure.align_ylabels(axes)
     axes[-1].set_xlabel(_SEEN)
@@ -64,25 +60,25 @@ def plot_overlaid(rows: Sequence[Sequence[Path]], out: Path) -> None:
     """Draw all values of several logs, a panel each, as a PNG: row i of metrics.jsonl in LINES[i], without names.
 
     A line is the mean of a row's runs, with a faint one for each; where these were logged at other rounds, only the
-    runs themselves. Raises UserError where there is nothing to draw.
+    runs themselves. UserError with nothing to draw.
     """
     logs = [[read_metrics(path) for path in row] for row in rows]
     keys = dict.fromkeys(key for row in logs for log in row for line in log for key in line)
-    shown = [(key, log) for _, starts, log in _PANELS for key in keys if key.startswith(starts)]
+    shown = [key for starts in _PANELS.values() for key in keys if key.startswith(starts)]
     if not shown:
         raise UserError("none of the runs has logged a value to draw")
     figure, axes = panels(len(shown), 0.6 + 2.1 * -(-len(shown) // 2), columns=2)
-    for ax, (key, log) in zip(axes, shown, strict=True):
+    for ax, key in zip(axes, shown, strict=True):
         for i, row in enumerate(logs):
             colour, dash = LINES[i % len(LINES)]
-            curves = [curve for lines in row if len((curve := _curve(lines, key, log)[0])[0])]
+            curves = [curve for lines in row if len((curve := _curve(lines, key)[0])[0])]
             if len(curves) > 1 and len({x.tobytes() for x, _ in curves}) == 1:
                 for x, y in curves:
                     ax.plot(*_running_median(x, y), color=colour, linewidth=0.6, alpha=0.3)
                 curves = [(curves[0][0], np.mean([y for _, y in curves], 0))]
             for x, y in curves:
                 ax.plot(*_running_median(x, y), color=colour, linewidth=1.5, linestyle=dash, marker=_lone(x))
-        if log:
+        if key.startswith(_LOG):
             ax.set_yscale("log")
         ax.set_title(key, fontsize=10, loc="left", parse_math=False)
         ax.set_xlabel(_SEEN, fontsize=8)
@@ -112,11 +108,11 @@ def save(figure: Any, out: Path) -> None:
         figure.savefig(part, format="png")
 
 
-def _draw(ax: Any, rows: Sequence[Mapping[str, Any]], keys: Sequence[str], log: bool) -> None:
-    more = iter(_MORE_COLOURS * (1 + len(keys) // len(_MORE_COLOURS)))
+def _draw(ax: Any, rows: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> None:
+    more = cycle(_MORE_COLOURS)
     left_out = 0
     for key in keys:
-        (x, y), bad = _curve(rows, key, log)
+        (x, y), bad = _curve(rows, key)
         left_out += bad
         name = key.split("/", 1)[1]
         colour = _COLOURS.get(name) or next(more)
@@ -124,7 +120,7 @@ def _draw(ax: Any, rows: Sequence[Mapping[str, Any]], keys: Sequence[str], log: 
         if len(middle_x) < len(x) or not np.array_equal(middle_y, y):
             ax.plot(x, y, color=colour, alpha=0.25, linewidth=0.7)
         ax.plot(middle_x, middle_y, color=colour, linewidth=1.6, marker=_lone(x), label=name)
-    if log:
+    if log := keys[0].startswith(_LOG):
         ax.set_yscale("log")
     ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)
     if left_out:
@@ -133,19 +129,12 @@ def _draw(ax: Any, rows: Sequence[Mapping[str, Any]], keys: Sequence[str], log: 
         ax.text(0.01, 0.97, note, transform=ax.transAxes, va="top", fontsize=8, color="0.35")
 
 
-def _curve(rows: Sequence[Mapping[str, Any]], key: str, log: bool) -> tuple[_Curve, int]:
+def _curve(rows: Sequence[Mapping[str, Any]], key: str) -> tuple[_Curve, int]:
     """Where and what `key` was, and how many of its values cannot be drawn."""
-    x, y, bad = [], [], 0
-    for row in rows:
-        if key not in row:
-            continue
-        value = float(row[key])
-        if math.isfinite(value) and not (log and value <= 0):
-            x.append(row["images"] / 1000)
-            y.append(value)
-        else:
-            bad += 1
-    return (np.array(x, np.float64), np.array(y, np.float64)), bad
+    points = [(row["images"] / 1000, float(row[key])) for row in rows if key in row]
+    x, y = np.array(points, np.float64).reshape(-1, 2).T
+    good = np.isfinite(y) & ((y > 0) | (not key.startswith(_LOG)))
+    return (x[good], y[good]), int((~good).sum())
 
 
 def _lone(x: NDArray[np.float64]) -> str:

@@ -29,6 +29,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -43,13 +44,10 @@ from gansmith.run.atomic import replacing
 
 def check_free(out: Path | None) -> None:
     """UserError if `out` holds something already."""
-    if out is not None:
-        if is_run(out):
-            raise UserError(
-                f"{out} holds a run already; to go on with it: gansmith train {out}; or choose another --out"
-            )
-        if out.exists() and (not out.is_dir() or any(p.name != ".lock" for p in out.iterdir())):
-            raise UserError(f"{out} exists and is not an empty folder; choose another --out")
+    if out is not None and is_run(out):
+        raise UserError(f"{out} holds a run already; to go on with it: gansmith train {out}; or choose another --out")
+    if out is not None and out.exists() and (not out.is_dir() or any(p.name != ".lock" for p in out.iterdir())):
+        raise UserError(f"{out} exists and is not an empty folder; choose another --out")
 
 
 def check_links(run: Path) -> None:
@@ -69,8 +67,8 @@ def created(out: Path | None, label: str, data: str, empty: Callable[[], bool]) 
     """
     check_free(out)
     called = Path(data).parent.name if re.search(r"[{}*?]", data) else Path(data).name  # a pattern of shards
-    run = out if out is not None else _next_free(f"{label}-{called or 'shards'}")
-    was_there = run.exists() and out is not None
+    was_there = out is not None and out.exists()
+    run = out or _next_free(f"{label}-{called or 'shards'}")
     run.mkdir(parents=True, exist_ok=True)
     with locked(run):
         try:
@@ -92,14 +90,12 @@ def _next_free(name: str) -> Path:
     folder = Path("runs")
     folder.mkdir(exist_ok=True)
     plain = re.sub(r"[^\w.-]+", "-", name)
-    for number in range(1, 1_000_000):
+    for number in count(1):
         path = folder / f"{plain}-{number:03d}"
-        try:
+        with contextlib.suppress(FileExistsError):
             path.mkdir()  # two that start at once cannot both make it
-        except FileExistsError:
-            continue
-        return path
-    raise UserError(f"there are a million runs in {folder}; choose an --out")
+            break
+    return path
 
 
 @contextmanager
@@ -109,15 +105,12 @@ def locked(run: Path, wait: float = 0) -> Iterator[None]:
     The lock ends with the process, however that ends.
     """
     check_links(run)
-    lock = FileLock(run / ".lock")
     try:
-        lock.acquire(timeout=wait)
+        held = FileLock(run / ".lock").acquire(timeout=wait)
     except Timeout:
         raise UserError(f"another training writes to {run}; wait for it, or choose another --out") from None
-    try:
+    with held:
         yield
-    finally:
-        lock.release()
 
 
 def write_text(path: Path, text: str) -> None:
@@ -126,22 +119,13 @@ def write_text(path: Path, text: str) -> None:
         part.write_text(text, encoding="utf-8")
 
 
-_MARK = ".unfinished"
-
-
-def begin(run: Path) -> None:
-    """Mark a run whose training goes on from here; film and curves are drawn meanwhile, but not for the last time."""
-    (run / _MARK).touch()
-
-
-def finish(run: Path) -> None:
-    """Take the mark away: the training has its length, and the last pictures are drawn."""
-    (run / _MARK).unlink(missing_ok=True)
+# Lies in a run until the training has its length and the last pictures are drawn; film and curves come before that.
+UNFINISHED = ".unfinished"
 
 
 def finished(run: Path) -> bool:
     """Whether nothing that belongs to the end of a training is missing; older runs have no mark."""
-    return (run / "curves.png").exists() and not (run / _MARK).exists()
+    return (run / "curves.png").exists() and not (run / UNFINISHED).exists()
 
 
 def note_session(run: Path, *, device: torch.device, at_round: int) -> None:
@@ -151,20 +135,24 @@ def note_session(run: Path, *, device: torch.device, at_round: int) -> None:
         sessions = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         sessions = []
-    sessions.append(
-        {"started": datetime.now(UTC).isoformat(timespec="seconds"), "round": at_round, **environment(device)}
-    )
+    started = datetime.now(UTC).isoformat(timespec="seconds")
+    sessions.append({"started": started, "round": at_round, **environment(device)})
     write_text(path, json.dumps(sessions, indent=1) + "\n")
 
 
 def environment(device: torch.device) -> dict[str, Any]:
     """Versions, device, commit and command of this process."""
-    packages = ("torch", "torchvision", "numpy", "pillow", "safetensors")
+    versions = dict[str, str | None]()
+    for name in ("torch", "torchvision", "numpy", "pillow", "safetensors"):
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            versions[name] = None
     return {
         "gansmith": __version__,
         "commit": _commit(),
         "python": platform.python_version(),
-        **{name: _version(name) for name in packages},
+        **versions,
         "platform": platform.platform(),
         "device": str(device),
         "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
@@ -175,28 +163,20 @@ def environment(device: torch.device) -> dict[str, Any]:
     }
 
 
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
-
-
 def _commit() -> str | None:
     """The commit of gansmith itself where it runs from a checkout, with a + if files were changed since."""
-    here = Path(__file__).parent
+    ask: dict[str, Any] = {"cwd": Path(__file__).parent, "capture_output": True, "check": True, "text": True}
     try:
-        ask = ["git", "-C", str(here), "describe", "--always", "--dirty=+", "--abbrev=40", "--exclude=*"]
-        tracked = ["git", "-C", str(here), "ls-files", "--error-unmatch", Path(__file__).name]
-        subprocess.run(tracked, capture_output=True, check=True)
-        return subprocess.run(ask, capture_output=True, check=True, text=True).stdout.strip()
+        subprocess.run(["git", "ls-files", "--error-unmatch", Path(__file__).name], **ask)  # or it is another's commit
+        said = subprocess.run(["git", "describe", "--always", "--dirty=+", "--abbrev=40", "--exclude=*"], **ask)
+        return str(said.stdout).strip()
     except (OSError, subprocess.CalledProcessError):
         return None
 
 
 def _processor() -> str:
     try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
+        found = re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.MULTILINE)
+    except OSError:
+        found = None
+    return found[1].strip() if found else platform.processor() or platform.machine()

@@ -23,9 +23,8 @@ _DROP = ("bar", "elapsed", "percent", "epoch", "waits", "speed", "left")
 class Live:
     """A context manager that shows progress on stderr, or on `file`.
 
-    `start`, `total`: rounds done before this session and at its end; `images`: images seen before it.
-    On a terminal, or in a notebook, there is one live line; elsewhere a plain line every 10 seconds; if `quiet`,
-    nothing.
+    `start`, `total`: rounds done before this session and at its end; `images`: images seen before it. On a terminal, or
+    in a notebook, there is one live line; elsewhere a plain line every 10 seconds; if `quiet`, nothing.
     """
 
     def __init__(
@@ -48,14 +47,12 @@ class Live:
         self._quiet = quiet
         self._console = None if quiet else _terminal(self._file)
         self._notebook = type(self._file).__module__.partition(".")[0] == "ipykernel"
-        self._open = ""
-        """In a notebook the line that the next one overwrites."""
+        self._open = ""  # in a notebook the line that the next one overwrites
         self._interval = _PLAIN_SECONDS if self._console is None and not self._notebook else _REFRESH_SECONDS
         self._screen: Screen | None = None
         self._began = monotonic()
         self._ended: float | None = None
-        # When, and at how many images, the latest shows were, and the first one. What precedes the first,
-        # set-up and a slow first round, enters no estimate of speed.
+        # When, and at how many images, the latest shows were, and the first; set-up is in no estimate of speed.
         self._recent: deque[tuple[float, int]] = deque()
         self._first: tuple[float, int] | None = None
 
@@ -74,13 +71,12 @@ class Live:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._stop()
+        if self._screen is not None:
+            self._screen.stop()  # which draws the line once more; a second stop does nothing
 
     def due(self) -> bool:
         """Whether to call `show` now; only then need the losses be fetched from the device."""
-        if self._quiet:
-            return False
-        return not self._recent or monotonic() - self._recent[-1][0] >= self._interval
+        return not self._quiet and (not self._recent or monotonic() - self._recent[-1][0] >= self._interval)
 
     def show(self, round: int, images: int, losses: Mapping[str, float], *, waited: float = 0.0) -> None:
         """Show where training is: rounds done, images seen, and losses as {"D": ..., "G": ...}.
@@ -107,7 +103,7 @@ class Live:
         self._ended = monotonic()
         if self._console is None:
             self._print(self._plain_line())
-        self._stop()
+        self.__exit__()
 
     def _update(self, round: int, images: int, losses: Mapping[str, float]) -> None:
         self._round, self._images, self._losses = round, images, dict(losses)
@@ -116,11 +112,6 @@ class Live:
         self._recent.append(now)
         while len(self._recent) > 2 and now[0] - self._recent[1][0] >= _WINDOW_SECONDS:
             self._recent.popleft()
-
-    def _stop(self) -> None:
-        if self._screen is not None:
-            self._screen.stop()  # which draws the line once more
-            self._screen = None
 
     def _print(self, line: str, *, passing: bool = False) -> None:
         if not self._quiet:

@@ -72,7 +72,14 @@ class RunLog:
         path = run / "metrics.jsonl"
         again = path.exists()
         if again:
-            _forget_after(path, at_round, scores_until)
+
+            def stays(row: Mapping[str, Any]) -> bool:
+                scores = any(key.startswith("eval/") for key in row)
+                return bool(row["round"] <= (max(at_round, scores_until) if scores else at_round))
+
+            lines = [f"{strict_json.dumps(row)}\n" for row in read_metrics(path) if stays(row)]
+            with replacing(path) as part:
+                part.write_text("".join(lines), encoding="utf-8")
         self._file = path.open("a", encoding="utf-8")
         self._events: Any = None
         if self.tensorboard:
@@ -113,18 +120,6 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     NaN and infinities are the strings "nan", "inf" and "-inf", which `float` understands. Raises UserError
     if there is no such file, or if a line before the last is damaged.
     """
-    return [row for _, row in _rows(path)]
-
-
-def history(run: str | Path) -> dict[str, list[float]]:
-    """The log of a run as columns of equal length, one per key, nan where a row lacks it; pandas.DataFrame takes it."""
-    rows = read_metrics(Path(run) / "metrics.jsonl")
-    keys = dict.fromkeys(key for row in rows for key in row)
-    return {key: [float(row.get(key, "nan")) for row in rows] for key in keys}
-
-
-def _rows(path: Path) -> list[tuple[bytes, dict[str, Any]]]:
-    """Each complete line with its row."""
     try:
         lines = path.read_bytes().split(b"\n")
     except OSError as error:
@@ -138,17 +133,14 @@ def _rows(path: Path) -> list[tuple[bytes, dict[str, Any]]]:
         except ValueError:  # no JSON, or no UTF-8
             row = None
         if isinstance(row, dict) and isinstance(row.get("round"), int):
-            rows.append((line, row))
+            rows.append(row)
         elif number < len(lines):
             raise UserError(f'{path}, line {number}: not a row of metrics (a JSON object with "round")')
     return rows
 
 
-def _forget_after(path: Path, at_round: int, scores_until: int) -> None:
-    def stays(row: Mapping[str, Any]) -> bool:
-        scores = any(key.startswith("eval/") for key in row)
-        return bool(row["round"] <= (max(at_round, scores_until) if scores else at_round))
-
-    kept = [line + b"\n" for line, row in _rows(path) if stays(row)]
-    with replacing(path) as part:
-        part.write_bytes(b"".join(kept))
+def history(run: str | Path) -> dict[str, list[float]]:
+    """The log of a run as columns of equal length, one per key, nan where a row lacks it; pandas.DataFrame takes it."""
+    rows = read_metrics(Path(run) / "metrics.jsonl")
+    keys = dict.fromkeys(key for row in rows for key in row)
+    return {key: [float(row.get(key, "nan")) for row in rows] for key in keys}

@@ -99,8 +99,7 @@ def growth_gif(frames: Sequence[Path], out: Path) -> set[str]:
 
 
 def _usable(frames: Sequence[Path]) -> tuple[list[Path], set[str]]:
-    sizes: dict[Path, tuple[int, int]] = {}
-    bad: set[str] = set()
+    sizes, bad = dict[Path, tuple[int, int]](), set[str]()
     for path in frames:
         try:
             sizes[path] = _read(path).size
@@ -114,16 +113,17 @@ def _usable(frames: Sequence[Path]) -> tuple[list[Path], set[str]]:
 def save_pages(
     pages: Sequence[Image.Image], durations: Sequence[int], out: Path, colours: NDArray[np.uint8] | None = None
 ) -> None:
-    """Write pages, each for its milliseconds: as .mp4 if `out` ends so, else as a GIF that loops, in few greys or one
+    """Write pages, each for its milliseconds: as .mp4 if `out` ends so, else as a GIF that loops.
 
-    palette for `colours` (N, 3).
+    A GIF has few greys, or one palette made for `colours` (N, 3), so that colours do not flicker.
     """
     if out.suffix.lower() == ".mp4":
         return save_mp4(pages, durations, out)
     if all(page.mode == "L" for page in pages):
         pages = [_few_greys(page) for page in pages]
     else:
-        palette = _palette(_sampled(pages) if colours is None else colours)
+        colours = _sampled(pages) if colours is None else colours
+        palette = Image.fromarray(colours[None]).quantize(_COLOURS, dither=Image.Dither.NONE)
         pages = [page.convert("RGB").quantize(palette=palette, dither=Image.Dither.NONE) for page in pages]
     with replacing(out) as part:
         pages[0].save(part, format="GIF", save_all=True, append_images=pages[1:], duration=list(durations), loop=0)
@@ -147,14 +147,12 @@ def _read(path: Path) -> Image.Image:
 
 def _page(picture: Image.Image, caption: str, longest: str, scale: int) -> Image.Image:
     """The picture, enlarged without smoothing, over a strip with its caption."""
-    font = ImageFont.load_default()
+    font, large, strip = ImageFont.load_default(), enlarged(picture, scale), 18
     text_width = int(font.getbbox(longest)[2]) + 8  # 4 pixels on either side
-    strip = 18
-    width, height = picture.width * scale, picture.height * scale
     dark, light = (_DARK, _LIGHT) if picture.mode == "L" else ((_DARK,) * 3, (_LIGHT,) * 3)
-    page = Image.new(picture.mode, (max(width, text_width), height + strip), dark)
-    page.paste(enlarged(picture, scale), ((page.width - width) // 2, 0))
-    ImageDraw.Draw(page).text((4, height + strip // 2), caption, fill=light, font=font, anchor="lm")
+    page = Image.new(picture.mode, (max(large.width, text_width), large.height + strip), dark)
+    page.paste(large, ((page.width - large.width) // 2, 0))
+    ImageDraw.Draw(page).text((4, large.height + strip // 2), caption, fill=light, font=font, anchor="lm")
     return page
 
 
@@ -171,8 +169,3 @@ def _sampled(pictures: Sequence[Image.Image], more: Sequence[NDArray[np.uint8]] 
     every = 1 + sum(picture.width * picture.height for picture in pictures) // 400_000
     pixels = [np.asarray(picture.convert("RGB")).reshape(-1, 3)[::every] for picture in pictures]
     return np.concatenate([*pixels, *more])
-
-
-def _palette(colours: NDArray[np.uint8]) -> Image.Image:
-    """One palette for all frames, so that colours do not flicker."""
-    return Image.fromarray(colours[None]).quantize(_COLOURS, dither=Image.Dither.NONE)

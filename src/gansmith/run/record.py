@@ -25,21 +25,18 @@ from gansmith.games.game import Maker
 from gansmith.inference import Sampler
 from gansmith.papers.points import POINTS, over_density
 from gansmith.recipe import Recipe, to_dict
-from gansmith.run import folder as runs
 from gansmith.run import health
 from gansmith.run.curves import plot_curves
+from gansmith.run.folder import UNFINISHED
 from gansmith.run.log import RunLog, read_metrics
 from gansmith.run.pictures import grid, growth_gif, of_one_size, save_png, stacked, to_uint8
 
 if TYPE_CHECKING:
     from gansmith.evaluation.receipts import Receipt
 
-FIXED_SEEDS = range(25)
-"""The growth pictures show these, as does `gansmith sample RUN --seeds 0-24`."""
-PATIENCE = 100
-"""Film and curves are drawn at checkpoints once they have cost less than this part of the time since."""
-STRIPS = 6
-"""Held-back pictures that are shown beside what is made of them."""
+FIXED_SEEDS = range(25)  # the growth pictures show these, as does `gansmith sample RUN --seeds 0-24`
+PATIENCE = 100  # film and curves are drawn at checkpoints once they have cost less than this part of the time since
+STRIPS = 6  # held-back pictures that are shown beside what is made of them
 
 
 @dataclass(eq=False)
@@ -54,10 +51,8 @@ class Record:
     say: Callable[[str], None]
 
     def __post_init__(self) -> None:
-        self.trouble: str | None = None
-        """What the latest line of the log shows to be wrong."""
-        self.alike: str | None = None
-        """The same of the latest samples."""
+        self.trouble: str | None = None  # what the latest line of the log shows to be wrong
+        self.alike: str | None = None  # the same of the latest samples
         recipe, experiment = self.recipe, self.experiment
         makers = experiment.game.makers.items()
         self.samplers = {name: self._sampler(maker) for name, maker in makers if not maker.classifies}
@@ -78,8 +73,7 @@ class Record:
             self.evaluator.check_best(recipe.evaluation.best)
         checkpoint.drop(self.run / "best", experiment.state.round)  # what a killed session kept comes again
         self.latest: Mapping[str, torch.Tensor] = {}
-        self.scores: Sequence[Receipt] = ()
-        """Of this session's latest evaluation."""
+        self.scores: Sequence[Receipt] = ()  # of this session's latest evaluation
         self._drawn, self._drawing = time.perf_counter(), 1.0  # when the film and the curves were drawn, in how long
         self._said: set[str] = set()
         self.saved_at = experiment.state.round or -1  # a run that goes on was loaded from there
@@ -135,13 +129,10 @@ class Record:
         now = (state.seconds, state.images, stream.waited)
         seconds, images, waited = (after - before for after, before in zip(now, self.flushed_at, strict=True))
         self.flushed_at = now
-        row = {
-            **self._clocks(),
-            "images_per_second": round(images / seconds, 1) if seconds > 0 else 0.0,
-            **({} if stream.in_memory or seconds <= 0 else {"data_wait": round(waited / seconds, 4)}),
-            **self.experiment.schedules.values(),
-            **means,
-        }
+        row = {**self._clocks(), "images_per_second": round(images / seconds, 1) if seconds > 0 else 0.0}
+        if not stream.in_memory and seconds > 0:
+            row["data_wait"] = round(waited / seconds, 4)
+        row |= {**self.experiment.schedules.values(), **means}
         self.log.write(row)
         found = health.trouble(row)
         if found and not self.trouble:
@@ -186,6 +177,8 @@ class Record:
         self.log.picture(folder, picture, self.experiment.state.round)
 
     def _shown(self, sampler: Sampler) -> Image.Image:
+        if "bits" in sampler.maker.inputs.values():
+            return self._edits(sampler)
         if sampler.maker.pictures:
             return self._strip(sampler)
         if not sampler.maker.labelled:
@@ -196,10 +189,7 @@ class Record:
 
     def _strip(self, sampler: Sampler) -> Image.Image:
         """A column for each held-back picture: what goes in, what comes out, and the truth of a pair."""
-        maker, to_unit = sampler.maker, VALUES[self.recipe.data.values].to_unit
-        held = self._held_back
-        if "bits" in maker.inputs.values():
-            return self._edits(sampler, held)
+        maker, held, to_unit = sampler.maker, self._held_back, VALUES[self.recipe.data.values].to_unit
         n = min(len(held[field]) for field in maker.pictures)
         rows = [to_uint8(to_unit(held[field][:n].clone())) for field in maker.pictures]
         rows.append(to_uint8(sampler.translated(held, range(n))))
@@ -208,9 +198,9 @@ class Record:
             rows.append(to_uint8(to_unit(held[maker.imitates][:n].clone())))
         return grid(np.concatenate(of_one_size(rows)), columns=n)
 
-    def _edits(self, sampler: Sampler, held: Mapping[str, Tensor]) -> Image.Image:
+    def _edits(self, sampler: Sampler) -> Image.Image:
         """A row for each held-back picture: itself, then what it becomes as each attribute in turn changes."""
-        (field,), names = sampler.maker.pictures, sampler.classes.names
+        (field,), names, held = sampler.maker.pictures, sampler.classes.names, self._held_back
         rows = []
         for x, own in zip(held[field], held["bits"], strict=True):
             bits = [wished(names, own.tolist(), name, not own[i] or "=" in name) for i, name in enumerate(names)]
@@ -297,4 +287,4 @@ class Record:
         self._drawn = time.perf_counter()
         self._drawing = self._drawn - began
         if finished:
-            runs.finish(self.run)
+            (self.run / UNFINISHED).unlink(missing_ok=True)
