@@ -73,7 +73,7 @@ def test_the_bar_yields_first(time: Time, monkeypatch: pytest.MonkeyPatch) -> No
     bars = {}
     for width in range(120, 30, -1):
         monkeypatch.setenv("COLUMNS", str(width))
-        live._console = live_module._terminal(live._file)
+        live._console = live_module._terminal(live.file)
         text = live._live_line().plain
         bars[width] = len(re.findall("[━─]", text))
         assert "took" not in text and (bars[width] == 0 or "img/s" in text)

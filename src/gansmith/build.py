@@ -276,9 +276,7 @@ def build_prior(recipe: Recipe) -> Prior:
     cls = _find("prior", recipe.prior)
     prior = _construct(cls, {}, recipe.prior.args, "prior")
     if not isinstance(prior, Prior) or not isinstance(getattr(prior, "width", None), int):
-        raise UserError(
-            f"prior: {recipe.prior.name} must be a gansmith.priors.Prior whose `width` is the length of its z"
-        )
+        raise UserError(f"prior: {recipe.prior.name} must be a gansmith.priors.Prior; `width` is the length of its z")
     return prior
 
 

@@ -193,6 +193,9 @@ def _all(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 
 _COUNT, _TWO_OR_MORE = click.IntRange(min=1), click.IntRange(min=2)
+_SPLITS = click.Choice(["test", "validation", "train"])
+_FEATURES = click.Choice(["mnist", "inception", "mobilenet"])
+_CHANNELS = click.Choice(["1", "3"])
 _FREE_WORDS = {"ignore_unknown_options": True}
 _RECIPE = click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="[RECIPE] [--KEY VALUE]...")
 _KEYS = {
@@ -482,19 +485,12 @@ def figure(name: str, run: str, **opened: Any) -> None:
 @_option("--seeds", "LIST", "one set of samples for each seed; +- is their spread  [0-2]", read=_seeds)
 @_option("--maker", "NAME", "one of a game's makers  [all]")
 @_TO
-@_option(
-    "--reference",
-    None,
-    "the real images to compare with  [test; of a folder without, validation or train]",
-    click.Choice(["test", "validation", "train"]),
-)
-@_option(
-    "--features", None, "what images are compared by  [as the data]", click.Choice(["mnist", "inception", "mobilenet"])
-)
+@_option("--reference", None, "the real images to compare with  [test, else validation or train]", _SPLITS)
+@_option("--features", None, "what images are compared by  [as the data]", _FEATURES)
 @_option("--feature-weights", "FILE", "the weights of these features  [a download that is announced]")
 @_option("--data", "NAME|FOLDER|RUN", "for a folder of pictures: the real images, or a run that has them")
 @_option("--img_size", "INT|H,W", "their size, with --data NAME|FOLDER  [28]")
-@_option("--channels", "INT", "1 or 3, with --data NAME|FOLDER  [1]", click.IntRange(1, 3))
+@_option("--channels", "INT", "1 or 3, with --data NAME|FOLDER  [1]", _CHANNELS)
 @_option("--out", "FOLDER", "for receipts.jsonl and the nearest training images  [the RUN itself]", read=Path)
 @_JSON
 @_RUN_OPTIONS
@@ -531,7 +527,7 @@ def evaluate(what: tuple[str, ...], data: Text, out: Path | None, as_json: bool,
         _print_scores(found)
 
 
-def _real_images(data: Text, img_size: Text, channels: int | None) -> Any:
+def _real_images(data: Text, img_size: Text, channels: Text) -> Any:
     """What --data names: the recipe of a run, or the data section of a set by name or folder; None without --data."""
     from gansmith.recipe import is_run, plan
     from gansmith.sections import Data
@@ -540,13 +536,11 @@ def _real_images(data: Text, img_size: Text, channels: int | None) -> Any:
         return plan(Path(data)).recipe
     if data is None and (img_size or channels):
         raise UserError("--img_size and --channels go with --data; a run has its own")
-    if channels == 2:
-        raise UserError("--channels is 2; it must be 1 or 3")
     sides = (img_size or "28").split(",")
     if len(sides) > 2 or not all(side.isdecimal() and int(side) > 0 for side in sides):
         raise UserError(f"--img_size is {img_size!r}; it must be a side such as 28, or height,width such as 48,64")
     size = (int(sides[0]), int(sides[-1]))
-    return None if data is None else Data(name=data, img_size=size, channels=channels or 1)  # type: ignore[arg-type]
+    return None if data is None else Data(name=data, img_size=size, channels=int(channels or 1))  # type: ignore[arg-type]
 
 
 @main.command(short_help="Reproduce a number of a paper, with its ablations.")
@@ -643,10 +637,10 @@ def _goes_on() -> Iterator[None]:
 @click.argument("out", required=False)
 @_option("--per_shard", "N", "pictures of one shard  [1000]", _COUNT, 1000)
 @_option("--img_size", "INT|H,W", "of a named set: the size of its pictures  [28]")
-@_option("--channels", "INT", "of a named set: 1 or 3  [1]", click.IntRange(1, 3))
+@_option("--channels", "INT", "of a named set: 1 or 3  [1]", _CHANNELS)
 @_option("--n_cpu", "INT", "threads  [8]", _COUNT, 8)
 @click.option("--pairs", is_flag=True, help="of a folder: pictures of equal names in folders a and b are pairs")
-def shards(what: str, out: Text, img_size: Text, channels: int | None, **options: Any) -> None:
+def shards(what: str, out: Text, img_size: Text, channels: Text, **options: Any) -> None:
     """Write the pictures of a folder, as they are, or of a named set to shards (WebDataset's) in the new folder OUT.
 
     Without OUT: write the index of SHARDS, which are on this machine, beside them.

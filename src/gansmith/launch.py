@@ -26,7 +26,5 @@ def launch() -> Launch:
     try:
         rank, size, local_rank, local_size = (int({**alone, **os.environ}[name]) for name in places)
     except (KeyError, ValueError):
-        raise UserError(
-            f"{', '.join(places)} must be whole numbers, as torchrun sets them, or RANK not be set"
-        ) from None
+        raise UserError(f"{', '.join(places)} must be whole numbers, as torchrun sets them, or RANK unset") from None
     return Launch(rank, size, local_rank, local_size, int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")))

@@ -114,9 +114,7 @@ def _world(device: str) -> AbstractContextManager[World]:
     if launch().size == 1:
         return nullcontext(World(choose_device(device)))
     if not torch.distributed.is_available():
-        raise UserError(
-            "this PyTorch is built without torch.distributed, so it trains in one process: start it without torchrun"
-        )
+        raise UserError("this PyTorch is built without torch.distributed: start the training without torchrun")
     from gansmith.distributed import joined
 
     return joined(device)
@@ -132,9 +130,7 @@ def alone(device: torch.device, *, tf32: bool) -> Iterator[None]:
     On CUDA cuDNN is held to its deterministic kernels, and TF32 is on or off in all of CUDA's libraries alike.
     """
     if not _one_training.acquire(blocking=False):
-        raise UserError(
-            "another training runs in this process, and torch's random stream is shared: use another process"
-        )
+        raise UserError("another training runs in this process, and shares torch's random stream: use another process")
     try:
         cuda = [device] if device.type == "cuda" else []
         with torch.random.fork_rng(devices=cuda), cuda_math(tf32=tf32):

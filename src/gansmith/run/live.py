@@ -4,6 +4,7 @@ import math
 import sys
 from collections import deque
 from collections.abc import Mapping
+from dataclasses import InitVar, dataclass, field
 from time import monotonic
 from typing import Self, TextIO
 
@@ -20,33 +21,28 @@ _BAR_LEAST, _BAR_MOST = 6, 40  # columns
 _DROP = ("bar", "elapsed", "percent", "epoch", "waits", "speed", "left")
 
 
+@dataclass(eq=False, kw_only=True)
 class Live:
     """A context manager that shows progress on stderr, or on `file`.
 
-    `start`, `total`: rounds done before this session and at its end; `images`: images seen before it. On a terminal, or
-    in a notebook, there is one live line; elsewhere a plain line every 10 seconds; if `quiet`, nothing.
+    On a terminal, or in a notebook, there is one live line; elsewhere a plain line every 10 seconds; if `quiet`,
+    nothing.
     """
 
-    def __init__(
-        self,
-        *,
-        start: int,
-        total: int,
-        rounds_per_epoch: float,
-        images_per_round: float,
-        images: int,
-        file: TextIO | None = None,
-        quiet: bool = False,
-    ) -> None:
-        self._round, self._total = start, total
-        self._rounds_per_epoch, self._images_per_round = rounds_per_epoch, images_per_round
-        self._images = images
+    start: InitVar[int]  # rounds done before this session
+    total: int  # rounds at its end
+    rounds_per_epoch: float
+    images_per_round: float
+    images: int  # seen so far
+    file: TextIO = field(default_factory=lambda: sys.stderr)
+    quiet: bool = False
+
+    def __post_init__(self, start: int) -> None:
+        self._round = start
         self._losses: dict[str, float] = {}
         self._waited = self._wait_share = 0.0
-        self._file = sys.stderr if file is None else file
-        self._quiet = quiet
-        self._console = None if quiet else _terminal(self._file)
-        self._notebook = type(self._file).__module__.partition(".")[0] == "ipykernel"
+        self._console = None if self.quiet else _terminal(self.file)
+        self._notebook = type(self.file).__module__.partition(".")[0] == "ipykernel"
         self._open = ""  # in a notebook the line that the next one overwrites
         self._interval = _PLAIN_SECONDS if self._console is None and not self._notebook else _REFRESH_SECONDS
         self._screen: Screen | None = None
@@ -76,7 +72,7 @@ class Live:
 
     def due(self) -> bool:
         """Whether to call `show` now; only then need the losses be fetched from the device."""
-        return not self._quiet and (not self._recent or monotonic() - self._recent[-1][0] >= self._interval)
+        return not self.quiet and (not self._recent or monotonic() - self._recent[-1][0] >= self._interval)
 
     def show(self, round: int, images: int, losses: Mapping[str, float], *, waited: float = 0.0) -> None:
         """Show where training is: rounds done, images seen, and losses as {"D": ..., "G": ...}.
@@ -106,7 +102,7 @@ class Live:
         self.__exit__()
 
     def _update(self, round: int, images: int, losses: Mapping[str, float]) -> None:
-        self._round, self._images, self._losses = round, images, dict(losses)
+        self._round, self.images, self._losses = round, images, dict(losses)
         now = (monotonic(), images)
         self._first = self._first or now
         self._recent.append(now)
@@ -114,9 +110,9 @@ class Live:
             self._recent.popleft()
 
     def _print(self, line: str, *, passing: bool = False) -> None:
-        if not self._quiet:
+        if not self.quiet:
             over = f"\r{' ' * len(self._open)}\r" if self._open else ""
-            print(f"{over}{line}", end="" if passing else "\n", file=self._file, flush=True)
+            print(f"{over}{line}", end="" if passing else "\n", file=self.file, flush=True)
             self._open = line if passing else ""
 
     def _plain_line(self) -> str:
@@ -155,17 +151,17 @@ class Live:
 
     def _parts(self, digits: int) -> dict[str, str]:
         """The texts of a line, in its order; what is not known yet is missing."""
-        epochs = _epoch(self._total, self._rounds_per_epoch)
+        epochs = _epoch(self.total, self.rounds_per_epoch)
         parts = {
-            "epoch": f"epoch {_epoch(self._round, self._rounds_per_epoch)}/{epochs}",
-            "round": f"{self._round}/{self._total}",
+            "epoch": f"epoch {_epoch(self._round, self.rounds_per_epoch)}/{epochs}",
+            "round": f"{self._round}/{self.total}",
             "bar": "",
             "percent": f"{int(100 * self._fraction())}%",
         }
         if self._losses:
             parts["losses"] = "  ".join(f"{key} {value:.{digits}f}" for key, value in self._losses.items())
         mean = _speed(self._first, self._recent)
-        speed = mean if self._ended else _speed(self._recent[0] if self._recent else None, self._recent)
+        speed = mean if self._ended else _speed(next(iter(self._recent), None), self._recent)
         if speed is not None:
             parts["speed"] = f"{speed:,.0f} img/s" if speed >= 10 else f"{speed:.2f} img/s"
         if self._wait_share > _WAIT_SHOWN and not self._ended:
@@ -174,11 +170,11 @@ class Live:
         parts["elapsed"] = f"took {took}" if self._ended else took
         if mean and not self._ended:
             # The mean is steadier than the speed of now, and counts pauses for evaluation at their share.
-            parts["left"] = f"left {_clock((self._total - self._round) * self._images_per_round / mean)}"
+            parts["left"] = f"left {_clock((self.total - self._round) * self.images_per_round / mean)}"
         return parts
 
     def _fraction(self) -> float:
-        return min(1.0, self._round / self._total) if self._total else 1.0
+        return min(1.0, self._round / self.total) if self.total else 1.0
 
 
 def _terminal(file: TextIO) -> Console | None:
