@@ -1,5 +1,9 @@
 """Images of a run: from network output to a grid, a PNG, and a GIF of how the pictures grew."""
 
+import contextlib
+import math
+import shutil
+import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,7 +15,6 @@ from torch import Tensor
 
 from gansmith.errors import UserError
 from gansmith.run.atomic import replacing
-from gansmith.run.mp4 import save_mp4
 
 _BACKGROUND = 96  # neither the black nor the white of most data, so that the tiles' edges can be seen
 _GREYS = 16  # levels in a grey GIF: no steps to be seen at this size, and less than half the bytes of 256
@@ -118,7 +121,7 @@ def save_pages(
     A GIF has few greys, or one palette made for `colours` (N, 3), so that colours do not flicker.
     """
     if out.suffix.lower() == ".mp4":
-        return save_mp4(pages, durations, out)
+        return _save_mp4(pages, durations, out)
     if all(page.mode == "L" for page in pages):
         pages = [_few_greys(page) for page in pages]
     else:
@@ -127,6 +130,27 @@ def save_pages(
         pages = [page.convert("RGB").quantize(palette=palette, dither=Image.Dither.NONE) for page in pages]
     with replacing(out) as part:
         pages[0].save(part, format="GIF", save_all=True, append_images=pages[1:], duration=list(durations), loop=0)
+
+
+def _save_mp4(pages: Sequence[Image.Image], durations: Sequence[int], out: Path) -> None:
+    """Write pages of one size, each for its milliseconds; an odd side gets one more line. UserError without ffmpeg."""
+    if (program := shutil.which("ffmpeg")) is None:
+        raise UserError(f"{out}: .mp4 takes the program ffmpeg, and there is none on PATH; .gif takes no program")
+    (width, height), tick = pages[0].size, math.gcd(*durations)
+    given = f"-f rawvideo -pix_fmt rgb24 -s {width}x{height} -framerate 1000/{tick} -i -"
+    made = "-vf pad=ceil(iw/2)*2:ceil(ih/2)*2 -pix_fmt yuv420p -movflags +faststart -f mp4"
+    with replacing(out) as part:
+        words = [program, "-v", "error", "-y", *given.split(), *made.split(), str(part.absolute())]
+        with subprocess.Popen(words, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+            assert process.stdin is not None
+            with contextlib.suppress(BrokenPipeError):  # it has ended, and says why
+                for page, duration in zip(pages, durations, strict=True):
+                    for _ in range(duration // tick):
+                        process.stdin.write(page.convert("RGB").tobytes())
+            _, said = process.communicate()
+        if process.returncode:
+            reason = next(reversed(said.decode(errors="replace").split("\n")[:-1]), f"exit {process.returncode}")
+            raise UserError(f"{out}: ffmpeg did not write it: {reason}")
 
 
 def _thin(n: int, most: int) -> list[int]:

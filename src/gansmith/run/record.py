@@ -54,9 +54,8 @@ class Record:
         self.trouble: str | None = None  # what the latest line of the log shows to be wrong
         self.alike: str | None = None  # the same of the latest samples
         recipe, experiment = self.recipe, self.experiment
-        makers = experiment.game.makers.items()
-        self.samplers = {name: self._sampler(maker) for name, maker in makers if not maker.classifies}
-        self.sampler = next(iter(self.samplers.values()))
+        self.samplers = [self._sampler(maker) for maker in experiment.game.makers.values() if not maker.classifies]
+        self.sampler = self.samplers[0]
         self.evaluator = None
         if recipe.evaluation.every:
             from gansmith.evaluation.evaluator import Evaluator, usual
@@ -160,7 +159,7 @@ class Record:
 
             save_growth(self.recipe, self.experiment, self.sampler, number, self.run / "growth" / f"{number:06d}.png")
             return
-        self._save(stacked([self._shown(sampler) for sampler in self.samplers.values()]), "growth")
+        self._save(stacked([self._shown(sampler) for sampler in self.samplers]), "growth")
         if not self.sampler.maker.pictures:
             fresh = torch.Generator().manual_seed(derive_seed(self.recipe.seed, 2, number))
             z = self.sampler.prior.sample(25, fresh, self.sampler.dtype)
