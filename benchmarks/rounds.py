@@ -126,7 +126,7 @@ class Bench:
         self.experiment = build(recipe, device, say=say, progress=False)
         self.log = RunLog(folder, tensorboard=False)
         self.record = Record(folder, recipe, self.experiment, self.log, device, lambda text: None)
-        self.live = Live(start=0, total=1, rounds_per_epoch=1, images_per_round=1, images=0, quiet=True)
+        self.live = Live(start=0, total=1, rounds_per_epoch=1, images_per_round=1, quiet=True)
 
     def play(self, rounds: int) -> float:
         """The seconds that so many rounds take."""

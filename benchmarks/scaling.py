@@ -73,7 +73,7 @@ def worker(recipe_name: str, kind: str, rounds: int, device: str) -> None:
         entered.enter_context(alone(world.device, tf32=recipe.engine.precision == "tf32"))
         with patch("gansmith.build.load_sets", made_up):
             made = build(recipe, world.device, say=lambda text: None, progress=False, world=world)
-        live = Live(start=0, total=1, rounds_per_epoch=1, images_per_round=1, images=0, quiet=True)
+        live = Live(start=0, total=1, rounds_per_epoch=1, images_per_round=1, quiet=True)
 
         def milliseconds(call: Callable[[], object]) -> float:
             return 1000 * seconds_of(call, world.device) / rounds

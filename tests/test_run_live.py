@@ -38,7 +38,7 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def make(file: io.StringIO, **changes: Any) -> Live:
-    options = {"start": 0, "total": 187_600, "rounds_per_epoch": 938, "images_per_round": 64, "images": 0}
+    options = {"start": 0, "total": 187_600, "rounds_per_epoch": 938, "images_per_round": 64}
     return Live(**{**options, **changes}, file=file)
 
 
@@ -150,7 +150,7 @@ def test_a_notebook_sees_one_line_that_is_written_over(time: Time) -> None:
 def test_speed_follows_the_last_half_minute_and_time_left_the_whole_session(time: Time) -> None:
     """Not what an earlier session, or the set-up of this one, has taken."""
     out = io.StringIO()
-    live, images = make(out, start=800, total=1800, images_per_round=1, images=7000), 7000
+    live, images = make(out, start=800, total=1800, images_per_round=1), 7000
     time.now += 30
     for k in range(800, 1000):
         live.show(k, images, {})

@@ -270,7 +270,6 @@ def _session(world: World, resolved: Resolved, out: Path | None, quiet: bool) ->
             total=total,
             rounds_per_epoch=experiment.rounds_per_epoch,
             images_per_round=recipe.batch_size * experiment.game.batches_per_round,
-            images=state.images,
             quiet=quiet,
         )
         session = Session(world, run, recipe, experiment, total, live, say, quiet)

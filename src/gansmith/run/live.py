@@ -33,7 +33,6 @@ class Live:
     total: int  # rounds at its end
     rounds_per_epoch: float
     images_per_round: float
-    images: int  # seen so far
     file: TextIO = field(default_factory=lambda: sys.stderr)
     quiet: bool = False
 
@@ -102,7 +101,7 @@ class Live:
         self.__exit__()
 
     def _update(self, round: int, images: int, losses: Mapping[str, float]) -> None:
-        self._round, self.images, self._losses = round, images, dict(losses)
+        self._round, self._losses = round, dict(losses)
         now = (monotonic(), images)
         self._first = self._first or now
         self._recent.append(now)

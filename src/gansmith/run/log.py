@@ -117,8 +117,8 @@ class RunLog:
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """Read the rows of a metrics.jsonl, without a last line that is incomplete.
 
-    NaN and infinities are the strings "nan", "inf" and "-inf", which `float` understands. Raises UserError
-    if there is no such file, or if a line before the last is damaged.
+    NaN and infinities are the strings "nan", "inf" and "-inf", which `float` understands. UserError for no such file,
+    or a line before the last that is damaged.
     """
     try:
         lines = path.read_bytes().split(b"\n")
