@@ -49,13 +49,8 @@ def _prefix(what: Published) -> str:
     return Path(what.url).stem.rpartition("-")[2]
 
 
-def cached(what: Published) -> Path:
-    """Where torch keeps the file."""
-    return Path(torch.hub.get_dir()) / "checkpoints" / Path(what.url).name
-
-
 def _download(what: Published, say: Callable[[str], None]) -> Path:
-    path = cached(what)
+    path = Path(torch.hub.get_dir()) / "checkpoints" / Path(what.url).name  # where torch keeps it
     if not path.is_file():
         say(f"downloading {what.name}, {what.megabytes} MB, from {what.url} to {path}")
         try:
