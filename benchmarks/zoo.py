@@ -361,7 +361,7 @@ def measured(run: Path, metrics: Sequence[str], weights: Path | None = None) -> 
     named = [name for name in metrics if name not in OWN]
     found = {key: value for name in metrics if name in OWN for key, value in OWN[name](run).items()}
     if named:
-        seen = {"features": "mobilenet", "feature_weights": weights} if "mmd" in metrics else {}
+        seen: dict[str, Any] = {"features": "mobilenet", "feature_weights": weights} if "mmd" in metrics else {}
         receipts = gansmith.evaluate(
             run, metrics=named, n=SAMPLES, seeds=(0,), device="cpu", say=lambda text: None, **seen
         )
@@ -450,9 +450,10 @@ def enlarged(run: Path) -> dict[str, float]:
     from PIL import Image
 
     import gansmith
-    from gansmith.data.views import low
+    from gansmith.data.views import Draws, low
     from gansmith.inference import open_run
 
+    none = Draws(0, 0, 1, slice(1), torch.device("cpu"))
     sampler = gansmith.load(run, device="cpu", say=lambda text: None)
     beside, found = Path(open_run(run).recipe.data.name).parent, {}
     for name in ("Set5", "Set14"):
@@ -460,7 +461,7 @@ def enlarged(run: Path) -> dict[str, float]:
         for path in sorted((beside / name).glob("*.png")):
             x = torch.from_numpy(np.array(Image.open(path).convert("RGB"))).permute(2, 0, 1)[None] / 255
             x = x[:, :, : x.shape[2] // 4 * 4, : x.shape[3] // 4 * 4]
-            small = (low({"x": x}, None, scale=4)["low"].clamp(0, 1) * 255).round()
+            small = (low({"x": x}, none, scale=4)["low"].clamp(0, 1) * 255).round()
             cubic = torch.nn.functional.interpolate(small / 255, x.shape[2:], mode="bicubic").clamp(0, 1)
             (made,) = sampler.translate([small[0].byte().numpy()])
             pairs = [torch.from_numpy(made)[None] / 255, (cubic * 255).round() / 255]

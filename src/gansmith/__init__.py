@@ -2,24 +2,39 @@
 
 from typing import TYPE_CHECKING, Any
 
-from gansmith._version import __version__ as __version__
-from gansmith.errors import Diverged as Diverged
-from gansmith.errors import UserError as UserError
+from gansmith._version import __version__
+from gansmith.errors import Diverged, UserError
 
 if TYPE_CHECKING:
-    from gansmith.evaluation.evaluator import evaluate as evaluate
-    from gansmith.exactness import verify as verify
-    from gansmith.hub import pull as pull
-    from gansmith.inference import Sampler as Sampler
-    from gansmith.inference import load as load
-    from gansmith.portable.formats import export as export
-    from gansmith.portable.publish import push as push
-    from gansmith.recipe import plan as plan
-    from gansmith.recipe import recipe_names as recipe_names
-    from gansmith.run.log import history as history
-    from gansmith.training import Stopped as Stopped
-    from gansmith.training import train as train
-    from gansmith.translation import translate as translate
+    from gansmith.evaluation.evaluator import evaluate
+    from gansmith.exactness import verify
+    from gansmith.hub import pull
+    from gansmith.inference import Sampler, load
+    from gansmith.portable.formats import export
+    from gansmith.portable.publish import push
+    from gansmith.recipe import plan, recipe_names
+    from gansmith.run.log import history
+    from gansmith.training import Stopped, train
+    from gansmith.translation import translate
+
+__all__ = [
+    "Diverged",
+    "Sampler",
+    "Stopped",
+    "UserError",
+    "__version__",
+    "evaluate",
+    "export",
+    "history",
+    "load",
+    "plan",
+    "pull",
+    "push",
+    "recipe_names",
+    "train",
+    "translate",
+    "verify",
+]
 
 # Where the public names live; they are imported on first use, because torch takes seconds to import.
 _HOMES = {
@@ -37,7 +52,6 @@ _HOMES = {
     "translate": "translation",
     "verify": "exactness",
 }
-__all__ = sorted(["Diverged", "UserError", "__version__", *_HOMES])
 
 
 def __getattr__(name: str) -> Any:

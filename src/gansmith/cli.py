@@ -169,6 +169,10 @@ def _round(text: str) -> int | str:
     return text if text == "best" else int(text)
 
 
+def _path(text: str) -> Path | None:
+    return Path(text) if text else None  # an empty variable of a shell is not this folder
+
+
 def _trust(context: click.Context, option: click.Parameter, given: bool) -> None:
     """Processes that this one starts inherit it."""
     if given:
@@ -303,7 +307,7 @@ def _say_what_next(run: Path) -> None:
 @_option("--n", "N", "the first N seeds", _COUNT)
 @_option("--label", "CLASS", "of this class, by name or number  [a column for each class]")
 @_option("--grid", "COLSxROWS", "how the pictures are laid out  [8x8]")
-@_option("--out", "PATH", ".png, .jpg, .webp: a grid; .npz: arrays; a folder: one .png each  [in RUN]", read=Path)
+@_option("--out", "PATH", ".png, .jpg, .webp: a grid; .npz: arrays; a folder: one .png each  [in RUN]", read=_path)
 @_option("--traverse", "CODE", "vary one code along each row (infogan): category, code1, ...")
 @_MAKER
 @_TO
@@ -422,7 +426,7 @@ def translate(run: str, pictures: tuple[str, ...], **opened: Any) -> None:
 @_option("--seeds", "LIST", "the path goes through these, such as 0,7 or 0-4  [0-4]", default="0-4")
 @_option("--frames", "N", "from one seed to the next  [10]", _TWO_OR_MORE, 10)
 @_option("--label", "CLASS", "of this class, by name or number  [the first]")
-@_option("--out", "PATH", ".png, .jpg, .webp: a strip per pair of seeds; .gif, .mp4: a film  [in RUN]", read=Path)
+@_option("--out", "PATH", ".png, .jpg, .webp: a strip per pair of seeds; .gif, .mp4: a film  [in RUN]", read=_path)
 @_RUN_OPTIONS
 def interpolate(run: str, seeds: str, frames: int, label: Text, out: Path | None, **opened: Any) -> None:
     """Walk through the latent space of RUN, from one seed to the next."""
@@ -491,7 +495,7 @@ def figure(name: str, run: str, **opened: Any) -> None:
 @_option("--data", "NAME|FOLDER|RUN", "for a folder of pictures: the real images, or a run that has them")
 @_option("--img_size", "INT|H,W", "their size, with --data NAME|FOLDER  [28]")
 @_option("--channels", "INT", "1 or 3, with --data NAME|FOLDER  [1]", _CHANNELS)
-@_option("--out", "FOLDER", "for receipts.jsonl and the nearest training images  [the RUN itself]", read=Path)
+@_option("--out", "FOLDER", "for receipts.jsonl and the nearest training images  [the RUN itself]", read=_path)
 @_JSON
 @_RUN_OPTIONS
 def evaluate(what: tuple[str, ...], data: Text, out: Path | None, as_json: bool, **options: Any) -> None:
@@ -548,7 +552,7 @@ def _real_images(data: Text, img_size: Text, channels: Text) -> Any:
 @_option("--seeds", "K", "seeds 0 to K-1: K trainings of each variant  [3]", _COUNT, 3)
 @_option("--only", "LIST", "some of the variants, such as paper,alternating  [all]", read=_listed)
 @_option("--n_epochs", "INT", "length of each training  [the recipe's]", _COUNT)
-@_option("--out", "FOLDER", "runs and table  [runs/reproduce-NAME]", read=Path)
+@_option("--out", "FOLDER", "runs and table  [runs/reproduce-NAME]", read=_path)
 @_DEVICE
 @_QUIET
 def reproduce(name: Text, seeds: int, quiet: bool, **options: Any) -> None:
@@ -580,7 +584,7 @@ def reproduce(name: Text, seeds: int, quiet: bool, **options: Any) -> None:
 @_option("--metrics", "LIST", "as of gansmith evaluate  [fd,dc of digits, psnr of pairs, ...]", read=_listed)
 @_option("--n", "N", "samples of each run  [what is usual for each metric]", _TWO_OR_MORE)
 @_option("--jobs", "N", "trainings at once  [the cores; with --minutes 1]", _COUNT)
-@_option("--out", "FOLDER", "runs, table, compare.html  [runs/compare-RECIPE-KEY]", read=Path)
+@_option("--out", "FOLDER", "runs, table, compare.html  [runs/compare-RECIPE-KEY]", read=_path)
 @_DEVICE
 @_TRUST
 @_QUIET
