@@ -236,7 +236,7 @@ def test_no_other_file_is_unpickled(hub: Path, tmp_path: Path) -> None:
     torch.load(trap, weights_only=False)
     assert mark.exists()  # torch-fidelity loads like this
     mark.unlink()
-    with pytest.raises(UserError, match="trap.pth is not the Inception of FID, or not all of it: [0-9,]+ bytes"):
+    with pytest.raises(UserError, match=r"trap.pth is not weights-inception\S+\.pth, or not all of it: [0-9,]+ bytes"):
         inception(trap)
     assert not mark.exists()
     with pytest.raises(UserError, match="cannot be read"):
@@ -248,15 +248,15 @@ def test_the_file_is_looked_for_in_this_order(hub: Path, tmp_path: Path, monkeyp
     said: list[str] = []
     with pytest.raises(UserError, match=r"--feature-weights PATH.*no network|no network.*--feature-weights PATH"):
         inception(say=said.append)
-    assert "96 MB" in said[0] and features.INCEPTION_URL in said[0]
+    assert "96 MB" in said[0] and features.INCEPTION.url in said[0]
 
     def refused(weights: Path | None = None) -> str:
-        with pytest.raises(UserError, match="is not the Inception of FID") as caught:
+        with pytest.raises(UserError, match="is not weights-inception") as caught:
             inception(weights, say=said.append)
         return str(caught.value).partition(" is not")[0]
 
     def download(url: str, to: str, sha256: str, progress: bool) -> None:
-        assert (url, sha256) == (features.INCEPTION_URL, features.INCEPTION_SHA256)
+        assert (url, sha256) == (features.INCEPTION.url, features.INCEPTION.sha256)
         Path(to).write_bytes(b"downloaded")
 
     monkeypatch.setattr(torch.hub, "download_url_to_file", download)
@@ -301,7 +301,7 @@ def test_inception_is_fed_what_the_literature_feeds_it(
     random_weights: Path, monkeypatch: pytest.MonkeyPatch, hub: Path
 ) -> None:
     digest = hashlib.sha256(random_weights.read_bytes()).hexdigest()
-    monkeypatch.setattr(features, "INCEPTION_SHA256", digest)
+    monkeypatch.setattr(features, "INCEPTION", features.INCEPTION._replace(sha256=digest))
     state = torch.random.get_rng_state()
     extractor = dataclasses.replace(inception(random_weights), rows=2)
     assert torch.equal(state, torch.random.get_rng_state())

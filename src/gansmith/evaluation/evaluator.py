@@ -92,8 +92,7 @@ class Evaluator:
         self.extractor: Extractor | None = None
         if any(METRICS[m].features for m in self.metrics):
             try:
-                given = (where,) if case.features == "mnist" else (feature_weights, where, say)
-                self.extractor = EXTRACTORS[case.features](*given)
+                self.extractor = EXTRACTORS[case.features](feature_weights, where, say)
             except UserError as error:
                 self.metrics = [m for m in self.metrics if not METRICS[m].features]
                 if metrics is not None or features is not None or not self.metrics:

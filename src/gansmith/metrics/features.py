@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -19,17 +18,30 @@ from gansmith.cuda_math import cuda_math
 from gansmith.errors import UserError
 from gansmith.metrics import digits
 from gansmith.metrics.digits import Outputs
-from gansmith.weights import Published, read
+from gansmith.weights import Published, cache, download, read, verified
 
 Say = Callable[[str], None]
 
-INCEPTION_URL = (
-    "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"
+INCEPTION = Published(
+    "Inception",
+    "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth",
+    "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2",
+    96,
+    "--feature-weights PATH or $GANSMITH_INCEPTION",
 )
-INCEPTION_FILES = ("weights-inception-2015-12-05-6726825d.pth", "pt_inception-2015-12-05-6726825d.pth")
+INCEPTION_FILES = (Path(INCEPTION.url).name, "pt_inception-2015-12-05-6726825d.pth")
 """torch-fidelity's name and pytorch-fid's, of the same bytes."""
-INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
-INCEPTION_BYTES = 95_628_359
+MOBILENET = Published(
+    "MobileNetV2",
+    "https://download.pytorch.org/models/mobilenet_v2-b0353104.pth",
+    "b0353104",
+    14,
+    "--feature-weights FILE",
+)
+MOBILENET_SIDE = 128
+"""Pictures are enlarged, or made small, to so many pixels."""
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""Of ImageNet's pictures."""
 
 
 @dataclass(frozen=True)
@@ -85,17 +97,8 @@ def inception(weights: Path | None = None, device: str | torch.device = "cpu", s
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
     except ImportError as error:
         raise UserError(f'Inception needs torch-fidelity: pip install "gansmith[inception]" ({error})') from None
-    path = weights or _inception_file() or _download_inception(say)
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"the Inception weights {path} cannot be read: {error.strerror}") from None
-    digest = hashlib.sha256(data).hexdigest()
-    if digest != INCEPTION_SHA256:  # torch-fidelity unpickles what it is given: so nothing but the known bytes
-        raise UserError(
-            f"{path} is not the Inception of FID, or not all of it: {len(data):,} bytes with sha256 {digest[:12]}, not "
-            f"{INCEPTION_BYTES:,} bytes with {INCEPTION_SHA256[:12]}; remove it or give {INCEPTION_FILES[1]}"
-        )
+    path = weights or _inception_file() or download(INCEPTION, say)
+    data = verified(INCEPTION, path)  # torch-fidelity unpickles what it is given: so nothing but the known bytes
     with torch.random.fork_rng(devices=[]):  # making the network draws weights that are replaced at once
         classifier = FeatureExtractorInceptionV3(
             "inception", ["2048", "logits_unbiased"], feature_extractor_weights_path=io.BytesIO(data)
@@ -104,14 +107,7 @@ def inception(weights: Path | None = None, device: str | torch.device = "cpu", s
     def net(x: Tensor) -> Outputs:
         return Outputs(*classifier((x * 255).round().to(torch.uint8).expand(-1, 3, -1, -1)))
 
-    return Extractor("inception", digest, torch.device(device), 32, net)
-
-
-MOBILENET = Published(
-    "MobileNetV2", "https://download.pytorch.org/models/mobilenet_v2-b0353104.pth", 14, "--feature-weights FILE"
-)
-MOBILENET_SIDE = 128
-"""Pictures are enlarged, or made small, to so many pixels."""
+    return Extractor("inception", INCEPTION.sha256, torch.device(device), 32, net)
 
 
 def mobilenet(weights: Path | None = None, device: str | torch.device = "cpu", say: Say = print) -> Extractor:
@@ -155,33 +151,15 @@ def there() -> str:
     return "inception" if find_spec("torch_fidelity") and _inception_file() else "mobilenet"
 
 
-EXTRACTORS: dict[str, Callable[..., Extractor]] = {"mnist": mnist, "inception": inception, "mobilenet": mobilenet}
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""Of ImageNet's pictures."""
-
-
-def _cache() -> Path:
-    return Path(torch.hub.get_dir()) / "checkpoints"
+EXTRACTORS: dict[str, Callable[[Path | None, torch.device, Say], Extractor]] = {
+    "mnist": lambda weights, device, say: mnist(device),
+    "inception": inception,
+    "mobilenet": mobilenet,
+}
 
 
 def _inception_file() -> Path | None:
     """The file that the environment names, else one that is there already."""
     if named := os.environ.get("GANSMITH_INCEPTION"):
         return Path(named).expanduser()
-    return next((path for name in INCEPTION_FILES if (path := _cache() / name).is_file()), None)
-
-
-def _download_inception(say: Say) -> Path:
-    """Fetched to where torch-fidelity looks for it; nothing is left there unless it is whole."""
-    path = _cache() / INCEPTION_FILES[0]
-    say(f"downloading the Inception weights, {INCEPTION_BYTES / 1e6:.0f} MB, from {INCEPTION_URL} to {path}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        torch.hub.download_url_to_file(INCEPTION_URL, str(path), INCEPTION_SHA256, progress=sys.stderr.isatty())
-    except (OSError, RuntimeError) as error:  # no network, no room; the wrong bytes
-        raise UserError(
-            f"the Inception weights could not be downloaded ({error}): put {INCEPTION_FILES[1]} "
-            f"({INCEPTION_BYTES / 1e6:.0f} MB) into {path.parent}, or name it with --feature-weights PATH or "
-            "$GANSMITH_INCEPTION"
-        ) from None
-    return path
+    return next((path for name in INCEPTION_FILES if (path := cache() / name).is_file()), None)

@@ -8,14 +8,7 @@ import torch
 from torch import Tensor
 
 from gansmith.errors import UserError
-
-
-class KernelDistance(NamedTuple):
-    """MMD^2 over random subsets."""
-
-    mean: float
-    std: float
-    """Between subsets (ddof 0), which share images: not an error of `mean`."""
+from gansmith.metrics.vectors import MeanStd
 
 
 class Interval(NamedTuple):
@@ -61,7 +54,7 @@ def _row_sums(a: Tensor, b: Tensor) -> Tensor:
     return torch.cat([((part @ b.double().T / a.shape[1] + 1) ** 3).sum(1) for part in parts])
 
 
-def kernel_distance(a: Tensor, b: Tensor, *, subsets: int = 100, size: int = 1000, seed: int = 0) -> KernelDistance:
+def kernel_distance(a: Tensor, b: Tensor, *, subsets: int = 100, size: int = 1000, seed: int = 0) -> MeanStd:
     """Mean and standard deviation of MMD^2 over `subsets` draws of `size` rows of each set, without replacement.
 
     MMD^2 = mean_{i != j} k(a_i, a_j) + mean_{i != j} k(b_i, b_j) - 2 mean k(a_i, b_j), k(x, y) = (<x, y> / d + 1)^3. It
@@ -78,4 +71,4 @@ def kernel_distance(a: Tensor, b: Tensor, *, subsets: int = 100, size: int = 100
         return x[torch.randperm(len(x), generator=draws)[:size].to(x.device)].double()
 
     values = torch.stack([poly_mmd(subset(a), subset(b)) for _ in range(subsets)])
-    return KernelDistance(values.mean().item(), values.std(correction=0).item())
+    return MeanStd(values.mean().item(), values.std(correction=0).item())

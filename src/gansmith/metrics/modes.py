@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
 from gansmith.errors import UserError
-
-
-class InceptionScore(NamedTuple):
-    mean: float
-    std: float
-    """Between splits (ddof 0)."""
+from gansmith.metrics.vectors import MeanStd
 
 
 def total_variation(counts: Tensor) -> float:
@@ -28,7 +21,7 @@ def kl_to_uniform(counts: Tensor) -> float:
     return torch.xlogy(p, p * len(p)).sum().item()
 
 
-def inception_score(p: Tensor, splits: int = 10) -> InceptionScore:
+def inception_score(p: Tensor, splits: int = 10) -> MeanStd:
     """exp(mean_x KL(p(y|x) || p(y))), p(y) the mean of p(y|x): mean and std over `splits` runs of rows of equal length.
 
     p (N, K): float64, each row with sum 1; UserError unless N is at least `splits`. From 1 to K. Computed as
@@ -40,4 +33,4 @@ def inception_score(p: Tensor, splits: int = 10) -> InceptionScore:
         raise UserError(f"splits={splits} of {n} samples: there must be 1 to {n}")
     parts = [p[i * n // splits : (i + 1) * n // splits] for i in range(splits)]
     scores = torch.stack([entropies(part.mean(0)).sum() - entropies(part).sum(1).mean() for part in parts]).exp()
-    return InceptionScore(scores.mean().item(), scores.std(correction=0).item())
+    return MeanStd(scores.mean().item(), scores.std(correction=0).item())

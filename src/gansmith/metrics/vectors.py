@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,6 +14,13 @@ ROWS = 1024
 """The most rows of a block: a matrix of distances between two blocks is 8 MB."""
 NUMBERS = 2**21
 """The most numbers of a block: 16 MB."""
+
+
+class MeanStd(NamedTuple):
+    """A score over parts of the sets, `std` with ddof 0; subsets that share images make it no error of `mean`."""
+
+    mean: float
+    std: float
 
 
 def vectors(what: str, x: Tensor, width: int | None = None) -> Tensor:

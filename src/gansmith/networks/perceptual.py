@@ -14,7 +14,9 @@ from gansmith.schema import Range
 from gansmith.weights import Published, read
 
 Values = Literal["signed", "unit"]
-VGG19 = Published("VGG19", "https://download.pytorch.org/models/vgg19-dcbb9e9d.pth", 575, "--networks.F.file PATH")
+VGG19 = Published(
+    *("VGG19", "https://download.pytorch.org/models/vgg19-dcbb9e9d.pth", "dcbb9e9d", 575, "--networks.F.file PATH")
+)
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
