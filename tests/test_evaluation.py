@@ -26,7 +26,7 @@ from gansmith.errors import UserError
 from gansmith.evaluation import evaluator as evaluation
 from gansmith.evaluation import measures
 from gansmith.evaluation.evaluator import Evaluator, choose_reference, evaluate
-from gansmith.evaluation.measures import METRICS, Images, Reference, to_pixels
+from gansmith.evaluation.measures import METRICS, Images, Reference, as_recipe, to_pixels
 from gansmith.evaluation.receipts import Receipt, check_comparable, read
 from gansmith.games.game import Maker
 from gansmith.inference import Sampler, load
@@ -76,7 +76,7 @@ def few(tmp_path_factory: pytest.TempPathFactory) -> Data:
 
 def of(data: Data, split: str) -> Callable[[int, int], Tensor]:
     """The first images of a split as samples, whatever the seed."""
-    return lambda n, seed: Reference(data, "x", "test", None, CPU, quiet).of(split).first(n).pixels
+    return lambda n, seed: Reference(as_recipe(data), "x", "test", None, CPU, quiet).of(split).first(n).pixels()
 
 
 def scores(what: Any, *metrics: str, data: Any, n: int = 200, **more: Any) -> dict[str, Receipt]:
@@ -468,7 +468,7 @@ def test_unpaired_translations_have_distances_and_no_truth(pairs: Path) -> None:
     assert evaluator.metrics == ["parzen_ll", "memorised_pixels"] and evaluator.most == 20
     a = torch.cat([torch.from_numpy(np.array(Image.open(p)))[None] for p in sorted((pairs / "two/test/a").iterdir())])
     a = a.permute(0, 3, 1, 2) / 255
-    made, real = evaluator.make(back, 20, 0), evaluator.to.real.pixels
+    made, real = evaluator.make(back, 20, 0), evaluator.to.real.pixels()
     assert torch.allclose(real, a[torch.from_numpy(mixed(20))]) and torch.allclose(made, real, atol=1e-6)
     with pytest.raises(UserError, match="psnr: .*a truth"):
         scores(back, "psnr", data=what, reference="test")

@@ -23,8 +23,9 @@ from gansmith.data.pictures import MODES
 from gansmith.data.prepare import UNLABELLED
 from gansmith.engine import choose_device
 from gansmith.errors import UserError
+from gansmith.evaluation import measures
 from gansmith.evaluation.labels import LABELS, score_labels
-from gansmith.evaluation.measures import METRICS, Case, Images, Measured, Reference, SplitName, shown_by, to_pixels
+from gansmith.evaluation.measures import METRICS, Images, Measured, Reference, SplitName, Stored, as_recipe
 from gansmith.evaluation.receipts import Receipt, append, called
 from gansmith.games.game import Maker
 from gansmith.inference import Sampler, choose_maker, load
@@ -71,23 +72,18 @@ class Evaluator:
         ceiling: bool = True,
         say: Say = print,
     ) -> None:
-        what = Data(name=what) if isinstance(what, str) else what
-        data = what.data if isinstance(what, Recipe) else what
         if n is not None and n < 2:
             raise UserError(f"n is {n}; it must be at least 2")
         if reference not in ("test", "validation", "train"):
             raise UserError(f"reference is {reference!r}; it must be test, validation or train")
         if features is not None and features not in EXTRACTORS:
             raise UserError(f"features is {features!r}; it must be one of {', '.join(EXTRACTORS)}")
-        if maker is None and isinstance(what, Recipe):
-            maker = choose_maker(game_of(what))
-        self.data, self.maker, self.n, self.ceiling, self.say = data, maker, n, ceiling, say
-        self.named = metrics is not None
-        """Whether a measure that cannot be taken is an error, as where it was asked for by name."""
-        self.there: int | None = None
-        """How many samples there can be."""
-        where = choose_device(device)
-        case = _case(what, maker, features, reference)
+        recipe, where = as_recipe(what), choose_device(device)
+        self.recipe, self.data, self.n, self.ceiling, self.say = recipe, recipe.data, n, ceiling, say
+        self.maker = maker or choose_maker(game_of(recipe))
+        self.named = metrics is not None  # whether a measure that cannot be taken is an error
+        self.there: int | None = None  # how many samples there can be
+        case = _case(recipe, self.maker, features, reference)
         self.metrics = _chosen([metrics] if isinstance(metrics, str) else metrics, case, say)
         self.extractor: Extractor | None = None
         if any(METRICS[m].features for m in self.metrics):
@@ -98,14 +94,14 @@ class Evaluator:
                 if metrics is not None or features is not None or not self.metrics:
                     raise
                 say(f"all that needs features is left out: {error}")
-        self.to = Reference(what, maker.imitates if maker else "x", reference, self.extractor, where, say)
-        self._real: dict[str, Measured] = {}
+        self.to = Reference(recipe, self.maker.imitates, reference, self.extractor, where, say)
+        self._real: dict[str, Measured | None] = {}
         self._parts = self._done = 0
         self._began = 0.0
         self.pictures: dict[str, NDArray[np.uint8]] = {}
         """Of the latest call's first set: the pairs of the memorisation measures."""
-        if maker is not None and maker.pictures:
-            there = min(len(self.to.stored(reference, field)) for field in maker.pictures)
+        if self.maker.pictures:
+            there = min(len(self.to.stored(reference, field)) for field in self.maker.pictures)
             self.limit(there, f"{reference} pictures to make samples from")
 
     def share(self, other: Evaluator) -> None:
@@ -170,10 +166,9 @@ class Evaluator:
                 _ = samples.first(with_features).outputs
             for name in list(self.metrics):
                 self._next(f"{name} of set {i + 1} of samples")
-                row, count = METRICS[name], self.count(name)
-                part = samples.first(with_features) if row.features and with_features else samples
+                part = samples.first(with_features) if METRICS[name].features and with_features else samples
                 try:
-                    measured = row(part.first(count), self.to)
+                    measured = METRICS[name].measure(part.first(self.count(name)), self.to)
                 except UserError as error:
                     if self.named or self.metrics == [name]:
                         raise
@@ -200,17 +195,14 @@ class Evaluator:
 
     def real(self, name: str) -> Measured | None:
         """The same measure with the first training images in place of samples, where there are as many."""
-        if not self._has_real(name):
-            return None
-        if name not in self._real:
+        if self._has_real(name) and name not in self._real:
             n = self.count(name)
             self._next(f"{name} of real images")
             train = self.to.of("train").first(n)
             if len(train) < n:
                 self.say(f"{name} of real images is left out: there are {len(train)} training images, not {n}")
-                return None
-            self._real[name] = METRICS[name](train, self.to)
-        return self._real[name]
+            self._real[name] = METRICS[name].measure(train, self.to) if len(train) >= n else None
+        return self._real.get(name)
 
     def _receipts(self, name: str, measured: Sequence[Measured], subject: Mapping[str, Any]) -> list[Receipt]:
         row, real = METRICS[name], self.real(name)
@@ -240,24 +232,25 @@ class Evaluator:
         return called(value, self.count(name), self.to.split if row.compares else "test")
 
     def protocol(self, name: str) -> dict[str, Any]:
-        row, data, (h, w) = METRICS[name], self.data, self.data.size
+        row, data, (h, w), n = METRICS[name], self.data, self.data.size, self.count(name)
         of = {"points": data.name} if data.values == "raw" else {"images": f"{h}x{w}x{data.channels}"}
-        protocol: dict[str, Any] = {"n": self.count(name), **of}
+        protocol: dict[str, Any] = {"n": n, **of}
         if self.to.field not in ("x", *UNLABELLED):
             protocol["field"] = self.to.field
-        if isinstance(self.to.what, Recipe) and (views := shown_by(self.to.what)):
+        if views := measures.shown_by(self.recipe):
             protocol["views"] = ", ".join(views)
-        if self.maker is not None and self.maker.pictures:
-            protocol["made from"] = f"{self.maker.pictures[0]} of the first {self.count(name)} {self.to.split} images"
+        if self.maker.pictures:
+            protocol["made from"] = f"{self.maker.pictures[0]} of the first {n} {self.to.split} images"
         if data.values == "gcn":
             protocol["contrast"] = "normalised"
         if row.compares:
+            folds = self.to.folds if row.folds else [self.to]
             for split in (self.to.split, *row.also):
-                protocol[split] = ", ".join(fold.described(split) for fold in row.taken(self.to))
+                protocol[split] = ", ".join(fold.described(split) for fold in folds)
         if data.name not in SHUFFLED and (row.equal or row.ceiling or row.paired):
             protocol["order of real images"] = "drawn once, seed 0"  # the first of them are taken, here or for `real`
         if row.equal or row.paired:
-            protocol["of these"] = f"the first {min(self.count(name), len(self.to.real))}"
+            protocol["of these"] = f"the first {min(n, len(self.to.real))}"
         if row.features and self.extractor is not None:
             features = f"{self.extractor.name} {self.extractor.digest[:12]}"
             protocol |= {"features": features, "samples": "rounded to 8 bits"}
@@ -298,7 +291,7 @@ def evaluate(
     weights = Path(feature_weights) if feature_weights is not None else None
     options: dict[str, Any] = {"n": n, "features": features, "feature_weights": weights, "device": device, "say": say}
     subjects = _subjects(what, data, maker, to, dict(round=round, ema=ema, device=device, trust=trust, say=say))
-    reference = choose_reference(subjects[0].real, say) if reference is None else reference
+    reference = choose_reference(subjects[0].recipe, say) if reference is None else reference
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
         append([], out / "receipts.jsonl")  # an error now, and not after all the work, where nothing can be written
@@ -307,11 +300,11 @@ def evaluate(
     last: Evaluator | None = None
     for one, mine in _shares(subjects, names, say):
         pictures: dict[str, NDArray[np.uint8]] = {}
-        if one.classifies:
-            assert one.sampler is not None and isinstance(one.real, Recipe)
-            found = score_labels(one.sampler, one.real, reference, mine, n, one.about, say)
+        if one.maker.classifies:
+            assert one.sampler is not None
+            found = score_labels(one.sampler, one.recipe, reference, mine, n, one.about, say)
         else:
-            evaluator = Evaluator(one.real, maker=one.maker, metrics=mine, reference=reference, **options)
+            evaluator = Evaluator(one.recipe, maker=one.maker, metrics=mine, reference=reference, **options)
             if last is not None:
                 evaluator.share(last)
             last = evaluator
@@ -336,19 +329,14 @@ def check_seeds(seeds: Sequence[int]) -> None:
 class Subject(NamedTuple):
     """What is scored: a maker of a run, a generator, or a folder of pictures."""
 
-    real: Recipe | Data
-    maker: Maker | None
+    recipe: Recipe  # which has the real images
+    maker: Maker
     sampler: Sampler | None
-    about: dict[str, Any]
-    """What receipts say of it."""
+    about: dict[str, Any]  # what receipts say of it
 
     @property
     def paired(self) -> bool:
-        return _has_truth(self.real, self.maker)
-
-    @property
-    def classifies(self) -> bool:
-        return self.sampler is not None and self.sampler.maker.classifies
+        return _has_truth(self.recipe, self.maker)
 
 
 def _subjects(
@@ -365,29 +353,28 @@ def _subjects(
         recipe = plan(what, trust=opened["trust"]).recipe
         makers = game_of(recipe).makers
         chosen = choose_maker(game_of(recipe), maker, to) if maker or to else None
-        samplers = {called: load(what, maker=called, **opened) for called in makers if chosen in (None, makers[called])}
-        more = {called: {"maker": called} if len(makers) > 1 else {} for called in makers}
-        return [
-            Subject(recipe, sampler.maker, sampler, {**_about(name, sampler, recipe.data), **more[called]})
-            for called, sampler in samplers.items()
-        ]
+        subjects = []
+        for called, one in makers.items():
+            if chosen in (None, one):
+                sampler = load(what, maker=called, **opened)
+                more = {"maker": called} if len(makers) > 1 else {}
+                subjects.append(Subject(recipe, one, sampler, {**_about(name, sampler, recipe.data), **more}))
+        return subjects
     if isinstance(what, Path) and not what.is_dir():
         raise UserError(f"{what} is neither a run nor a folder of pictures")
     if data is None:
         raise UserError(
             f"{name} is no run: say which real images it is compared with, such as --data mnist (in Python: data=)"
         )
-    if maker is not None or (to is not None and not isinstance(data, Recipe)):
+    known, recipe = isinstance(data, Recipe), as_recipe(data)
+    if maker is not None or (to is not None and not known):
         raise UserError("maker and to choose among the makers of a run; other pictures are compared with one field")
-    data = Data(name=data) if isinstance(data, str) else data
-    if isinstance(what, Sampler):
-        if what.maker.pictures and not isinstance(data, Recipe):
-            raise UserError("translations need the recipe of their run: data=gansmith.plan(RUN).recipe")
-        about = _about(name, what, data.data if isinstance(data, Recipe) else data)
-        return [Subject(data, what.maker if isinstance(data, Recipe) else None, what, about)]
-    # Which real image other pictures were made from is not known.
-    imitating = choose_maker(game_of(data), None, to)._replace(inputs={}) if isinstance(data, Recipe) else None
-    return [Subject(data, imitating, None, {"what": name})]
+    imitating = choose_maker(game_of(recipe), None, to)
+    if not isinstance(what, Sampler):  # which real image its pictures were made from is not known
+        return [Subject(recipe, imitating._replace(inputs={}), None, {"what": name})]
+    if what.maker.pictures and not known:
+        raise UserError("translations need the recipe of their run: data=gansmith.plan(RUN).recipe")
+    return [Subject(recipe, what.maker if known else imitating, what, _about(name, what, recipe.data))]
 
 
 def _shares(
@@ -395,13 +382,16 @@ def _shares(
 ) -> Iterator[tuple[Subject, list[str] | None]]:
     """What each subject is scored by of the measures that were named; those for other kinds alone are left out."""
     pairs = {name for name, row in METRICS.items() if row.paired} if any(one.paired for one in subjects) else set()
-    labels = {*LABELS} if any(one.classifies for one in subjects) else set()
+    labels = {*LABELS} if any(one.maker.classifies for one in subjects) else set()
     for one in subjects:
+        if names is None:
+            yield one, None
+            continue
         left = labels if one.paired else pairs | labels
-        mine = None if names is None else [m for m in names if (m in labels if one.classifies else m not in left)]
+        mine = [m for m in names if (m in labels if one.maker.classifies else m not in left)]
         if mine or not names:
             yield one, mine
-        elif not (one.classifies or labels.issuperset(names)):  # what is for the other kind, no one misses here
+        elif not (one.maker.classifies or labels.issuperset(names)):  # what is for the other kind, no one misses here
             say(f"{one.about['maker']}: {', '.join(names)} is left out: what it makes has no truth")
 
 
@@ -436,7 +426,7 @@ def _sets(
             say(f"{evaluator.most} of the {len(found)} pictures in {what}")
         # Drawn without order, for files of one class often stand together.
         order = torch.randperm(len(found), generator=torch.Generator().manual_seed(0))[: evaluator.most]
-        return {"samples": "8 bits"}, [partial(to_pixels, found.images, "unit", order.numpy())]
+        return {"samples": "8 bits"}, [Stored(found, "unit", order.numpy()).pixels]
     generate: Generate = what if sampler is None else partial(evaluator.make, sampler)  # type: ignore[assignment]
     if sampler is not None and sampler.maker.pictures and torch.equal(generate(2, 0), generate(2, 1)):
         say("nothing is drawn while these pictures are made, so that every seed makes the same: one set of samples")
@@ -454,12 +444,12 @@ def _label(what: Path | Sampler | Generate, out: Path, one: Subject, ema: bool) 
 
 def choose_reference(what: Recipe | Data, say: Say = print) -> SplitName:
     """The test images; of a folder without them those held back, or else the training images, which `say` is told."""
-    data, needs = (what.data, needs_of(what)) if isinstance(what, Recipe) else (what, (("x",),))
-    folder, known = Path(data.name).expanduser(), data.name in data_names()
+    recipe = as_recipe(what)
+    data, folder, known = recipe.data, Path(recipe.data.name).expanduser(), recipe.data.name in data_names()
     shards = not known and is_shards(data.name)
     if known or not (shards or folder.is_dir()):
         return "test"
-    if split_of(data.name, "test") if shards else has_split(folder, "test", needs, data.pairs):
+    if split_of(data.name, "test") if shards else has_split(folder, "test", needs_of(recipe), data.pairs):
         return "test"
     lacks = f"{data.name} has no test pictures" + f" (in {folder / 'test'})" * (not shards)
     if data.validation:
@@ -474,17 +464,17 @@ def choose_reference(what: Recipe | Data, say: Say = print) -> SplitName:
 # ---- which measures --------------------------------------------------------------------------------------------
 
 
-def _has_truth(what: Recipe | Data, maker: Maker | None) -> bool:
+def _has_truth(recipe: Recipe, maker: Maker) -> bool:
     """Whether what a maker takes has the same index as what it imitates."""
-    if maker is None or not maker.pictures or maker.classifies or not isinstance(what, Recipe):
+    if not maker.pictures or maker.classifies:
         return False
-    return any({*maker.pictures, maker.imitates} <= {*fields} for fields in game_of(what).needs)
+    return any({*maker.pictures, maker.imitates} <= {*fields} for fields in game_of(recipe).needs)
 
 
-def _case(what: Recipe | Data, maker: Maker | None, features: str | None, reference: str) -> Case:
-    data = what.data if isinstance(what, Recipe) else what
+def _case(recipe: Recipe, maker: Maker, features: str | None, reference: str) -> measures.Case:
+    data = recipe.data
     digits = data.size == (SIDE, SIDE) and DIGITS.get(data.name) == data.channels
-    return Case(data, features or ("mnist" if digits else there()), reference, _has_truth(what, maker))
+    return measures.Case(data, features or ("mnist" if digits else there()), reference, _has_truth(recipe, maker))
 
 
 def usual(what: Recipe) -> list[str]:
@@ -495,7 +485,7 @@ def usual(what: Recipe) -> list[str]:
     return ["psnr"] if case.paired else ["fd"] if case.features == "mnist" else ["parzen_ll"]
 
 
-def _chosen(names: Sequence[str] | None, case: Case, say: Say) -> list[str]:
+def _chosen(names: Sequence[str] | None, case: measures.Case, say: Say) -> list[str]:
     """The measures of these names; UserError for one that is not there or cannot be taken.
 
     None: all that can; why the others cannot is said.

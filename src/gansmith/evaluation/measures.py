@@ -32,7 +32,7 @@ from gansmith.metrics.neighbours import Threshold, nearest_of_parts, share, thre
 from gansmith.papers.parzen import SIGMAS, ParzenFit, SigmaChoice, choose_sigma, parzen
 from gansmith.papers.stacked import stacked_modes
 from gansmith.papers.tfd import FOLDS, mean_over_folds
-from gansmith.recipe import Recipe, resolve
+from gansmith.recipe import Recipe, combine, resolve
 from gansmith.run.pictures import to_uint8
 from gansmith.sections import Data
 
@@ -41,6 +41,14 @@ PARZEN_VALID = 1000
 """The authors' evaluator chooses sigma on so many validation images."""
 NUMBERS = 2**24
 """The most numbers of the images that are looked at together: 64 MB as float32."""
+
+
+def as_recipe(what: Recipe | Data | str) -> Recipe:
+    """A recipe as it is; of data alone, or its name, the plainest: single pictures x."""
+    if isinstance(what, Recipe):
+        return what
+    data = Data(name=what) if isinstance(what, str) else what
+    return replace(combine().recipe, data=replace(data, labelled=None))
 
 
 @dataclass(eq=False)
@@ -83,8 +91,7 @@ class Images:
     """A set of images, and what an extractor makes of them, computed once."""
 
     def __init__(self, source: Tensor | Stored, extractor: Extractor | None, device: torch.device) -> None:
-        self.source = source
-        """Pixels (N, C, H, W) in [0, 1], on the CPU, or what is read to get them."""
+        self.source = source  # pixels (N, C, H, W) in [0, 1], on the CPU, or what is read to get them
         self.extractor = extractor
         self.device = device if device.type != "mps" else torch.device("cpu")  # which has no float64
         self._first: dict[int, Images] = {}
@@ -92,25 +99,21 @@ class Images:
     def __len__(self) -> int:
         return len(self.source)
 
-    @property
-    def pixels(self) -> Tensor:
+    def pixels(self, at: slice = slice(None)) -> Tensor:
         """(N, C, H, W) in [0, 1], on the CPU"""
-        return self.pixels_of(slice(None))
-
-    def pixels_of(self, at: slice) -> Tensor:
         part = self.source[at]
         return part if isinstance(part, Tensor) else part.pixels()
 
     def parts(self, numbers: int | None = None) -> Iterator[Tensor]:
         """The pixels, some images at a time: a large set need not fit into memory."""
-        rows = max(1, (numbers or NUMBERS) // self.pixels_of(slice(1)).numel())
+        rows = max(1, (numbers or NUMBERS) // self.pixels(slice(1)).numel())
         for start in range(0, len(self), rows):
-            yield self.pixels_of(slice(start, start + rows))
+            yield self.pixels(slice(start, start + rows))
 
     @property
     def flat(self) -> Tensor:
         """The images as vectors (N, C H W) on the device where they are compared."""
-        return self.pixels.flatten(1).to(self.device)
+        return self.pixels().flatten(1).to(self.device)
 
     def flat_parts(self) -> Iterator[Tensor]:
         """The same, some images at a time."""
@@ -139,7 +142,7 @@ class Images:
 class Reference:
     """The real images of one field, split by split, as the networks see them."""
 
-    what: Recipe | Data
+    recipe: Recipe
     field: str
     split: SplitName
     extractor: Extractor | None
@@ -148,11 +151,9 @@ class Reference:
     fold: int = 1
 
     def __post_init__(self) -> None:
-        self.data = self.what.data if isinstance(self.what, Recipe) else self.what
         self._sets: dict[str, tuple[ImageSet, ...]] = {}
         self._splits: dict[str, Images] = {}
-        self.thresholds: dict[str, Threshold] = {}
-        """How near to training images is too near, by the value that asks for it."""
+        self.thresholds: dict[str, Threshold] = {}  # how near to training images is too near, by value
 
     def stored(self, split: str, field: str) -> Stored:
         """A field of a split, its images read where they are needed.
@@ -162,15 +163,14 @@ class Reference:
         """
         if split not in self._sets:
             try:
-                self._sets[split] = load_split(self.what, split, fold=self.fold, say=self.say, progress=False)
+                self._sets[split] = load_split(self.recipe, split, fold=self.fold, say=self.say, progress=False)
             except UserError as error:
                 hint = "; compare with other images: reference validation (see data.validation) or train"
                 raise UserError(f"{error}{hint if split == self.split == 'test' else ''}") from None
-        recipe = self.what if isinstance(self.what, Recipe) else None
-        needs = game_of(recipe).needs if recipe else ((field,),)
+        data, needs = self.recipe.data, game_of(self.recipe).needs
         found = next(one for one, fields in zip(self._sets[split], needs, strict=True) if field in fields)
-        places = np.arange(len(found)) if self.data.name in SHUFFLED else mixed(len(found))
-        return Stored(found, self.data.values, places, field, recipe)
+        places = np.arange(len(found)) if data.name in SHUFFLED else mixed(len(found))
+        return Stored(found, data.values, places, field, self.recipe)
 
     def of(self, split: str) -> Images:
         """The images of a split."""
@@ -181,9 +181,8 @@ class Reference:
     @property
     def folds(self) -> Sequence[Reference]:
         """All folds of data that comes in folds; else this alone."""
-        if self.data.name != "tfd":
-            return [self]
-        return [replace(self, fold=fold) for fold in range(1, FOLDS + 1)]
+        several = range(1, FOLDS + 1) if self.recipe.data.name == "tfd" else ()
+        return [replace(self, fold=fold) for fold in several] or [self]
 
     @property
     def real(self) -> Images:
@@ -223,6 +222,14 @@ class Measured(NamedTuple):
 
 
 def _parzen(samples: Images, to: Reference) -> Measured:
+    found = [_parzen_of_fold(samples, fold) for fold in to.folds]
+    if len(found) == 1:
+        return found[0]
+    mean, details = mean_over_folds([one.values["parzen_ll"] for one in found], [one.details for one in found])
+    return Measured({"parzen_ll": mean}, details)
+
+
+def _parzen_of_fold(samples: Images, to: Reference) -> Measured:
     valid = to.of("validation").first(PARZEN_VALID).flat
     chosen: SigmaChoice | ParzenFit
     if to.split == "validation":  # to choose a checkpoint: the test images stay unseen
@@ -250,14 +257,10 @@ def _mmd(samples: Images, to: Reference) -> Measured:
     return Measured({"mmd": found.value}, {"low": found.low, "high": found.high})
 
 
-FEWEST = 50
-"""Real images, for shares of balls around them."""
-
-
 def _balls(samples: Images, to: Reference, *, of: Callable[..., Any]) -> Measured:
     real = to.real.first(len(samples))
-    if len(real) < FEWEST:  # balls around a few reach to anything
-        raise UserError(f"{len(real)} real images: at least {FEWEST} are needed")
+    if len(real) < 50:  # balls around a few reach to anything
+        raise UserError(f"{len(real)} real images: at least 50 are needed")
     return Measured(of(real.outputs.features, samples.outputs.features), {})
 
 
@@ -277,7 +280,7 @@ def _classes(samples: Images, to: Reference) -> Measured:
 
 
 def _stacked(samples: Images, to: Reference) -> Measured:
-    channels = [Images(c, samples.extractor, samples.device) for c in torch.split(samples.pixels, 1, dim=1)]
+    channels = [Images(c, samples.extractor, samples.device) for c in torch.split(samples.pixels(), 1, dim=1)]
     found = stacked_modes(torch.stack([c.outputs.logits.argmax(1) for c in channels], 1))
     return Measured({"modes": found.modes, "modes_kl": found.kl}, {"hit_at_least": found.at_least})
 
@@ -299,10 +302,7 @@ def _paired(samples: Images, to: Reference, *, value: str, of: Callable[[Tensor,
 
 
 BORDER = 4
-LUMINANCE = {"range": 1, "of": "Y, 16 to 235 of 255 (BT.601)", "without": f"a border of {BORDER} pixels"}
-
-
-WINDOW = {"window": "Gaussian, 11x11, sigma 1.5"}
+"""Pixels that papers on super-resolution leave out at each side."""
 
 
 def luminance(x: Tensor) -> Tensor:
@@ -312,15 +312,18 @@ def luminance(x: Tensor) -> Tensor:
     return y[:, :, BORDER:-BORDER, BORDER:-BORDER]
 
 
-def _torchmetrics(x: Tensor, y: Tensor, *, name: str, **options: Any) -> Tensor:
-    from torchmetrics.functional import image  # a second to import
+def psnr(x: Tensor, y: Tensor) -> Tensor:
+    from torchmetrics.functional.image import peak_signal_noise_ratio  # a second to import
 
-    found: Tensor = getattr(image, name)(x, y, data_range=1.0, reduction="none", **options)
+    return peak_signal_noise_ratio(x, y, data_range=1.0, reduction="none", dim=(1, 2, 3))
+
+
+def ssim(x: Tensor, y: Tensor) -> Tensor:
+    from torchmetrics.functional.image import structural_similarity_index_measure
+
+    found = structural_similarity_index_measure(x, y, data_range=1.0, reduction="none")
+    assert isinstance(found, Tensor)
     return found
-
-
-PSNR = partial(_torchmetrics, name="peak_signal_noise_ratio", dim=(1, 2, 3))
-SSIM = partial(_torchmetrics, name="structural_similarity_index_measure")
 
 
 def _memorised(
@@ -334,12 +337,12 @@ def _memorised(
     train = to.of("train")
     if value not in to.thresholds:
         to.thresholds[value] = threshold(vectors(train), torch.cat([*vectors(to.real)]))
+    limit = to.thresholds[value]
     distances, indices = nearest_of_parts(torch.cat([*vectors(samples)]), vectors(train))
     nearest = distances.argsort()[:shown]
-    originals = torch.cat([train.pixels_of(slice(i, i + 1)) for i in indices[nearest].tolist()])
-    both = to_uint8(torch.stack([samples.pixels[nearest.cpu()], originals], 1).flatten(0, 1))
+    originals = torch.cat([train.pixels(slice(i, i + 1)) for i in indices[nearest].tolist()])
+    both = to_uint8(torch.stack([samples.pixels()[nearest.cpu()], originals], 1).flatten(0, 1))
     pairs = both.reshape(len(nearest), 2, *originals.shape[1:])
-    limit = to.thresholds[value]
     return Measured({value: share(distances < limit.distance)}, limit._asdict(), pairs)
 
 
@@ -367,29 +370,18 @@ class Metric:
     """What it gives by name: the unit, and what is better: higher, lower, or the value of a perfect generator."""
     protocol: Mapping[str, Any] = field(default_factory=dict)
     features: bool = True
-    by_channel: bool = False
-    """The features are those of each channel by itself."""
-    digits: bool = False
-    """Asks which digit an image shows: for the digit classifier alone."""
-    logits: bool = False
-    """Asks for class probabilities."""
+    by_channel: bool = False  # the features are those of each channel by itself
+    digits: bool = False  # asks which digit an image shows: for the digit classifier alone
+    logits: bool = False  # asks for class probabilities
     channels: Sequence[int] = (1, 3)
-    least: int = 1
-    """The smallest height and width that it takes."""
-    paired: bool = False
-    """Compares each sample with the real image that it should be."""
-    compares: bool = True
-    """With real images, so that the reference split is a part of the protocol."""
-    also: Sequence[str] = ()
-    """Further splits of the real images that it looks at."""
-    equal: bool = False
-    """It takes as many real images as samples."""
-    folds: bool = False
-    """Of data in folds it takes every one; the other measures take the first."""
-    points: bool = False
-    """It takes points of a mixture that is known, not pictures."""
-    alone: Sequence[str] = ()
-    """Sets that are scored by it and, unless more is asked for, by nothing else; no other set is."""
+    least: int = 1  # the smallest height and width that it takes
+    paired: bool = False  # compares each sample with the real image that it should be
+    compares: bool = True  # with real images, so that the reference split is a part of the protocol
+    also: Sequence[str] = ()  # further splits of the real images that it looks at
+    equal: bool = False  # takes as many real images as samples
+    folds: bool = False  # of data in folds it takes every one; the other measures take the first
+    points: bool = False  # takes points of a mixture that is known, not pictures
+    alone: Sequence[str] = ()  # sets that are scored by it and, unless more is named, by nothing else; no other set is
     n: int = 10_000
     note: str = ""
 
@@ -397,19 +389,6 @@ class Metric:
     def ceiling(self) -> bool:
         """Whether real training images in place of samples say what could be reached."""
         return not self.paired and "train" not in self.also
-
-    def taken(self, to: Reference) -> Sequence[Reference]:
-        """The real images that it takes, fold by fold."""
-        return to.folds if self.folds else [to]
-
-    def __call__(self, samples: Images, to: Reference) -> Measured:
-        """What is measured; of several folds their mean."""
-        found = [self.measure(samples, fold) for fold in self.taken(to)]
-        if len(found) == 1:
-            return found[0]
-        (name,) = self.values
-        mean, details = mean_over_folds([one.values[name] for one in found], [one.details for one in found])
-        return Measured({name: mean}, details)
 
     def why_not(self, case: Case) -> str | None:
         """Why it cannot be taken, or None."""
@@ -438,19 +417,15 @@ class Metric:
 
 
 def _of_pairs(
-    value: str,
-    of: Callable[[Tensor, Tensor], Tensor],
-    unit: str,
-    better: str,
-    protocol: Mapping[str, Any],
-    *,
-    least: int = 1,
+    value: str, of: Callable[[Tensor, Tensor], Tensor], unit: str, better: str, protocol: Mapping[str, Any], least: int
 ) -> Metric:
     """A row that compares each sample with the real image that it should be."""
     measure, values = partial(_paired, value=value, of=of), {value: (unit, better)}
     return Metric(measure, values, protocol, features=False, least=least, paired=True)
 
 
+WINDOW = {"window": "Gaussian, 11x11, sigma 1.5"}
+LUMINANCE = {"range": 1, "of": "Y, 16 to 235 of 255 (BT.601)", "without": f"a border of {BORDER} pixels"}
 NEAREST = {"nearer than": "the nearest 1 % of the reference"}
 METRICS: dict[str, Metric] = {
     "parzen_ll": Metric(  # arXiv 1406.2661
@@ -533,19 +508,15 @@ METRICS: dict[str, Metric] = {
         also=("train",),
         n=2000,
     ),
-    "psnr": _of_pairs("psnr", PSNR, "dB", "higher", {"range": 1, "mean": "of the dB of each picture"}),
-    "ssim": _of_pairs("ssim", SSIM, "", "higher", {"range": 1, **WINDOW}, least=11),  # doi 10.1109/TIP.2003.819861
+    "psnr": _of_pairs("psnr", psnr, "dB", "higher", {"range": 1, "mean": "of the dB of each picture"}, 1),
+    "ssim": _of_pairs("ssim", ssim, "", "higher", {"range": 1, **WINDOW}, 11),  # doi 10.1109/TIP.2003.819861
     "psnr_y": _of_pairs(  # as papers on super-resolution report it
-        "psnr_y", lambda x, y: PSNR(luminance(x), luminance(y)), "dB", "higher", LUMINANCE, least=2 * BORDER + 1
+        "psnr_y", lambda x, y: psnr(luminance(x), luminance(y)), "dB", "higher", LUMINANCE, 2 * BORDER + 1
     ),
     "ssim_y": _of_pairs(
-        "ssim_y",
-        lambda x, y: SSIM(luminance(x), luminance(y)),
-        *("", "higher"),
-        {**LUMINANCE, **WINDOW},
-        least=2 * BORDER + 11,
+        "ssim_y", lambda x, y: ssim(luminance(x), luminance(y)), "", "higher", {**LUMINANCE, **WINDOW}, 2 * BORDER + 11
     ),
-    "l1": _of_pairs("l1", lambda x, y: (x - y).abs().mean((1, 2, 3)), "", "lower", {"range": 1}),  # arXiv 1611.07004
+    "l1": _of_pairs("l1", lambda x, y: (x - y).abs().mean((1, 2, 3)), "", "lower", {"range": 1}, 1),  # arXiv 1611.07004
 }
 VALUE_OF = {value: name for name, row in METRICS.items() for value in row.values}
 """Each value, and the metric that gives it."""

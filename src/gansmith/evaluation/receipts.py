@@ -22,25 +22,16 @@ from gansmith.tables import Table
 class Receipt:
     """One score of one generator."""
 
-    metric: str
-    """Measure, features and number of samples in one word: fd_mnist_10k."""
-    measure: str
-    """The measure alone: fd."""
-    values: Sequence[float]
-    """One per set of samples."""
+    metric: str  # measure, features and number of samples in one word: fd_mnist_10k
+    measure: str  # the measure alone: fd
+    values: Sequence[float]  # one per set of samples
     unit: str
-    better: str
-    """higher, lower, or what a perfect generator would have: "0.01"."""
-    real: float | None
-    """The same measure with real training images in place of samples: what a perfect generator would reach."""
-    protocol: Mapping[str, Any]
-    """All that must be equal for two values to be comparable."""
-    subject: Mapping[str, Any]
-    """What was measured: run, round, raw or averaged weights, the seeds of the samples."""
-    details: Mapping[str, Any]
-    """What came up on the way: the sigma that was chosen, a standard error over test images, ..."""
-    note: str = ""
-    """What a reader of the value should know."""
+    better: str  # higher, lower, or what a perfect generator would have: "0.01"
+    real: float | None  # the same measure with real training images in place of samples: what could be reached
+    protocol: Mapping[str, Any]  # all that must be equal for two values to be comparable
+    subject: Mapping[str, Any]  # what was measured: run, round, raw or averaged weights, the seeds of the samples
+    details: Mapping[str, Any]  # what came up on the way: the sigma chosen, a standard error over test images, ...
+    note: str = ""  # what a reader of the value should know
     gansmith: str = __version__
 
     @property

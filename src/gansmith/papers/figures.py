@@ -142,7 +142,7 @@ def nearest_training_images(source: Source, x: Tensor) -> Tensor:
     (data,) = load_split(source.recipe.data, "train", say=source.say)
     images = Images(Stored(data, source.recipe.data.values, np.arange(len(data))), None, x.device)
     _, found = nearest_of_parts(x.flatten(1).to(images.device), images.flat_parts())
-    return torch.cat([images.pixels_of(slice(i, i + 1)) for i in found.tolist()]).to(x)
+    return torch.cat([images.pixels(slice(i, i + 1)) for i in found.tolist()]).to(x)
 
 
 # ---- latent space ----------------------------------------------------------------------------------------------
