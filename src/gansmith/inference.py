@@ -27,20 +27,14 @@ from gansmith.run.folder import check_links
 from gansmith.run.pictures import to_uint8
 from gansmith.schema import did_you_mean
 
-CHUNK = 64
-"""Every forward pass over latents has this many rows, so that a sample does not depend on how many are asked for."""
-
-TILE = 256
-"""The side in pixels of the parts in which a network that allows it makes large pictures."""
-
-BLOCK = 1000
-"""Latents that `draw` takes from one random stream, all of them or not."""
+CHUNK = 64  # rows of every forward pass over latents: a sample does not depend on how many are asked for
+TILE = 256  # side in pixels of the parts in which a network that allows it makes large pictures
+BLOCK = 1000  # latents that `draw` takes from one random stream, all of them or not
 
 Pictures = NDArray[np.uint8]
 Round = int | Literal["best"] | None
 """The round of a checkpoint, the best kept, or None for the newest."""
 Labels = int | Sequence[int] | None
-Attributes = Mapping[str, bool] | None
 Kind = Literal["latent", "pictures", "style"]
 """What a maker is given: latents, pictures and perhaps more, or two pictures."""
 
@@ -56,19 +50,14 @@ class Sampler:
     prior: Prior
     _: KW_ONLY
     maker: Maker = SAMPLE["sample"]
-    values: str = "signed"
-    """What the networks' pictures mean: a row of `data.values.VALUES`."""
+    values: str = "signed"  # what the networks' pictures mean: a row of `data.values.VALUES`
     classes: Classes = Classes()
-    shape: tuple[int, int, int] | None = None
-    """(C, H, W) of the pictures that it was trained on."""
-    view: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None
+    shape: tuple[int, int, int] | None = None  # (C, H, W) of the pictures that it was trained on
+    view: Callable[[dict[str, Tensor]], dict[str, Tensor]] = dict
     """What the fields that a user gives become before the networks see them."""
-    round: int = 0
-    """The round after which the weights were saved."""
-    averaged: bool = False
-    """Whether these are the moving average of the weights."""
-    digest: str = ""
-    """The beginning of the sha256 of the checkpoint's tensors, if they come from one."""
+    round: int = 0  # after which the weights were saved
+    averaged: bool = False  # whether these are the moving average of the weights
+    digest: str = ""  # the beginning of the sha256 of the checkpoint's tensors, if they come from one
 
     def __post_init__(self, networks: nn.Module | Sequence[nn.Module]) -> None:
         self.nets = (networks,) if isinstance(networks, nn.Module) else tuple(networks)
@@ -97,16 +86,16 @@ class Sampler:
         fields = {"latent": z.to(self.device, self.dtype)}
         if labels is not None:
             fields["y"] = labels.to(self.device)
-        parts = [{f: rows[i : i + CHUNK] for f, rows in fields.items()} for i in range(0, len(z), CHUNK)]
+        missing = -len(z) % CHUNK
+        fields = {f: torch.cat([x, x[-1:].expand(missing, *x.shape[1:])]) for f, x in fields.items()}
+        made = []
         with self._evaluating():
-            return torch.cat([self._chunk(part) for part in parts])
-
-    def _chunk(self, fields: Mapping[str, Tensor]) -> Tensor:
-        n = len(fields["latent"])
-        images = self._make({f: torch.cat([x, x[-1:].expand(CHUNK - n, *x.shape[1:])]) for f, x in fields.items()})
-        if images.dim() != 4 or len(images) != CHUNK:
-            raise UserError(f"G returned {tuple(images.shape)} for {CHUNK} latents; it must be ({CHUNK}, C, H, W)")
-        return images[:n]
+            for start in range(0, len(z), CHUNK):
+                made.append(self._make({f: x[start : start + CHUNK] for f, x in fields.items()}))
+                if made[-1].dim() != 4 or len(made[-1]) != CHUNK:
+                    found = tuple(made[-1].shape)
+                    raise UserError(f"G returned {found} for {CHUNK} latents; it must be ({CHUNK}, C, H, W)")
+        return torch.cat(made)[: len(z)]
 
     def _make(self, fields: Mapping[str, Tensor]) -> Tensor:
         return self.maker.make(*self.nets, **{name: fields[field] for name, field in self.maker.inputs.items()})
@@ -177,7 +166,8 @@ class Sampler:
         z = self.latents(seeds)
         t = torch.linspace(0, 1, frames, device=self.device, dtype=self.dtype)
         paths = torch.cat([self.prior.between(a, b, t) for a, b in zip(z, z[1:], strict=False)])
-        told = self.labels(label if label is not None or not self.maker.labelled else 0, range(len(paths)))
+        label = 0 if label is None and self.maker.labelled else label
+        told = self.labels(label, range(len(paths)))
         pictures = to_uint8(self.pixels(paths, told))
         return pictures.reshape(len(seeds) - 1, frames, *pictures.shape[1:])
 
@@ -185,9 +175,8 @@ class Sampler:
         """For each seed one part of z through its values, all else as it is: (len(seeds), columns, C, H, W), uint8."""
         names = self.prior.traversals()
         if not isinstance(self.prior, Codes) or name not in names:
-            have = (
-                f"it has {', '.join(names)}" if names else "its z is plain noise (infogan and cluster_gan have codes)"
-            )
+            plain = "its z is plain noise (infogan and cluster_gan have codes)"
+            have = f"it has {', '.join(names)}" if names else plain
             raise UserError(f"this generator has no code {name!r}: {have}")
         z = self.prior.traverse(self.latents(seeds), name, columns)
         pictures = to_uint8(self.pixels(z.flatten(0, 1)))
@@ -205,12 +194,12 @@ class Sampler:
             raise UserError(f"{self!r} tells classes: use logits")
         if not self.maker.pictures:
             raise UserError(f"{self!r} makes pictures from latents: use sample")
-        made, fields = [], {*self.maker.inputs.values()}
+        made = []
         cuda = [self.device] if self.device.type == "cuda" else []
         with self._evaluating(), torch.random.fork_rng(devices=cuda):
             for i, seed in enumerate(seeds):
                 torch.manual_seed(seed)
-                made.append(self._to_unit(self._tiled({f: self._input(f, pictures, i, seed) for f in fields})))
+                made.append(self._to_unit(self._tiled(self._inputs(pictures, i, seed))))
         return torch.cat(made)
 
     def _tiled(self, fields: Mapping[str, Tensor]) -> Tensor:
@@ -219,26 +208,30 @@ class Sampler:
         `reach` is how many pixels away an input pixel can change what is made. With such a border around each tile
         there are no seams: what is made is the same as at once.
         """
-        (own, *_), reach = self.maker.pictures, getattr(self.nets[0], "reach", None)
-        if reach is None or max(fields[own].shape[2:]) <= TILE:
+        own, reach = self.maker.pictures[0], getattr(self.nets[0], "reach", None)
+        (height, width), x = fields[own].shape[2:], fields[own]
+        if reach is None or max(height, width) <= TILE:
             return self._make(fields)
         rows = []
-        for top, bottom, above, below in _tiles(fields[own].shape[2], reach):
-            row = []
-            for left, right, before, after in _tiles(fields[own].shape[3], reach):
-                seen = fields[own][:, :, top - above : bottom + below, left - before : right + after]
+        for top in range(0, height, TILE):
+            row, above = [], min(reach, top)
+            for left in range(0, width, TILE):
+                before = min(reach, left)
+                seen = x[:, :, top - above : top + TILE + reach, left - before : left + TILE + reach]
                 made = self._make({**fields, own: seen})
                 scale = made.shape[2] // seen.shape[2]
-                tall = made.narrow(2, scale * above, scale * (bottom - top))
-                row.append(tall.narrow(3, scale * before, scale * (right - left)))
+                made = made[:, :, scale * above :, scale * before :]
+                row.append(made[:, :, : scale * TILE, : scale * TILE])
             rows.append(torch.cat(row, 3))
         return torch.cat(rows, 2)
 
-    def _input(self, field: str, pictures: Mapping[str, Tensor], i: int, seed: int) -> Tensor:
-        if field == "latent":
-            return self.latents([seed])
-        given = pictures[field][i : i + 1].to(self.device)
-        return given.to(self.dtype) if given.is_floating_point() else given
+    def _inputs(self, pictures: Mapping[str, Tensor], i: int, seed: int) -> dict[str, Tensor]:
+        """The fields of one row, a latent by its seed."""
+        fields = {}
+        for field in self.maker.inputs.values():
+            x = self.latents([seed]) if field == "latent" else pictures[field][i : i + 1].to(self.device)
+            fields[field] = x.to(self.dtype) if x.is_floating_point() else x
+        return fields
 
     @torch.no_grad()
     def logits(self, pictures: Mapping[str, Tensor]) -> Tensor:
@@ -254,7 +247,7 @@ class Sampler:
         *,
         style: Pictures | None = None,
         mask: Pictures | None = None,
-        attributes: Attributes = None,
+        attributes: Mapping[str, bool] | None = None,
     ) -> list[Pictures]:
         """Pictures (C, H, W), uint8, one for each given, which may differ in size; seed 0, or one for each.
 
@@ -273,7 +266,7 @@ class Sampler:
         *,
         style: Pictures | None = None,
         mask: Pictures | None = None,
-        attributes: Attributes = None,
+        attributes: Mapping[str, bool] | None = None,
     ) -> Mapping[str, Tensor]:
         """The fields of a picture as networks see them, with what else is given; UserError for what does not fit."""
         first, *more = self.maker.pictures or ("x",)
@@ -304,21 +297,21 @@ class Sampler:
                     raise UserError(f"there is no attribute {name!r}; it must be one of {', '.join(names)}{near}")
                 bits = wished(names, bits, name, value)
             fields["bits"] = torch.tensor([bits], dtype=self.dtype)
-        return fields if self.view is None else self.view(fields)
+        return self.view(fields)
 
     def _as_seen(self, picture: Pictures) -> Tensor:
         return VALUES[self.values].to_network(torch.from_numpy(np.array(picture))[None].to(self.dtype))
 
     def check_size(self, height: int, width: int) -> None:
         """UserError for a picture that the networks cannot take, which names what would fit."""
-        check: Callable[[int, int], None] | None = getattr(self.nets[0], "check_size", None)
-        try:
-            if check is not None:
-                check(height, width)
-            elif self.shape is not None and (height, width) != self.shape[1:]:
-                raise ValueError(f"its size is {height},{width}; it must be {','.join(map(str, self.shape[1:]))}")
-        except ValueError as error:
-            raise UserError(str(error)) from None
+        net: Any = self.nets[0]
+        if hasattr(net, "check_size"):
+            try:
+                net.check_size(height, width)
+            except ValueError as error:
+                raise UserError(str(error)) from None
+        elif self.shape is not None and (height, width) != self.shape[1:]:
+            raise UserError(f"its size is {height},{width}; it must be {','.join(map(str, self.shape[1:]))}")
 
     def fitting(self, height: int, width: int) -> tuple[int, int]:
         """The size itself where the networks can take it, else the next larger one that they can, or that of training.
@@ -334,13 +327,6 @@ class Sampler:
             return size
         assert self.shape is not None
         return self.shape[1:]
-
-
-def _tiles(size: int, reach: int) -> Iterator[tuple[int, int, int, int]]:
-    """Where each tile along a side begins and ends, and how much of the picture is seen before and after it."""
-    for start in range(0, size, TILE):
-        stop = min(start + TILE, size)
-        yield start, stop, min(reach, start), min(reach, size - stop)
 
 
 # ---- loading ------------------------------------------------------------------------------------------------------
@@ -396,10 +382,8 @@ class Opened:
     def network(self, name: str, device: torch.device, *, ema: bool) -> nn.Module:
         """A player's network in eval mode, with its weights or their moving average."""
         if name not in self.recipe.networks:
-            raise UserError(
-                f"{self.path}: the game {self.recipe.game.name} has no player {name} (it has:"
-                f" {', '.join(self.recipe.networks)})"
-            )
+            have = ", ".join(self.recipe.networks)
+            raise UserError(f"{self.path}: the game {self.recipe.game.name} has no player {name} (it has: {have})")
         with torch.random.fork_rng(devices=[]):  # making a network draws weights that are replaced at once
             prior = build_prior(self.recipe)
             net = build_network(self.recipe, name, prior, classes=len(self.classes.names))
@@ -486,7 +470,7 @@ def sampler_of(
         values=recipe.data.values,
         classes=opened.classes,
         shape=(recipe.data.channels, *recipe.data.size),
-        view=input_view(recipe, chosen.pictures[0]) if chosen.pictures else None,
+        view=input_view(recipe, chosen.pictures[0]) if chosen.pictures else dict,
         round=opened.info["round"],
         averaged=ema and has_average,
         digest=opened.digest,

@@ -46,8 +46,7 @@ class Plain(nn.Module):
     def made(self, given: Mapping[str, Tensor]) -> Tensor:
         inputs = self.maker.inputs
         fields = {field: self._seen(field, given[name]) for name, field in inputs.items()}
-        if self.view is not None:
-            fields = self.view(fields)
+        fields = self.view(fields)
         made = self.maker.make(*self.nets.values(), **{name: fields[field] for name, field in inputs.items()})
         return made if self.numbers else self.values.to_unit(made)
 
