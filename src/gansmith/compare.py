@@ -81,9 +81,10 @@ def compare(
         pictures = [name for name in metrics if name not in LABELS]
         if pictures:
             Evaluator(first, metrics=pictures, n=n, reference=reference, device=device, ceiling=False, say=_silent)
-        for name in {*metrics} - {*pictures}:
-            if without := next((job for job in everything if _teller(job) is None), None):
-                raise UserError(f"{name}: the game {without.recipe.game.name} of {without.row} tells no classes")
+        told = [name for name in metrics if name in LABELS]
+        without = next((job for job in everything if _teller(job) is None), None)
+        if told and without:
+            raise UserError(f"{told[0]}: the game {without.recipe.game.name} of {without.row} tells no classes")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     at_once = jobs or (1 if timed or choose_device(device).type != "cpu" else cores)
     if threading.current_thread() is not threading.main_thread():  # only there can signals be taken
@@ -99,8 +100,7 @@ def compare(
             check_comparable([kept[measure] for kept in scores.values() if measure in kept])
         except UserError as error:
             raise UserError(f"{error}; to have all of them measured anew, remove {SCORES} in the runs") from None
-    failed = sum(job.run in lost and not job.diverged for job in everything)
-    found = Comparison(out, rows, scores, lost, failed)
+    found = Comparison(out, rows, scores, lost)
     did = "replaced" if (out / "table.md").exists() else "written"
     write(found)
     say(f"{did}: {out / 'table.md'}, {out / 'compare.html'}")

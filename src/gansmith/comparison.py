@@ -59,8 +59,11 @@ class Comparison:
     rows: Mapping[str, Sequence[Job]]
     scores: Mapping[Path, Mapping[str, Receipt]]
     lost: Mapping[Path, str]
-    failed: int
-    """How many of these for another reason than that they diverged."""
+
+    @property
+    def failed(self) -> int:
+        """How many of these for another reason than that they diverged."""
+        return sum(job.run in self.lost and not job.diverged for row in self.rows.values() for job in row)
 
 
 # ---- the table -------------------------------------------------------------------------------------------------
@@ -89,7 +92,7 @@ def table(found: Comparison) -> Table:
         cells = [_cell(found, name, first, receipt) for receipt in named.values()]
         lines.append([name, _seeds(found, row), *cells, *(f"{mean:,.0f}" for mean in means)])
     if any(receipt.real is not None for receipt in named.values()):
-        lines.append(["real images", "", *("" if r.real is None else number(r.real) for r in named.values())])
+        lines.append(["real images", "", *(number(receipt.real) for receipt in named.values())])
     told = [
         f"+-: standard deviation over seeds (n - 1). Below it the difference to {first} with a 95 % interval: bootstrap"
         " over seeds, in pairs where both rows have the same seeds.",
@@ -153,17 +156,17 @@ def page(shown: Table, rows: int, curves: bytes, grids: Mapping[str, bytes]) -> 
     def picture(png: bytes, text: str) -> str:
         return f'<img alt="{escape(text)}" src="data:image/png;base64,{base64.b64encode(png).decode()}">'
 
-    styles = [LINES[i % len(LINES)] for i in range(rows)]
-    marks = [f'<i style="border-top: 3px {dash} {colour}"></i>' for colour, dash in styles]
-    marked = [*zip(shown.rows, [*marks, *[""] * (len(shown.rows) - rows)], strict=True)]
-    figures = (
-        f"<figure>{picture(png, name)}<figcaption>{escape(name)}</figcaption></figure>" for name, png in grids.items()
-    )
+    marks = [""] * len(shown.rows)
+    for i in range(rows):
+        colour, dash = LINES[i % len(LINES)]
+        marks[i] = f'<i style="border-top: 3px {dash} {colour}"></i>'
+    marked = [*zip(shown.rows, marks, strict=True)]
+    figure = "<figure>{}<figcaption>{}</figcaption></figure>"
     return Template(PAGE.read_text(encoding="utf-8")).substitute(
         above="\n".join(f"<p>{escape(line)}</p>" for line in shown.above),
         table="\n".join([cells(shown.head, "th"), *(cells(line, "td", mark) for line, mark in marked)]),
         below="\n".join(f'<p class="note">{escape(line)}</p>' for line in shown.below),
         legend="".join(f"{mark}{escape(line[0])} &emsp; " for line, mark in marked[:rows]),
         curves=picture(curves, "curves of all rows"),
-        pictures="\n".join(figures),
+        pictures="\n".join(figure.format(picture(png, name), escape(name)) for name, png in grids.items()),
     )

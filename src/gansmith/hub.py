@@ -20,8 +20,7 @@ from gansmith.errors import UserError
 from gansmith.run.atomic import new_folder
 
 PREFIX = "hf:"
-_MOST = {checkpoint.STATE: 1 << 28, checkpoint.TENSORS: 1 << 36}
-"""The largest that each file may be, in bytes."""
+_MOST = {checkpoint.STATE: 1 << 28, checkpoint.TENSORS: 1 << 36}  # the largest that each file may be, in bytes
 
 
 def parsed(name: str) -> tuple[str, str | None]:
@@ -56,8 +55,7 @@ def pull(repo: str, *, out: str | Path | None = None, say: Callable[[str], None]
 
     It is data and runs no code. UserError for what is not as `gansmith push` leaves it.
     """
-    name, revision = parsed(repo)
-    info = asked(name, (api := client()).model_info, revision=revision, files_metadata=True)
+    name, info, api = _found(repo)
     return _fetched(name, info, Path(out) if out else Path("runs") / name.partition("/")[2], api, say)
 
 
@@ -67,21 +65,24 @@ def local(run: str | Path, say: Callable[[str], None] = print, *, trust: bool = 
         return Path(run)
     if trust or os.environ.get("GANSMITH_TRUST") == "1":
         raise UserError(f"{run} is a stranger's, and nothing is imported for it: gansmith pull it first, and read it")
-    name, revision = parsed(str(run))
-    info = asked(name, (api := client()).model_info, revision=revision, files_metadata=True)
+    name, info, api = _found(str(run))
     folder = cache_folder() / "hub" / f"{name.replace('/', '--')}-{info.sha}"
     return folder if (folder / "recipe.yaml").is_file() else _fetched(name, info, folder, api, say)
 
 
+def _found(repo: str) -> tuple[str, Any, Any]:
+    """owner/name, what the hub says of it, and the client that asked."""
+    (name, revision), api = parsed(repo), client()
+    return name, asked(name, api.model_info, revision=revision, files_metadata=True), api
+
+
 def _fetched(repo: str, info: Any, folder: Path, api: Any, say: Callable[[str], None]) -> Path:
     sizes = {one.rfilename: one.size or 0 for one in info.siblings or ()}
-    at = max(
-        (name[:20] for name in sizes if re.fullmatch(r"checkpoints/\d{8}/state\.json", name, re.ASCII)), default=""
-    )
+    states = (name for name in sizes if re.fullmatch(r"checkpoints/\d{8}/state\.json", name, re.ASCII))
+    at = max(states, default="")[:20]
     if not all(0 < sizes.get(f"{at}/{file}", 0) <= most for file, most in _MOST.items()):
-        raise UserError(
-            f"{repo} holds no run as gansmith push leaves it, the two files of a checkpoint of a size that can be"
-        )
+        what = "the two files of a checkpoint of a size that can be"
+        raise UserError(f"{repo} holds no run as gansmith push leaves it, {what}")
     say(f"fetching {sum(sizes[f'{at}/{file}'] for file in _MOST) / 1e6:.1f} MB of {repo} at {info.sha[:12]}")
     with new_folder(folder) as run:
         (run / at).mkdir(parents=True)

@@ -50,24 +50,22 @@ def translate(
     sampler = load(run, maker=maker, to=to, kind=kind, round=round, ema=ema, device=device, trust=trust, say=say)
     chosen = [pictures] if isinstance(pictures, (str, Path)) else pictures
     files = [found for one in chosen for found in _files(Path(one).expanduser())]
-    drawn = "" if list(seeds) == [0] else f"-seeds-{seeds[0]}-{seeds[-1]}"
     given = _given(sampler, style, mask, attributes)
-    asked = [f"-{name}-{Path(file).stem}" for name, file in (("style", style), ("mask", mask)) if file]
-    asked += [f"-{name.replace('/', '_')}{'' if value else '=0'}" for name, value in (attributes or {}).items()]
-    label = f"translate-{sampler.round:06d}{'' if ema else '-raw'}-{maker or f'to-{sampler.maker.imitates}'}{drawn}"
-    label += "".join(asked)
+    label = [f"translate-{sampler.round:06d}{'' if ema else '-raw'}-{maker or f'to-{sampler.maker.imitates}'}"]
+    label += [] if list(seeds) == [0] else [f"seeds-{seeds[0]}-{seeds[-1]}"]
+    label += [f"{name}-{Path(file).stem}" for name, file in (("style", style), ("mask", mask)) if file]
+    label += [f"{name.replace('/', '_')}{'' if value else '=0'}" for name, value in (attributes or {}).items()]
     home = Path("." if str(run).startswith(PREFIX) else run)  # of a run on the hub the results are made here
-    folder = home / label if out is None else Path(out)
+    folder = home / "-".join(label) if out is None else Path(out)
     targets = _targets(files, folder, seeds)
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--out {folder} is a file; it must be a folder")
-    if out is not None and (there := next((path for path in targets.values() if path.exists()), None)):
+    if out is not None and (there := next((path for path in targets if path.exists()), None)):
         raise UserError(f"{there} exists; choose another --out")
     for _, path in files:  # all of them before the first is written
         _read(path, sampler, resize, given)
     began = said = time.monotonic()
-    for i, ((name, seed), target) in enumerate(targets.items()):
-        path = dict(files)[name]
+    for i, (target, (path, seed)) in enumerate(targets.items()):
         fields, own, size = _read(path, sampler, resize, given)
         image = grid(to_uint8(sampler.translated(fields, [seed])), 1, pad=0)
         if own != size:  # there and back, or there and as much larger as the network makes it
@@ -79,7 +77,7 @@ def translate(
             left = (now - began) / (i + 1) * (len(targets) - i - 1)
             say(f"{i + 1} of {len(targets)} pictures, about {left:.0f} s left")
             said = now
-    return list(targets.values())
+    return list(targets)
 
 
 def _files(path: Path) -> Iterator[tuple[str, Path]]:
@@ -95,18 +93,17 @@ def _files(path: Path) -> Iterator[tuple[str, Path]]:
         raise UserError(f"there is no picture or folder {printable(str(path))}")
 
 
-def _targets(files: Sequence[tuple[str, Path]], folder: Path, seeds: Sequence[int]) -> dict[tuple[str, int], Path]:
-    """Where the translation of each file with each seed goes; UserError where two would share a name."""
-    targets: dict[tuple[str, int], Path] = {}
-    taken: dict[Path, Path] = {}
+def _targets(files: Sequence[tuple[str, Path]], folder: Path, seeds: Sequence[int]) -> dict[Path, tuple[Path, int]]:
+    """What is written, and of which file and seed; UserError where two files would share a name."""
+    targets: dict[Path, tuple[Path, int]] = {}
     for name, path in files:
         for seed in seeds:
             suffix = f"-seed-{seed:0{len(str(max(seeds)))}}" if len(seeds) > 1 else ""
             target = (folder / name).with_suffix("")
             target = target.with_name(f"{target.name}{suffix}.png")
-            if taken.setdefault(target, path) != path:
-                raise UserError(f"{taken[target]} and {path} would both become {target}: translate them one by one")
-            targets[name, seed] = target
+            first, _ = targets.setdefault(target, (path, seed))
+            if first != path:
+                raise UserError(f"{first} and {path} would both become {target}: translate them one by one")
     return targets
 
 

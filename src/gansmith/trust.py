@@ -4,13 +4,12 @@ A run that names modules of one's own is remembered when it is trained, outside 
 being asked about again: its path with the digests of its recipe and of the files that those modules are.
 """
 
-import contextlib
 import hashlib
 import json
 import os
 import sys
 from collections.abc import Collection, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
@@ -66,7 +65,7 @@ def remember(run: Path, modules: Collection[str]) -> None:
     """Note that the user trained this run with these modules; in silence where that cannot be written."""
     if not modules:
         return
-    with contextlib.suppress(OSError, RuntimeError, UserError):  # RuntimeError: there is no home folder
+    with suppress(OSError, RuntimeError, UserError):  # RuntimeError: there is no home folder
         entries = {**_entries(), str(run.resolve()): _entry(run, modules)}
         _store().parent.mkdir(parents=True, exist_ok=True)
         with replacing(_store()) as part:

@@ -21,11 +21,9 @@ class Published(NamedTuple):
 
     name: str
     url: str
-    sha256: str
-    """Or its first 8 digits, which torchvision's names have."""
+    sha256: str  # or its first 8 digits, which torchvision's names have
     megabytes: int
-    option: str
-    """How a user names a local file."""
+    option: str  # how a user names a local file
 
 
 def cache() -> Path:

@@ -39,12 +39,9 @@ from gansmith.sections import Data
 Say = Callable[[str], None]
 Generate = Callable[[int, int], Tensor]
 """(n, seed) -> n images (n, C, H, W) in [0, 1]."""
-DIGITS = {"mnist": 1, "stacked_mnist": 3, "mnist_edges": 1}
-"""Data that the digit classifier can judge, with so many channels."""
-AT_ONCE = 64
-"""Pictures that are read together to be translated."""
-INCEPTION_NAMES = {"fd": "fid", "kd": "kid", "score": "is"}
-"""What the literature calls measures with Inception's features; with others they are called otherwise."""
+DIGITS = {"mnist": 1, "stacked_mnist": 3, "mnist_edges": 1}  # data of digits, with so many channels
+AT_ONCE = 64  # pictures that are read together to be translated
+INCEPTION_NAMES = {"fd": "fid", "kd": "kid", "score": "is"}  # what the literature calls these with Inception's features
 
 
 class Evaluator:
@@ -98,8 +95,7 @@ class Evaluator:
         self._real: dict[str, Measured | None] = {}
         self._parts = self._done = 0
         self._began = 0.0
-        self.pictures: dict[str, NDArray[np.uint8]] = {}
-        """Of the latest call's first set: the pairs of the memorisation measures."""
+        self.pictures: dict[str, NDArray[np.uint8]] = {}  # pairs of the memorisation measures, of the latest first set
         if self.maker.pictures:
             there = min(len(self.to.stored(reference, field)) for field in self.maker.pictures)
             self.limit(there, f"{reference} pictures to make samples from")
@@ -226,9 +222,9 @@ class Evaluator:
     def called(self, name: str, value: str) -> str:
         """The value's name with features, number of samples and, unless it is the test split, the reference."""
         row = METRICS[name]
-        if row.features:
-            features = self.extractor.name if self.extractor else "inception"
-            value = (INCEPTION_NAMES if features == "inception" else {}).get(value, f"{value}_{features}")
+        if row.features and self.extractor is not None:
+            of = self.extractor.name
+            value = INCEPTION_NAMES.get(value, f"{value}_{of}") if of == "inception" else f"{value}_{of}"
         return called(value, self.count(name), self.to.split if row.compares else "test")
 
     def protocol(self, name: str) -> dict[str, Any]:

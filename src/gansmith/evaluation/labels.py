@@ -21,8 +21,7 @@ from gansmith.metrics import clusters
 from gansmith.metrics.neighbours import share
 from gansmith.recipe import Recipe
 
-AT_ONCE = 500
-"""Pictures that are looked at together."""
+AT_ONCE = 500  # pictures that are looked at together
 
 
 @dataclass(frozen=True)
@@ -30,8 +29,7 @@ class Labelling:
     """A row: a function of what was told (N,) and of the labels (N,), higher is better."""
 
     measure: Callable[[Tensor, Tensor], float]
-    taught: bool = False
-    """For games that train on labels: their classes have names. The others are for clusters."""
+    taught: bool = False  # for games that train on labels: their classes have names; the others are for clusters
     protocol: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -61,8 +59,10 @@ def score_labels(
     """
     taught = any("y" in fields for fields in game_of(recipe).needs)
     chosen = {name: row for name, row in LABELS.items() if row.taught == taught and (names is None or name in names)}
-    for name in set(names or ()) - {*chosen}:
-        say(f"{name} is left out: the game {recipe.game.name} was trained {'with' if taught else 'without'} labels")
+    for name in names or ():
+        if name not in chosen:
+            way = "with" if taught else "without"
+            say(f"{name} is left out: the game {recipe.game.name} was trained {way} labels")
     try:
         found = _labelled(sampler, recipe, split, say)
     except UserError as error:
@@ -78,14 +78,11 @@ def score_labels(
     parts = [places[i : i + AT_ONCE] for i in range(0, len(places), AT_ONCE)]
     told = [sampler.logits(fields_of(recipe, [found], part, sampler.device)).argmax(1).cpu() for part in parts]
     both = torch.cat(told), torch.from_numpy(found.labels[places])
-    h, w = recipe.data.size
-    protocol = {
-        "n": len(places),
-        "images": f"{h}x{w}x{recipe.data.channels}",
-        split: f"{len(found)} images {found.digest[:12]}",
-    }
+    images = "x".join(map(str, (*recipe.data.size, recipe.data.channels)))
+    shared = {"n": len(places), "images": images, split: f"{len(found)} images {found.digest[:12]}"}
     seen = any({sampler.maker.pictures[0], "y"} <= {*fields} for fields in game_of(recipe).needs)
     labels = "none" if not seen else "all" if recipe.data.labelled is None else recipe.data.labelled
+    about = {**subject, "labels seen": labels}
     receipts = []
     for name, row in chosen.items():
         try:
@@ -95,18 +92,8 @@ def score_labels(
                 raise
             say(f"{name} is left out: {error}")
             continue
-        receipt = Receipt(
-            metric=called(name, len(places), split),
-            measure=name,
-            values=[value],
-            unit="",
-            better="higher",
-            real=None,
-            protocol={**protocol, **row.protocol},
-            subject={**subject, "labels seen": labels},
-            details={},
-        )
-        receipts.append(receipt)
+        metric, protocol = called(name, len(places), split), {**shared, **row.protocol}
+        receipts.append(Receipt(metric, name, [value], "", "higher", None, protocol, about, {}))
     return receipts
 
 

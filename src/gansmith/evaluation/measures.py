@@ -37,10 +37,8 @@ from gansmith.run.pictures import to_uint8
 from gansmith.sections import Data
 
 SplitName = Literal["test", "validation", "train"]
-PARZEN_VALID = 1000
-"""The authors' evaluator chooses sigma on so many validation images."""
-NUMBERS = 2**24
-"""The most numbers of the images that are looked at together: 64 MB as float32."""
+PARZEN_VALID = 1000  # the authors' evaluator chooses sigma on so many validation images
+NUMBERS = 2**24  # the most numbers of the images that are looked at together: 64 MB as float32
 
 
 def as_recipe(what: Recipe | Data | str) -> Recipe:
@@ -217,8 +215,7 @@ class Measured(NamedTuple):
 
     values: dict[str, float]
     details: dict[str, Any]
-    pictures: NDArray[np.uint8] | None = None
-    """Pairs (P, 2, C, H, W) of a sample and the training image nearest to it, the nearest pair first."""
+    pictures: NDArray[np.uint8] | None = None  # pairs (P, 2, C, H, W) of a sample and the training image nearest to it
 
 
 def _parzen(samples: Images, to: Reference) -> Measured:
@@ -301,8 +298,7 @@ def _paired(samples: Images, to: Reference, *, value: str, of: Callable[[Tensor,
     return Measured({value: torch.cat(found).mean().item()}, {})
 
 
-BORDER = 4
-"""Pixels that papers on super-resolution leave out at each side."""
+BORDER = 4  # pixels that papers on super-resolution leave out at each side
 
 
 def luminance(x: Tensor) -> Tensor:
@@ -352,8 +348,7 @@ class Case(NamedTuple):
     data: Data
     features: str
     reference: str
-    paired: bool
-    """Whether each sample has a truth: what it was made from has the same index as what it imitates."""
+    paired: bool  # whether each sample has a truth: what it was made from has the same index as what it imitates
 
 
 def has_validation(data: Data) -> bool:

@@ -74,8 +74,10 @@ def called(value: str, n: int, split: str = "test") -> str:
     return f"{value}_{f'{n // 1000}k' if n % 1000 == 0 else n}{'' if split == 'test' else f'_{split}'}"
 
 
-def number(x: float) -> str:
-    """Four digits that count, without an exponent where that is short."""
+def number(x: float | None) -> str:
+    """Four digits that count, without an exponent where that is short; nothing for None."""
+    if x is None:
+        return ""
     if math.isfinite(x) and x == int(x) and abs(x) < 1e6:
         return f"{x:.0f}"
     return f"{x:.2f}" if abs(x) >= 100 else f"{x:.4g}"
@@ -124,8 +126,8 @@ def table(columns: Sequence[Sequence[Receipt]]) -> Table:
     rows = []
     for metric, first in named.items():
         values = [next((r.text() for r in column if r.metric == metric), "") for column in columns]
-        real = "" if first.real is None else number(first.real)
-        rows.append([f"{metric} ({first.unit})" if first.unit else metric, *values, real, first.better])
+        unit = f" ({first.unit})" if first.unit else ""
+        rows.append([f"{metric}{unit}", *values, number(first.real), first.better])
     several = any(receipt.spread is not None for receipt in named.values())
     spread = "+-: standard deviation over sets of samples" if several else "one set of samples"
     notes = [f"{metric} is {receipt.note}" for metric, receipt in named.items() if receipt.note]

@@ -23,10 +23,8 @@ SIDE, DIM, CLASSES = 28, 64, 10
 class Outputs(NamedTuple):
     """What a classifier says of N images, float32."""
 
-    features: Tensor
-    """(N, dim), what the last linear layer reads"""
-    logits: Tensor
-    """(N, classes)"""
+    features: Tensor  # (N, dim), what the last linear layer reads
+    logits: Tensor  # (N, classes)
 
 
 class Digits(nn.Module):

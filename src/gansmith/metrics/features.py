@@ -29,8 +29,8 @@ INCEPTION = Published(
     96,
     "--feature-weights PATH or $GANSMITH_INCEPTION",
 )
+# torch-fidelity's name and pytorch-fid's, of the same bytes.
 INCEPTION_FILES = (Path(INCEPTION.url).name, "pt_inception-2015-12-05-6726825d.pth")
-"""torch-fidelity's name and pytorch-fid's, of the same bytes."""
 MOBILENET = Published(
     "MobileNetV2",
     "https://download.pytorch.org/models/mobilenet_v2-b0353104.pth",
@@ -38,10 +38,8 @@ MOBILENET = Published(
     14,
     "--feature-weights FILE",
 )
-MOBILENET_SIDE = 128
-"""Pictures are enlarged, or made small, to so many pixels."""
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""Of ImageNet's pictures."""
+MOBILENET_SIDE = 128  # pictures are enlarged, or made small, to so many pixels
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's pictures
 
 
 @dataclass(frozen=True)
@@ -52,15 +50,11 @@ class Extractor:
     depend on the others that are shown with it.
     """
 
-    name: str
-    """A distance between its features must be labelled with it."""
-    digest: str
-    """The sha256 of its weights."""
+    name: str  # a distance between its features must be labelled with it
+    digest: str  # the sha256 of its weights
     device: torch.device
-    rows: int
-    """Images per pass."""
-    net: Callable[[Tensor], Outputs]
-    """One pass: images (rows, C, H, W) in [0, 1] on `device` -> Outputs."""
+    rows: int  # images per pass
+    net: Callable[[Tensor], Outputs]  # one pass: images (rows, C, H, W) in [0, 1] on `device` -> Outputs
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Outputs:

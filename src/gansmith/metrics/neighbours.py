@@ -15,21 +15,15 @@ from torch import Tensor
 from gansmith.errors import UserError
 from gansmith.metrics.vectors import NUMBERS, blocks, mean_vector, squared_distances, vectors
 
-SPARE = 8
-"""Candidates beyond k: the matrix product cannot order vectors that differ by its rounding alone."""
-
-
-FEWEST = 20
-"""Held-out images of which the nearest says anything."""
+SPARE = 8  # candidates beyond k: the matrix product cannot order vectors that differ by its rounding alone
+FEWEST = 20  # held-out images of which the nearest says anything
 
 
 class Threshold(NamedTuple):
     """How near held-out images come to the training images."""
 
-    distance: float
-    """The distance to the nearest training image that `expected` of the held-out images fall short of."""
-    expected: float
-    """The probability that a new image from their distribution falls short of it."""
+    distance: float  # to the nearest training image, which `expected` of the held-out images fall short of
+    expected: float  # the probability that a new image from their distribution falls short of it
 
 
 def nearest(x: Tensor, to: Tensor, *, k: int = 1, skip_self: bool = False) -> tuple[Tensor, Tensor]:

@@ -10,10 +10,8 @@ from torch import Tensor
 
 from gansmith.errors import UserError
 
-ROWS = 1024
-"""The most rows of a block: a matrix of distances between two blocks is 8 MB."""
-NUMBERS = 2**21
-"""The most numbers of a block: 16 MB."""
+ROWS = 1024  # the most rows of a block: a matrix of distances between two blocks is 8 MB
+NUMBERS = 2**21  # the most numbers of a block: 16 MB
 
 
 class MeanStd(NamedTuple):

@@ -85,16 +85,14 @@ def _inputs(known: Mapping[str, Any]) -> str:
     if "inputs" not in known:
         return ""
     lines = ["## Inputs and output", "", "| name | type | shape | |", "| --- | --- | --- | --- |"]
-    lines += [
-        f"| `{x['name']}` | {x['dtype']} | {', '.join(map(str, x['shape']))} | {x['means']} |"
-        for x in (*known["inputs"], known["output"])
-    ]
-    chance = [
-        "",
-        "It leaves something to chance, by the random numbers of torch. onnxruntime leaves dropout out, unless the"
-        " session's graph_optimization_level is ORT_DISABLE_ALL.",
-    ]
-    return "\n".join([*lines, *(chance if known["draws"] else []), "", ""])
+    for x in (*known["inputs"], known["output"]):
+        lines.append(f"| `{x['name']}` | {x['dtype']} | {', '.join(map(str, x['shape']))} | {x['means']} |")
+    if known["draws"]:
+        lines.append(
+            "\nIt leaves something to chance, by the random numbers of torch. onnxruntime leaves dropout out, unless"
+            " the session's graph_optimization_level is ORT_DISABLE_ALL."
+        )
+    return "\n".join([*lines, "", ""])
 
 
 def _scores(receipts: list[Receipt]) -> str:
@@ -102,8 +100,7 @@ def _scores(receipts: list[Receipt]) -> str:
         return "None were measured of these weights: `gansmith evaluate RUN` does."
     rows = ["| score | value | real images | better |", "| --- | --- | --- | --- |"]
     for r in receipts:
-        real = "" if r.real is None else number(r.real)
-        rows.append(f"| {f'{r.metric} {r.unit}'.strip()} | {r.text()} | {real} | {r.better} |")
+        rows.append(f"| {f'{r.metric} {r.unit}'.strip()} | {r.text()} | {number(r.real)} | {r.better} |")
     said = "Each with its protocol in [receipts.jsonl](receipts.jsonl); `real images` is what real ones reach."
     memory = any(r.measure.startswith("memorised") for r in receipts)
     return "\n".join([*rows, "", said + " Whether it repeats training images was not measured." * (not memory)])

@@ -57,9 +57,9 @@ def export(
     opened = open_run(run, round, say, trust=trust)
     sampler = sampler_of(opened, maker=maker, ema=ema, device="cpu", say=say)
     known, inputs = about(opened, sampler), programs.example(sampler)
-    name = f"export-{sampler.round:06d}{'' if ema else '-raw'}-{known['maker']}"
+    place = Path(out or Path(run) / f"export-{sampler.round:06d}{'' if ema else '-raw'}-{known['maker']}")
     program = programs.exported(sampler, inputs)
-    with new_folder(Path(run) / name if out is None else Path(out)) as folder:
+    with new_folder(place) as folder:
         made = _played(programs.Plain(sampler).eval(), inputs)
         arrays: dict[str, Any] = {name: x.numpy() for name, x in {**inputs, programs.MADE: made}.items()}
         np.savez(folder / "example.npz", **arrays)
@@ -73,7 +73,7 @@ def export(
         known["tensors"] = {name: {**programs.sized(x), "sha256": _digest(x)} for name, x in weights.items()}
         write_card(folder, Path(run), sampler, known)
         (folder / "model.json").write_text(strict_json.dumps(known, indent=1) + "\n", encoding="utf-8")
-    return Path(run) / name if out is None else Path(out)
+    return place
 
 
 @torch.no_grad()

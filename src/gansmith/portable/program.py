@@ -45,13 +45,11 @@ class Plain(nn.Module):
 
     def made(self, given: Mapping[str, Tensor]) -> Tensor:
         inputs = self.maker.inputs
-        fields = {field: self._seen(field, given[name]) for name, field in inputs.items()}
+        fields = {field: given[name] for name, field in inputs.items()}
+        fields |= {field: self.values.to_network(fields[field] * 255) for field in self.maker.pictures}
         fields = self.view(fields)
         made = self.maker.make(*self.nets.values(), **{name: fields[field] for name, field in inputs.items()})
         return made if self.numbers else self.values.to_unit(made)
-
-    def _seen(self, field: str, x: Tensor) -> Tensor:
-        return self.values.to_network(x * 255) if field in self.maker.pictures else x
 
 
 def example(sampler: Sampler) -> dict[str, Tensor]:
@@ -95,7 +93,7 @@ def exported(sampler: Sampler, inputs: Mapping[str, Tensor]) -> ExportedProgram:
 
 def interface(sampler: Sampler, program: ExportedProgram) -> dict[str, Any]:
     """Inputs and output for whoever has none of this code: name, dtype, shape (N, H and W may be any), and meaning."""
-    names, maker = ", ".join(sampler.classes.names), sampler.maker
+    names = ", ".join(sampler.classes.names)
     drawn = " ".join((type(sampler.prior).__doc__ or "").split("\n\n")[0].split())
     means = {
         "latent": f"a draw of the prior for each row: {drawn}",
@@ -103,20 +101,19 @@ def interface(sampler: Sampler, program: ExportedProgram) -> dict[str, Any]:
         "bits": f"1 where the picture shall have it, 0 where not, NaN where it keeps what it has, of: {names}",
         "mask": "1 where the hole is, else 0",
     }
-    values = {
-        node.name: node.meta["val"] for node in program.graph.nodes if node.op in ("placeholder", "call_function")
-    }
+    nodes = {node.name: node for node in program.graph.nodes}
+
+    def described(name: str, at: str, means: str) -> dict[str, Any]:
+        return {"name": name, **sized(nodes[at].meta["val"]), "means": means}
+
     inputs = [
-        {"name": name, **sized(values[name]), "means": means.get(field, f"pictures ({field}), values in [0, 1]")}
-        for name, field in maker.inputs.items()
+        described(name, name, means.get(field, f"pictures ({field}), values in [0, 1]"))
+        for name, field in sampler.maker.inputs.items()
     ]
-    made = "logits" if maker.classifies else "numbers" if sampler.values == "raw" else "pictures, values in [0, 1]"
+    made = "numbers" if sampler.values == "raw" else "pictures, values in [0, 1]"
     (out,) = program.graph_signature.user_outputs
-    return {
-        "inputs": inputs,
-        "output": {"name": MADE, **sized(values[str(out)]), "means": made},
-        "draws": draws(program),
-    }
+    output = described(MADE, str(out), "logits" if sampler.maker.classifies else made)
+    return {"inputs": inputs, "output": output, "draws": draws(program)}
 
 
 def sized(value: Tensor) -> dict[str, Any]:
