@@ -35,13 +35,12 @@ from gansmith.series import DIVERGED, at_length, check_same, last_line, side_by_
 Say = Callable[[str], None]
 SCORES = "compare.jsonl"
 """In a run's folder: its receipts by this protocol: the first maker, one set of samples of seed 0."""
+# Keys of data that all rows share; keys, or their beginnings, in which runs of one row may differ.
 SAME = ("name", "img_size", "channels", "fit", "pairs", "direction", "validation")
-"""Keys of data that all rows share."""
 APART = (
     *("seed", "sample_interval", "log_interval", "minutes", "checkpoint", "evaluation", "start.digest"),
     *("data.root", "data.n_cpu", "data.memory"),
 )
-"""Keys, or their beginnings, in which runs of one row may differ."""
 
 
 def compare(
@@ -85,13 +84,10 @@ def compare(
         without = next((job for job in everything if _teller(job) is None), None)
         if told and without:
             raise UserError(f"{told[0]}: the game {without.recipe.game.name} of {without.row} tells no classes")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    at_once = jobs or (1 if timed or choose_device(device).type != "cpu" else cores)
-    if threading.current_thread() is not threading.main_thread():  # only there can signals be taken
-        at_once = 1
+    alone = timed or choose_device(device).type != "cpu"
     scoring = Scoring(metrics, n, device)
     out.mkdir(parents=True, exist_ok=True)
-    lost = _all(everything, scoring, at_once, cores, out, quiet, say)
+    lost = _all(everything, scoring, jobs or (1 if alone else None), out, quiet, say)
     if len(lost) == len(everything):
         raise UserError(f"none of the runs can be compared; the first: {lost[everything[0].run]}")
     scores = {job.run: {r.measure: r for r in scoring(job)} for job in everything if job.run not in lost}
@@ -146,9 +142,9 @@ def planned(
             wanted = [replace(one, recipe=settled(one.recipe, device, _silent)) for one in wanted]
             label, minutes = wanted[0].label, wanted[0].recipe.minutes
             name = " ".join([label, *parts] if len(what) > 1 or not parts else parts)
-            same = (row[0].row for row in rows.values() if row[0].wanted and row[0].recipe == wanted[0].recipe)
-            if name in rows or (other := next(same, None)):
-                raise UserError(f"{name} and {name if name in rows else other} are one and the same; give one of them")
+            for other, row in rows.items():
+                if other == name or (row[0].wanted and row[0].recipe == wanted[0].recipe):
+                    raise UserError(f"{name} and {other} are one and the same; give one of them")
             stem = _slug("-".join([label, *parts, *([] if minutes is None else [f"{minutes:g}min"])]))
             at = zip(seeds, wanted, strict=True)
             rows[name] = [Job(name, seed, out / f"{stem}-{seed}", made.recipe, made) for seed, made in at]
@@ -205,9 +201,9 @@ class Scoring:
         kept, missing = self.kept(job)
         if missing:
             options: dict[str, Any] = {"n": self.n, "device": self.device, "say": _silent, "seeds": (0,)}
+            pictures = [name for name in missing if name not in LABELS]
             labels = [name for name in missing if name in LABELS]
-            first = next(iter(game_of(job.recipe).makers))
-            for maker, mine in ((first, [name for name in missing if name not in labels]), (_teller(job), labels)):
+            for maker, mine in ((next(iter(game_of(job.recipe).makers)), pictures), (_teller(job), labels)):
                 found = evaluate(job.run, metrics=mine, maker=maker, **options) if mine else []
                 found = [replace(receipt, subject={**receipt.subject, "n": self.n}) for receipt in found]
                 append(found, job.run / SCORES)
@@ -253,9 +249,9 @@ def _silent(text: str) -> None:
 
 
 def _all(
-    jobs: Sequence[Job], scoring: Scoring, at_once: int, cores: int, out: Path, quiet: bool, say: Say
+    jobs: Sequence[Job], scoring: Scoring, at_once: int | None, out: Path, quiet: bool, say: Say
 ) -> dict[Path, str]:
-    """Train and score all; why some have no scores, by run."""
+    """Train and score all, so many at once, or as many as there are cores; why some have no scores, by run."""
     lost: dict[Path, str] = {}
     ended: set[Path] = set()
     began, before = time.monotonic(), sum(job.trained() for job in jobs)
@@ -273,7 +269,9 @@ def _all(
         progress(f": {job.row}, seed {job.seed}{f': {why}' if why else ''}")
 
     waiting = [job for job in jobs if not _settled(job, scoring)]
-    at_once = min(at_once, len(waiting))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    main = threading.current_thread() is threading.main_thread()  # only there can signals be taken
+    at_once = min((at_once or cores) if main else 1, len(waiting))
     if waiting:
         say(f"{len(waiting)} of {len(jobs)} runs to train or score, {at_once} at once; they lie in {out}")
     if at_once > 1:

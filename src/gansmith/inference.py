@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import KW_ONLY, InitVar, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -32,11 +32,9 @@ TILE = 256  # side in pixels of the parts in which a network that allows it make
 BLOCK = 1000  # latents that `draw` takes from one random stream, all of them or not
 
 Pictures = NDArray[np.uint8]
-Round = int | Literal["best"] | None
-"""The round of a checkpoint, the best kept, or None for the newest."""
+Round = int | Literal["best"] | None  # of a checkpoint, the best kept, or None for the newest
 Labels = int | Sequence[int] | None
-Kind = Literal["latent", "pictures", "style"]
-"""What a maker is given: latents, pictures and perhaps more, or two pictures."""
+Kind = Literal["latent", "pictures", "style"]  # what a maker is given: latents, pictures and perhaps more, or two
 
 
 @dataclass(eq=False, repr=False)
@@ -116,9 +114,9 @@ class Sampler:
     def labels(self, labels: Labels, seeds: Sequence[int]) -> Tensor | None:
         """The labels (N,) of seeds: one for all, one for each, or, where nothing is said, seed modulo classes."""
         k = len(self.classes.names)
+        if not self.maker.labelled and labels is not None:
+            raise UserError("this generator has no labels: it was trained without")
         if not self.maker.labelled:
-            if labels is not None:
-                raise UserError("this generator has no labels: it was trained without")
             return None
         chosen = [seed % k for seed in seeds] if labels is None else labels
         chosen = [int(chosen)] * len(seeds) if isinstance(chosen, (int, np.integer)) else [int(y) for y in chosen]
@@ -314,17 +312,12 @@ class Sampler:
             raise UserError(f"its size is {height},{width}; it must be {','.join(map(str, self.shape[1:]))}")
 
     def fitting(self, height: int, width: int) -> tuple[int, int]:
-        """The size itself where the networks can take it, else the next larger one that they can, or that of training.
-
-        Sides that are multiples of 1, 2, 4, ... 256 are tried.
-        """
-        for of in (1 << i for i in range(9)):
+        """The size itself where the networks take it, else the next larger one that they take, or that of training."""
+        for of in (1, 2, 4, 8, 16, 32, 64, 128, 256):  # of which both sides are multiples
             size = (-(-height // of) * of, -(-width // of) * of)
-            try:
+            with suppress(UserError):
                 self.check_size(*size)
-            except UserError:
-                continue
-            return size
+                return size
         assert self.shape is not None
         return self.shape[1:]
 

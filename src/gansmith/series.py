@@ -25,8 +25,7 @@ T = TypeVar("T")
 DIVERGED = "diverged.txt"
 """In a run's folder: why its training ended on a loss that is not finite. It is not trained again."""
 LENGTH = ("n_epochs", "steps", "minutes")
-EVERY = 30.0
-"""Seconds between two lines of progress."""
+EVERY = 30.0  # seconds between two lines of progress
 
 
 def train_missing(run: Path, wanted: Resolved, *, device: str, quiet: bool, say: Callable[[str], None]) -> None:

@@ -109,14 +109,14 @@ class Evaluator:
         """UserError unless `best`, if any, is one of the values, has a better end, and may choose a checkpoint."""
         if best is None:
             return
-        ends = {v: end for name in self.metrics for v, (_, end) in METRICS[name].values.items()}
-        known = [value for value, end in ends.items() if end in ("higher", "lower")]
+        values = [item for name in self.metrics for item in METRICS[name].values.items()]
+        known = [value for value, (_, end) in values if end in ("higher", "lower")]
         if best not in known:
             near = did_you_mean(best, known)
             raise UserError(f"evaluation.best is {best!r}; it must be one of {', '.join(known)}{near}")
         if len(self.to.folds) > 1:
-            one = f"evaluation.best must be null for {self.data.name}"
-            raise UserError(f"{one}: validation images of one fold are test images of another")
+            why = "validation images of one fold are test images of another"
+            raise UserError(f"evaluation.best must be null for {self.data.name}: {why}")
 
     def limit(self, there: int, why: str) -> None:
         """Say that there are fewer samples than the measures take by themselves, and take these."""
@@ -545,7 +545,7 @@ def _checked(pixels: Tensor, data: Data, n: int) -> Tensor:
         raise UserError(f"samples are {found}; they must be a torch.Tensor (n, {', '.join(map(str, shape))}){bounds}")
     if len(pixels) < n:
         raise UserError(f"there are {len(pixels)} samples, and the metrics take {n}: ask for fewer with n")
-    low, high = pixels.min().item(), pixels.max().item()
+    low, high = (bound.item() for bound in pixels.aminmax())
     if not (low >= least and high <= most):
         raise UserError(f"samples reach from {low:.4g} to {high:.4g}; they must lie in [{least}, {most}]")
     return pixels.detach().float().cpu()

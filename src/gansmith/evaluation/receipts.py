@@ -153,14 +153,13 @@ def read(path: Path) -> list[Receipt]:
     """The receipts of a file of JSON lines, or none where there is no file."""
     if not path.exists():
         return []
-    names = {f.name for f in dataclasses.fields(Receipt)}
+    names, receipts = {f.name for f in dataclasses.fields(Receipt)}, []
     try:
-        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-        return [Receipt(**{key: value for key, value in _with_numbers(row).items() if key in names}) for row in rows]
+        for line in filter(str.strip, path.read_text(encoding="utf-8").splitlines()):
+            row = {key: value for key, value in json.loads(line).items() if key in names}
+            # Not in the subject: a run may be called "nan".
+            row |= {key: strict_json.numbers(row[key]) for key in ("values", "real", "details") if key in row}
+            receipts.append(Receipt(**row))
     except (ValueError, TypeError, AttributeError):
         raise UserError(f"{path} does not hold receipts, one a line; remove it to have them made anew") from None
-
-
-def _with_numbers(row: Mapping[str, Any]) -> dict[str, Any]:
-    """The row with its nan and infinities; a run may be called "nan"."""
-    return {**row, **{key: strict_json.numbers(row[key]) for key in ("values", "real", "details") if key in row}}
+    return receipts
