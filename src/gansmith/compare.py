@@ -199,12 +199,10 @@ class Scoring:
     def __call__(self, job: Job) -> list[Receipt]:
         """The receipts of a run's newest checkpoint, measured now as far as they are not kept."""
         kept, missing = self.kept(job)
-        if missing:
-            options: dict[str, Any] = {"n": self.n, "device": self.device, "say": _silent, "seeds": (0,)}
-            pictures = [name for name in missing if name not in LABELS]
-            labels = [name for name in missing if name in LABELS]
-            for maker, mine in ((next(iter(game_of(job.recipe).makers)), pictures), (_teller(job), labels)):
-                found = evaluate(job.run, metrics=mine, maker=maker, **options) if mine else []
+        options: dict[str, Any] = {"n": self.n, "device": self.device, "say": _silent, "seeds": (0,)}
+        for maker, labels in ((next(iter(game_of(job.recipe).makers)), False), (_teller(job), True)):
+            if mine := [name for name in missing if (name in LABELS) == labels]:
+                found = evaluate(job.run, metrics=mine, maker=maker, **options)
                 found = [replace(receipt, subject={**receipt.subject, "n": self.n}) for receipt in found]
                 append(found, job.run / SCORES)
                 kept += found
@@ -252,8 +250,7 @@ def _all(
     jobs: Sequence[Job], scoring: Scoring, at_once: int | None, out: Path, quiet: bool, say: Say
 ) -> dict[Path, str]:
     """Train and score all, so many at once, or as many as there are cores; why some have no scores, by run."""
-    lost: dict[Path, str] = {}
-    ended: set[Path] = set()
+    ended: dict[Path, str] = {}
     began, before = time.monotonic(), sum(job.trained() for job in jobs)
 
     def progress(what: str = "") -> None:
@@ -263,9 +260,7 @@ def _all(
         say(f"{len(ended)} of {len(jobs)} runs{f', left about {left // 60}:{left % 60:02d}' if left else ''}{what}")
 
     def end(job: Job, why: str) -> None:
-        ended.add(job.run)
-        if why:
-            lost[job.run] = why
+        ended[job.run] = why
         progress(f": {job.row}, seed {job.seed}{f': {why}' if why else ''}")
 
     waiting = [job for job in jobs if not _settled(job, scoring)]
@@ -284,7 +279,7 @@ def _all(
     for job in jobs:
         if job.run not in ended:
             end(job, work(job, scoring, quiet))
-    return lost
+    return {run: why for run, why in ended.items() if why}
 
 
 def _settled(job: Job, scoring: Scoring) -> bool:

@@ -330,10 +330,6 @@ class Subject(NamedTuple):
     sampler: Sampler | None
     about: dict[str, Any]  # what receipts say of it
 
-    @property
-    def paired(self) -> bool:
-        return _has_truth(self.recipe, self.maker)
-
 
 def _subjects(
     what: Path | Sampler | Generate,
@@ -377,13 +373,14 @@ def _shares(
     subjects: Sequence[Subject], names: Sequence[str] | None, say: Say
 ) -> Iterator[tuple[Subject, list[str] | None]]:
     """What each subject is scored by of the measures that were named; those for other kinds alone are left out."""
-    pairs = {name for name, row in METRICS.items() if row.paired} if any(one.paired for one in subjects) else set()
+    truths = [_has_truth(one.recipe, one.maker) for one in subjects]
+    pairs = {name for name, row in METRICS.items() if row.paired} if any(truths) else set()
     labels = {*LABELS} if any(one.maker.classifies for one in subjects) else set()
-    for one in subjects:
+    for one, has_truth in zip(subjects, truths, strict=True):
         if names is None:
             yield one, None
             continue
-        left = labels if one.paired else pairs | labels
+        left = labels if has_truth else pairs | labels
         mine = [m for m in names if (m in labels if one.maker.classifies else m not in left)]
         if mine or not names:
             yield one, mine

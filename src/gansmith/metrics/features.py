@@ -58,22 +58,17 @@ class Extractor:
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Outputs:
+        x = torch.cat([images, images[-1:].expand(-len(images) % self.rows, -1, -1, -1)])
         # TF32 would round factors to 10 bits, and another card would give another distance.
         with cuda_math(tf32=False), torch.autocast(self.device.type, enabled=False):
-            passes = [self._one(part) for part in torch.split(images, self.rows)]
-        features, logits = zip(*passes, strict=True)
-        return Outputs(torch.cat(features), torch.cat(logits))
-
-    def _one(self, part: Tensor) -> Outputs:
-        x = part.to(self.device, torch.float32)
-        features, logits = self.net(torch.cat([x, x[-1:].expand(self.rows - len(x), -1, -1, -1)]))
-        return Outputs(features[: len(x)].float(), logits[: len(x)].float())
+            passes = [self.net(part.to(self.device, torch.float32)) for part in torch.split(x, self.rows)]
+        return Outputs(*(torch.cat(parts)[: len(images)].float() for parts in zip(*passes, strict=True)))
 
 
 def mnist(device: str | torch.device = "cpu") -> Extractor:
     """The digit classifier that ships: 64 features, 10 classes, images (N, 1, 28, 28) alone.
 
-    No other size is resized to that: the distance would be one to the resizing. UserError for a damaged file.
+    No other size is resized to that: the distance would be one to the resizing.
     """
     return Extractor("mnist", digits.SHA256, torch.device(device), 256, digits.load().to(device))
 
