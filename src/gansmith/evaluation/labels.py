@@ -59,10 +59,8 @@ def score_labels(
     """
     taught = any("y" in fields for fields in game_of(recipe).needs)
     chosen = {name: row for name, row in LABELS.items() if row.taught == taught and (names is None or name in names)}
-    for name in names or ():
-        if name not in chosen:
-            way = "with" if taught else "without"
-            say(f"{name} is left out: the game {recipe.game.name} was trained {way} labels")
+    for name in [name for name in names or () if name not in chosen]:
+        say(f"{name} is left out: the game {recipe.game.name} was trained {'with' if taught else 'without'} labels")
     try:
         found = _labelled(sampler, recipe, split, say)
     except UserError as error:

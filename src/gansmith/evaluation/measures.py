@@ -411,17 +411,17 @@ class Metric:
         return None
 
 
-def _of_pairs(
-    value: str, of: Callable[[Tensor, Tensor], Tensor], unit: str, better: str, protocol: Mapping[str, Any], least: int
-) -> Metric:
-    """A row that compares each sample with the real image that it should be."""
-    measure, values = partial(_paired, value=value, of=of), {value: (unit, better)}
-    return Metric(measure, values, protocol, features=False, least=least, paired=True)
-
-
 WINDOW = {"window": "Gaussian, 11x11, sigma 1.5"}
 LUMINANCE = {"range": 1, "of": "Y, 16 to 235 of 255 (BT.601)", "without": f"a border of {BORDER} pixels"}
 NEAREST = {"nearer than": "the nearest 1 % of the reference"}
+# Of pairs: a function of both, unit and better end, protocol, the smallest side; *_y as papers on super-resolution do.
+PAIRS: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], tuple[str, str], Mapping[str, Any], int]] = {
+    "psnr": (psnr, ("dB", "higher"), {"range": 1, "mean": "of the dB of each picture"}, 1),
+    "ssim": (ssim, ("", "higher"), {"range": 1, **WINDOW}, 11),  # doi 10.1109/TIP.2003.819861
+    "psnr_y": (lambda x, y: psnr(luminance(x), luminance(y)), ("dB", "higher"), LUMINANCE, 2 * BORDER + 1),
+    "ssim_y": (lambda x, y: ssim(luminance(x), luminance(y)), ("", "higher"), {**LUMINANCE, **WINDOW}, 2 * BORDER + 11),
+    "l1": (lambda x, y: (x - y).abs().mean((1, 2, 3)), ("", "lower"), {"range": 1}, 1),  # arXiv 1611.07004
+}
 METRICS: dict[str, Metric] = {
     "parzen_ll": Metric(  # arXiv 1406.2661
         _parzen,
@@ -503,15 +503,12 @@ METRICS: dict[str, Metric] = {
         also=("train",),
         n=2000,
     ),
-    "psnr": _of_pairs("psnr", psnr, "dB", "higher", {"range": 1, "mean": "of the dB of each picture"}, 1),
-    "ssim": _of_pairs("ssim", ssim, "", "higher", {"range": 1, **WINDOW}, 11),  # doi 10.1109/TIP.2003.819861
-    "psnr_y": _of_pairs(  # as papers on super-resolution report it
-        "psnr_y", lambda x, y: psnr(luminance(x), luminance(y)), "dB", "higher", LUMINANCE, 2 * BORDER + 1
-    ),
-    "ssim_y": _of_pairs(
-        "ssim_y", lambda x, y: ssim(luminance(x), luminance(y)), "", "higher", {**LUMINANCE, **WINDOW}, 2 * BORDER + 11
-    ),
-    "l1": _of_pairs("l1", lambda x, y: (x - y).abs().mean((1, 2, 3)), "", "lower", {"range": 1}, 1),  # arXiv 1611.07004
+    **{
+        name: Metric(
+            partial(_paired, value=name, of=of), {name: unit}, protocol, features=False, least=least, paired=True
+        )
+        for name, (of, unit, protocol, least) in PAIRS.items()
+    },
 }
 VALUE_OF = {value: name for name, row in METRICS.items() for value in row.values}
 """Each value, and the metric that gives it."""
