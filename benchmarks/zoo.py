@@ -422,7 +422,7 @@ def bicubic(run: Path) -> dict[str, float]:
 
     from gansmith.build import fields_of, load_split
     from gansmith.data.values import VALUES
-    from gansmith.evaluation.measures import PSNR
+    from gansmith.evaluation.measures import psnr
     from gansmith.inference import open_run
 
     recipe = open_run(run).recipe
@@ -431,13 +431,13 @@ def bicubic(run: Path) -> dict[str, float]:
     fields = fields_of(recipe, [found], slice(n), torch.device("cpu"))
     low, x = (VALUES[recipe.data.values].to_unit(fields[name].clone()) for name in ("low", "x"))
     made = torch.nn.functional.interpolate(low, x.shape[2:], mode="bicubic").clamp(0, 1)
-    return {"psnr_bicubic": round(float(PSNR(made, x).mean()), 4), "psnr_y_bicubic": round(on_luminance(made, x), 4)}
+    return {"psnr_bicubic": round(float(psnr(made, x).mean()), 4), "psnr_y_bicubic": round(on_luminance(made, x), 4)}
 
 
 def on_luminance(made: Any, x: Any) -> float:
-    from gansmith.evaluation.measures import PSNR, luminance
+    from gansmith.evaluation.measures import luminance, psnr
 
-    return float(PSNR(luminance(made), luminance(x)).mean())
+    return float(psnr(luminance(made), luminance(x)).mean())
 
 
 def enlarged(run: Path) -> dict[str, float]:

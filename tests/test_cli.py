@@ -486,6 +486,7 @@ def test_traverse_codes(cli: Gansmith, refused: Any, codes: Path) -> None:
     assert images.shape == (20, 1, 16, 16) and names[::19] == ["seed-4-code2-0", "seed-9-code2-9"]
     line = refused("sample", codes, "--traverse", "slant", *CPU)
     assert "no code 'slant': it has category, code1, code2" in line
+    assert "--label does not go with it" in refused("sample", codes, "--traverse", "category", "--label", "1", *CPU)
 
 
 def test_rectangles_train_and_are_sampled(cli: Gansmith, tmp_path: Path, words: Any) -> None:

@@ -23,6 +23,7 @@ from torch.nn import functional as F
 from gansmith.cuda_math import cuda_math
 from gansmith.data import load_sets
 from gansmith.errors import UserError
+from gansmith.evaluation.evaluator import Evaluator
 from gansmith.metrics import digits, features
 from gansmith.metrics.digits import Outputs
 from gansmith.metrics.features import Extractor, inception, mnist, mobilenet
@@ -53,6 +54,11 @@ def outputs(extractor: Extractor, unseen_images: Tensor) -> Outputs:
 
 
 # ---- the digit classifier that ships -----------------------------------------------------------------------------
+
+
+def test_weights_for_features_that_ship_are_refused() -> None:
+    with pytest.raises(UserError, match="the mnist features ship with gansmith"):
+        Evaluator("mnist", metrics=["fd"], feature_weights=Path("any.pth"), device="cpu")
 
 
 @pytest.mark.slow

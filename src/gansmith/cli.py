@@ -320,6 +320,8 @@ def sample(
         raise UserError("--n and --seeds both say how many; give one of them")
     seeds = seeds if n is None else f"0-{n - 1}"
     listed = None if seeds is None else _seeds(seeds)  # before torch is imported
+    if traverse and label:
+        raise UserError("--traverse varies a code of the noise; --label does not go with it")
     columns, rows = _grid(grid or ("10x10" if traverse else "8x8"))
     from gansmith.inference import load
     from gansmith.papers.points import POINTS

@@ -84,6 +84,10 @@ class Evaluator:
         self.metrics = _chosen([metrics] if isinstance(metrics, str) else metrics, case, say)
         self.extractor: Extractor | None = None
         if any(METRICS[m].features for m in self.metrics):
+            if case.features == "mnist" and feature_weights is not None:
+                raise UserError(
+                    "--feature-weights: the mnist features ship with gansmith; give --features inception|mobilenet"
+                )
             try:
                 self.extractor = EXTRACTORS[case.features](feature_weights, where, say)
             except UserError as error:

@@ -63,7 +63,8 @@ def example(sampler: Sampler) -> dict[str, Tensor]:
         elif field == "y":
             found[name] = torch.arange(ROWS) % max(1, len(sampler.classes.names))
         elif field == "bits":
-            found[name] = torch.tensor([0.0, 1.0, float("nan")])[torch.randint(3, (ROWS, len(sampler.classes.names)))]
+            kinds = torch.randint(3, (ROWS, len(sampler.classes.names)), generator=noise)
+            found[name] = torch.tensor([0.0, 1.0, float("nan")])[kinds]
         elif field == "mask":
             found[name] = torch.zeros(ROWS, 1, *shape[1:])
             found[name][:, :, shape[1] // 4 : shape[1] // 2, shape[2] // 4 : shape[2] // 2] = 1

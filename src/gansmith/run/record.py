@@ -240,7 +240,7 @@ class Record:
             try:
                 score = checkpoint.verify(path)["score"]
             except checkpoint.Broken as error:
-                print(f"the best checkpoint {path} is broken ({error}): the next one takes its place")
+                self.say(f"the best checkpoint {path} is broken ({error}): the next one takes its place")
             else:
                 return float(score["value"]) if score["metric"] == metric else math.nan
         return math.nan
