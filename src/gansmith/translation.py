@@ -10,8 +10,8 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
-from gansmith.data.folder import list_folder, printable
-from gansmith.data.pictures import EXTENSIONS, open_picture, to_array, why_broken
+from gansmith.data.folder import list_folder
+from gansmith.data.pictures import EXTENSIONS, open_picture, printable, to_array, why_broken
 from gansmith.errors import UserError
 from gansmith.hub import PREFIX
 from gansmith.inference import Kind, Round, Sampler, load

@@ -19,6 +19,7 @@ from threading import Lock
 from typing import IO, NamedTuple
 
 import numpy as np
+from PIL import Image
 
 import gansmith
 from gansmith.data import pictures
@@ -39,13 +40,16 @@ Told = str | tuple[int, int, bool]
 """Why a picture is broken; or its width, its height, and whether it loses its colours."""
 
 
-def decode(data: Sequence[bytes | Path], form: Form) -> tuple[Bytes, list[Told]]:
-    """Pictures (n, C, H, W) of files or compressed bytes, and what there is to tell of each."""
+def decode(data: Sequence[bytes | Path | Image.Image], form: Form) -> tuple[Bytes, list[Told]]:
+    """Pictures (n, C, H, W) of files, compressed bytes or pictures, and what there is to tell of each."""
     out = np.zeros((len(data), form.channels, *form.size), np.uint8)
     told: list[Told] = []
     for i, one in enumerate(data):
         try:
-            image = pictures.open_picture(one if isinstance(one, Path) else io.BytesIO(one), form.megapixels)
+            if isinstance(one, Image.Image):
+                image = one
+            else:
+                image = pictures.open_picture(io.BytesIO(one) if isinstance(one, bytes) else one, form.megapixels)
             out[i] = pictures.to_array(image, form.size, form.channels, form.fit)
             told.append((image.width, image.height, form.channels == 1 and pictures.in_colour(image)))
         except Exception as error:  # on a damaged file the readers of Pillow raise almost anything
@@ -61,9 +65,10 @@ class Decoders:
         self._lock, self.running = Lock(), list[Decoder]()
         self._free: SimpleQueue[Decoder] = SimpleQueue()
 
-    def decode(self, data: Sequence[bytes | Path]) -> tuple[Bytes, list[Told]]:
-        """As the function `decode`; UserError where a process has died."""
-        if self._n == 1:
+    def decode(self, data: Sequence[bytes | Path | Image.Image]) -> tuple[Bytes, list[Told]]:
+        """As the function `decode`; UserError where a process has died. Pictures stay in this process."""
+        packed = [one for one in data if not isinstance(one, Image.Image)]
+        if self._n == 1 or len(packed) < len(data):
             return decode(data, self.form)
         with self._lock:
             while len(self.running) < self._n:
@@ -71,7 +76,7 @@ class Decoders:
                 self._free.put(self.running[-1])
         decoder = self._free.get()
         try:
-            done = decoder.decode(data)
+            done = decoder.decode(packed)
         except BaseException:  # it may have died, or be about to answer what nobody waits for
             with self._lock:
                 if decoder in self.running:

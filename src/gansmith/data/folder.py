@@ -6,7 +6,6 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +15,8 @@ from gansmith.data import pictures
 from gansmith.data.attributes import TABLE, read_table
 from gansmith.data.cache import Broken
 from gansmith.data.imageset import ImageSet
-from gansmith.data.prepare import Mark, Needs, Source, Wanted, advice, kind, prepare
+from gansmith.data.pictures import printable
+from gansmith.data.prepare import Mark, Needs, Sample, Source, Wanted, advice, kind, prepare
 from gansmith.errors import UserError
 
 # Folders that systems and programs leave behind, in lower case, beside those whose name begins with a dot.
@@ -54,14 +54,13 @@ class Found(NamedTuple):
     wanted: Wanted
     source: Source
 
+    def load(self) -> ImageSet:
+        return prepare(self.path, self.wanted, lambda: self.source)
+
 
 def load_folder(what: str, wanted: Wanted) -> tuple[ImageSet, ...]:
     """The pictures below a folder: one set, or of two domains two."""
-    return tuple(prepare(one.path, one.wanted, partial(_given, one.source)) for one in find_folder(what, wanted))
-
-
-def _given(source: Source) -> Source:
-    return source
+    return tuple(found.load() for found in find_folder(what, wanted))
 
 
 def find_folder(what: str, wanted: Wanted) -> list[Found]:
@@ -110,17 +109,9 @@ def _find(name: str, parts: Sequence[Part], wanted: Wanted, *, halves: bool = Fa
         left, right = "ab" if wanted.direction == "a2b" else "ba"
         wanted.say(f"{folders[0]}: the left half of each picture is {left}, the right half {right}")
 
-    def files_of(index: int) -> list[Path]:
-        return [folder / file for folder, file in zip(folders, samples[index], strict=True)]
-
-    def read(index: int) -> tuple[tuple[Image.Image, ...], Mark]:
-        files = files_of(index)
-        images = tuple(pictures.open_picture(file, wanted.max_megapixels) for file in files)
-        if len({image.size for image in images}) > 1:
-            sizes = zip(files, images, strict=True)
-            text = " and ".join(f"{printable(file)} is {im.width}x{im.height}" for file, im in sizes)
-            raise UserError(f"{text} (width x height); the two pictures of a pair must have one size")
-        return _halves(images[0], files[0]) if halves else images, marks[index]
+    def read(index: int) -> Sample:
+        files = [folder / file for folder, file in zip(folders, samples[index], strict=True)]
+        return _halves(files[0], wanted.max_megapixels) if halves else files, marks[index]
 
     def title(index: int) -> str:
         return printable(" with its partner ".join(samples[index]))
@@ -129,18 +120,17 @@ def _find(name: str, parts: Sequence[Part], wanted: Wanted, *, halves: bool = Fa
     fields = ("a", "b") if halves or not alone else ("x",)
     told = [hashlib.sha256(table.read_bytes() + repr(wanted.columns).encode()).hexdigest()] if table else []
     path = wanted.path(name, *folders, *map(fingerprint, listings), *["halves"] * halves, *told)
-    files = None if halves else files_of
-    source = Source(name, len(samples), read, title, classes, broken, None, fields, files, marks)
-    return Found(path, wanted, source)
+    return Found(path, wanted, Source(name, len(samples), read, title, classes, broken, fields=fields))
 
 
-def _halves(image: Image.Image, file: Path) -> tuple[Image.Image, Image.Image]:
+def _halves(file: Path, megapixels: int) -> list[Image.Image]:
+    image = pictures.open_picture(file, megapixels)
     width, height = image.size
     if width % 2:
         text = f"{printable(file)} is {width} pixels wide"
         raise UserError(f"{text}, and its halves should be a pair: the width must be even")
     image = pictures.shallow(image)  # before the cut, so that both halves keep one range
-    return image.crop((0, 0, width // 2, height)), image.crop((width // 2, 0, width, height))
+    return [image.crop((0, 0, width // 2, height)), image.crop((width // 2, 0, width, height))]
 
 
 def _partners(folders: Sequence[Path], listings: Sequence[Listing], wanted: Wanted) -> Samples:
@@ -210,11 +200,6 @@ def _classes(where: str, samples: Samples, wanted: Wanted) -> tuple[tuple[str, .
 
 
 # ---- files ------------------------------------------------------------------------------------------------------
-
-
-def printable(name: str | Path) -> str:
-    """A file name as text that any terminal takes: bytes that are not UTF-8 are escaped."""
-    return str(name).encode("utf-8", "backslashreplace").decode()
 
 
 def ignored(name: str) -> bool:

@@ -14,7 +14,7 @@ from PIL import Image
 
 from gansmith.data.folder import Listing, fingerprint, list_folder
 from gansmith.data.imageset import ImageSet
-from gansmith.data.prepare import Needs, Source, Wanted, prepare
+from gansmith.data.prepare import Needs, Sample, Source, Wanted, prepare
 from gansmith.errors import UserError
 
 Splits = tuple[dict[str, Any], dict[str, Any] | None]
@@ -111,10 +111,10 @@ def load_named(name: str, wanted: Wanted) -> ImageSet:
     def find() -> Source:
         found = _open(name, root, at, arguments, wanted) if opened is None else opened
 
-        def read(index: int) -> tuple[tuple[Image.Image, ...], int | None]:
+        def read(index: int) -> Sample:
             image, label = found[index]
             upright = image.transpose(Image.Transpose.TRANSPOSE) if row.transposed else image
-            return (upright,), None if label is None else int(label)
+            return [upright], None if label is None else int(label)
 
         # Imagenette has several names for each class.
         classes = (item if isinstance(item, str) else str(item[0]) for item in getattr(found, "classes", ()))

@@ -68,6 +68,11 @@ def why_broken(error: Exception) -> str:
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 
+def printable(name: str | Path) -> str:
+    """A file name as text that any terminal takes: bytes that are not UTF-8 are escaped."""
+    return str(name).encode("utf-8", "backslashreplace").decode()
+
+
 def in_colour(image: Image.Image) -> bool:
     """Whether some pixel is not grey, in whatever mode the picture is stored."""
     if image.mode[0] in "1LIF" and image.mode != "LAB":

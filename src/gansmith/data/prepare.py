@@ -22,6 +22,7 @@ from gansmith.data import pictures
 from gansmith.data.cache import Broken, Draft, Say, entry_path, load_entry
 from gansmith.data.decoder import Decoders, Form
 from gansmith.data.imageset import Bytes, ImageSet
+from gansmith.data.pictures import printable
 from gansmith.errors import UserError
 from gansmith.schema import convert
 from gansmith.sections import Data
@@ -121,29 +122,26 @@ class Wanted:
         return self.root or Path(os.environ.get("GANSMITH_DATA") or "data")
 
 
-Mark = int | tuple[float, ...] | None
-"""What is known of a sample besides its pictures: its label, its attributes, or nothing."""
+Mark = int | tuple[float, ...] | None  # of a sample: its label, its attributes, or nothing
+Sample = tuple[Sequence[Path | Image.Image], Mark]
+"""For each field the picture or the file that holds it, and what else is known."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """`count` samples to be read by index: one picture for each field, and its mark; titles name them.
+    """`count` samples to be read by index; titles name them.
 
     broken are those that could not even be listed. digest identifies the content where it is known beforehand.
     """
 
     name: str
     count: int
-    read: Callable[[int], tuple[tuple[Image.Image, ...], Mark]]
+    read: Callable[[int], Sample]
     title: Callable[[int], str] = "picture {}".format
     classes: tuple[str, ...] = ()
     broken: tuple[Broken, ...] = ()
     digest: str | None = None
     fields: tuple[str, ...] = ("x",)
-    files: Callable[[int], list[Path]] | None = None
-    """The files that hold the pictures of a sample, one each, where there are such."""
-    marks: Sequence[Mark] = ()
-    """Of all samples, where there are such files."""
 
 
 def array_source(
@@ -155,12 +153,19 @@ def array_source(
 ) -> Source:
     """A source of grey (N, H, W) or coloured (N, H, W, 3) pictures in memory, with labels (N,) or attributes (N, K)."""
 
-    def read(index: int) -> tuple[tuple[Image.Image, ...], Mark]:
+    def read(index: int) -> Sample:
         mark = None if marks is None else int(marks[index]) if marks.ndim == 1 else tuple(map(float, marks[index]))
-        return tuple(Image.fromarray(images[index]) for images in columns.values()), mark
+        return [Image.fromarray(images[index]) for images in columns.values()], mark
 
     count = len(next(iter(columns.values())))
     return Source(name, count, read, classes=classes, digest=digest, fields=tuple(columns))
+
+
+def check_sizes(images: Sequence[Path | Image.Image], sizes: Sequence[tuple[int, int]]) -> None:
+    """UserError where the files of a pair hold pictures of several sizes (W, H)."""
+    if len({*sizes}) > 1:
+        text = " and ".join(f"{printable(str(file))} is {w}x{h}" for file, (w, h) in zip(images, sizes, strict=True))
+        raise UserError(f"{text} (width x height); the two pictures of a pair must have one size")
 
 
 def prepare(path: Path, wanted: Wanted, find: Callable[[], Source]) -> ImageSet:
@@ -177,13 +182,12 @@ def prepare(path: Path, wanted: Wanted, find: Callable[[], Source]) -> ImageSet:
         text = f"preparing {source.count} {what}"
         with progress(text, source.count, wanted) as step, contextlib.closing(_in_order(source, wanted)) as groups:
             for group in groups:
-                if whole := [item for item in group if not isinstance(item, Broken)]:
-                    stack = np.array([item.images for item in whole])
-                    draft.write(stack if several else stack[:, 0])
-                marks += [item.mark for item in whole]
-                losses += sum(item.losses for item in whole)
-                broken += [item for item in group if isinstance(item, Broken)]
-                step(len(group))
+                if group.marks:
+                    draft.write(group.images if several else group.images[:, 0])
+                marks += group.marks
+                losses += group.losses
+                broken += group.broken
+                step(group.size)
         for item in broken[:10]:
             wanted.say(f"left out {item.file}: {item.why}")
         if not marks:
@@ -212,16 +216,21 @@ def prepare(path: Path, wanted: Wanted, find: Callable[[], Source]) -> ImageSet:
     return data
 
 
-class Converted(NamedTuple):
-    """The pictures of a sample as arrays, its mark, and whether it loses colours, is enlarged, and what share goes."""
+class Group(NamedTuple):
+    """Some samples: the pictures (n, F, C, H, W) and marks of those that can be read, and the others.
 
-    images: Sequence[Bytes]
-    mark: Mark
+    losses: how many lose their colours, how many are enlarged, and the sum of the shares that are cropped.
+    """
+
+    size: int
+    images: Bytes
+    marks: list[Mark]
+    broken: list[Broken]
     losses: NDArray[np.float64]
 
 
-def _in_order(source: Source, wanted: Wanted) -> Generator[list[Converted | Broken], None, None]:
-    """Groups of converted pictures in the order of the source, read a bounded way ahead by `n_cpu` threads.
+def _in_order(source: Source, wanted: Wanted) -> Generator[Group, None, None]:
+    """Groups of samples in the order of the source, read a bounded way ahead by `n_cpu` threads.
 
     Of many files processes decode the pictures, since threads wait for each other.
     """
@@ -230,45 +239,38 @@ def _in_order(source: Source, wanted: Wanted) -> Generator[list[Converted | Brok
     pool = ThreadPoolExecutor(wanted.n_cpu, thread_name_prefix="gansmith-prepare")
     form = Form(wanted.size, wanted.channels, wanted.fit, wanted.max_megapixels)
     decoders = Decoders(form, wanted.n_cpu if source.count >= MANY else 1)
-    ahead: deque[Future[list[Converted | Broken]]] = deque()
+    ahead: deque[Future[Group]] = deque()
 
-    def losses(width: int, height: int, coloured: bool) -> NDArray[np.float64]:
-        cut = 1 - min(width * h, height * w) / max(width * h, height * w) if wanted.fit == "crop" else 0.0
-        return np.array([coloured, width < w or height < h, cut], np.float64)
-
-    def convert(index: int) -> Converted | Broken:
-        try:
-            images, mark = source.read(index)
-            arrays = [pictures.to_array(image, wanted.size, wanted.channels, wanted.fit) for image in images]
-            coloured = wanted.channels == 1 and any(map(pictures.in_colour, images))
-            return Converted(arrays, mark, losses(*images[0].size, coloured))
-        except UserError:
-            raise
-        except Exception as error:  # on a damaged file the readers of Pillow raise almost anything
-            return Broken(source.title(index), pictures.why_broken(error))
-
-    def convert_group(start: int) -> list[Converted | Broken]:
-        rows = range(start, min(start + size, source.count))
-        if source.files is None:
-            return [convert(index) for index in rows]
-        pixels, told = decoders.decode([file for index in rows for file in source.files(index)])
-        each, found = len(source.fields), list[Converted | Broken]()
-        for k, index in enumerate(rows):
-            here = slice(k * each, (k + 1) * each)
-            if why := [one for one in told[here] if isinstance(one, str)]:
-                found.append(Broken(source.title(index), why[0]))
+    def convert(start: int) -> Group:
+        rows, given = range(start, min(start + size, source.count)), dict[int, Sample]()
+        marks, broken, losses = list[Mark](), list[Broken](), np.zeros(3)
+        for index in rows:
+            try:
+                given[index] = source.read(index)
+            except UserError:
+                raise
+            except Exception as error:  # on a damaged file the readers of Pillow raise almost anything
+                broken.append(Broken(source.title(index), pictures.why_broken(error)))
+        pixels, told = decoders.decode([image for images, _ in given.values() for image in images])
+        pixels = pixels.reshape(-1, len(source.fields), *pixels.shape[1:])
+        sound = np.ones(len(given), bool)
+        for k, (index, (images, mark)) in enumerate(given.items()):
+            own = told[k * len(images) : (k + 1) * len(images)]
+            if why := [one for one in own if isinstance(one, str)]:
+                broken.append(Broken(source.title(index), why[0]))
+                sound[k] = False
                 continue
-            whole = [one for one in told[here] if not isinstance(one, str)]
-            if len({(width, height) for width, height, _ in whole}) > 1:
-                source.read(index)  # which says so
-            width, height, _ = whole[0]
-            coloured = any(one[2] for one in whole)
-            found.append(Converted([*pixels[here]], source.marks[index], losses(width, height, coloured)))
-        return found
+            sizes = [(one[0], one[1]) for one in own if not isinstance(one, str)]
+            check_sizes(images, sizes)
+            width, height = sizes[0]
+            cut = 1 - min(width * h, height * w) / max(width * h, height * w) if wanted.fit == "crop" else 0.0
+            losses += any(one[2] for one in own), width < w or height < h, cut
+            marks.append(mark)
+        return Group(len(rows), pixels[sound], marks, broken, losses)
 
     try:
         for start in range(0, source.count, size):
-            ahead.append(pool.submit(convert_group, start))
+            ahead.append(pool.submit(convert, start))
             if len(ahead) >= 4 * wanted.n_cpu:
                 yield ahead.popleft().result()
         while ahead:

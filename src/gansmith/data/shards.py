@@ -27,8 +27,9 @@ from gansmith.data import pictures
 from gansmith.data.addresses import Missing, addresses, opened, remote, split_of, stamp
 from gansmith.data.attributes import NO, YES
 from gansmith.data.cache import CHECKED_BYTES, Broken, entry_path
-from gansmith.data.folder import ignored, printable
+from gansmith.data.folder import ignored
 from gansmith.data.imageset import ImageSet, Labels
+from gansmith.data.pictures import printable
 from gansmith.data.prepare import Wanted, progress, tell
 from gansmith.data.streamed import MOST_BYTES, Column, Files, Layout, Reader, Rows, Shard, Streamed
 from gansmith.errors import UserError

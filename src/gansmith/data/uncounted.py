@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from gansmith.data import pictures
 from gansmith.data.addresses import Missing, addresses, split_of
 from gansmith.data.attributes import NO, YES
-from gansmith.data.folder import printable
 from gansmith.data.imageset import ImageSet
+from gansmith.data.pictures import printable
 from gansmith.data.prepare import TOLERATED, Wanted
 from gansmith.data.shards import Gathered, Sample, class_names, files_of, look_at, made_of, row_type
 from gansmith.data.streamed import Files, Kept, Layout, Shard

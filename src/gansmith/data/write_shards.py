@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from gansmith.data import pictures
 from gansmith.data.addresses import addresses, is_shards, remote, split_of
@@ -19,7 +20,7 @@ from gansmith.data.attributes import TABLE
 from gansmith.data.cache import Broken
 from gansmith.data.folder import find_folder
 from gansmith.data.load import KNOWN, load_sets
-from gansmith.data.prepare import Needs, Source, Wanted, array_source, progress, tell
+from gansmith.data.prepare import Needs, Source, Wanted, array_source, check_sizes, progress, tell
 from gansmith.data.shards import Index, index_of, make_index, write_index
 from gansmith.data.streamed import permutation
 from gansmith.errors import UserError
@@ -116,12 +117,14 @@ def _members(source: Source, index: int) -> Members | Broken:
     """The members of one sample by their endings: its files as they are, once they have been decoded."""
     try:
         images, mark = source.read(index)
-        sides = [""] if len(images) == 1 else [f"{name}." for name in source.fields]
-        if source.files:
-            made = [(s + f.suffix[1:].lower(), f.read_bytes()) for s, f in zip(sides, source.files(index), strict=True)]
-        else:
-            made = []
-            for side, image in zip(sides, images, strict=True):
+        sides = [f"{name}." for name in source.fields] if len(images) > 1 else [""]
+        opened = [image if isinstance(image, Image.Image) else pictures.open_picture(image) for image in images]
+        check_sizes(images, [image.size for image in opened])
+        made = []
+        for side, given, image in zip(sides, images, opened, strict=True):
+            if isinstance(given, Path):
+                made.append((f"{side}{given.suffix[1:].lower()}", given.read_bytes()))
+            else:
                 image.save(file := io.BytesIO(), "PNG")
                 made.append((f"{side}png", file.getvalue()))
     except UserError:
