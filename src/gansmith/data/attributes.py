@@ -4,7 +4,7 @@ A bit has a name. "smiling" is one by itself; of all bits "hair=red", "hair=whit
 """
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +12,8 @@ from numpy.typing import NDArray
 
 from gansmith.errors import UserError
 
-TABLE = "attributes.csv"
-"""Read where it lies beside the pictures and nothing else is said."""
-MOST = 20
-"""Values of a column that is not yes and no; one with more, such as a name, is hardly an attribute."""
+TABLE = "attributes.csv"  # read where it lies beside the pictures and nothing else is said
+MOST = 20  # values of a column that is not yes and no; one with more, such as a name, is hardly an attribute
 YES, NO = ("1", "1.0", "true", "yes"), ("0", "0.0", "-1", "false", "no", "")
 
 Bits = NDArray[np.float32]
@@ -45,8 +43,15 @@ def read_table(path: Path, columns: Sequence[str] | None) -> tuple[tuple[str, ..
             raise UserError(
                 f"data.attributes: row {number} of {path} has {len(row)} columns, and the first {len(head)}"
             )
-    found: dict[str, list[str]] = {name: [row[i].strip() for row in rows] for i, name in enumerate(head) if i > 0}
-    chosen = _chosen(found, columns, path)
+    found = {name: [row[i].strip() for row in rows] for i, name in enumerate(head) if i > 0}
+    for name in columns or ():
+        if name not in found:
+            raise UserError(f"data.columns names {name}; {path} has {', '.join(found)}")
+        if (n := len({*found[name]})) > MOST:
+            raise UserError(f"data.columns: {name} has {n} values in {path}; an attribute has at most {MOST}")
+    chosen = [name for name, own in found.items() if len({*own}) <= MOST] if columns is None else columns
+    if not chosen:
+        raise UserError(f"data.attributes: no column of {path} has at most {MOST} values")
     bits: dict[str, list[bool]] = {}
     for name in chosen:
         values = sorted({*found[name]} - {""})
@@ -54,22 +59,8 @@ def read_table(path: Path, columns: Sequence[str] | None) -> tuple[tuple[str, ..
             bits[name] = [value.lower() in YES for value in found[name]]
         else:
             bits |= {f"{name}={value}": [own == value for own in found[name]] for value in values}
-    return tuple(bits), {
-        row[0]: tuple(map(float, own)) for row, own in zip(rows, zip(*bits.values(), strict=True), strict=True)
-    }
-
-
-def _chosen(found: Mapping[str, Sequence[str]], columns: Sequence[str] | None, path: Path) -> list[str]:
-    for name in columns or ():
-        if name not in found:
-            raise UserError(f"data.columns names {name}; {path} has {', '.join(found)}")
-        if len({*found[name]}) > MOST:
-            text = f"{name} has {len({*found[name]})} values in {path}; an attribute has at most {MOST}"
-            raise UserError(f"data.columns: {text}")
-    chosen = [name for name, own in found.items() if len({*own}) <= MOST] if columns is None else [*columns]
-    if not chosen:
-        raise UserError(f"data.attributes: no column of {path} has at most {MOST} values")
-    return chosen
+    each = zip(*bits.values(), strict=True)
+    return tuple(bits), {row[0]: tuple(map(float, own)) for row, own in zip(rows, each, strict=True)}
 
 
 def one_hot(labels: NDArray[np.int64], classes: Sequence[str]) -> tuple[tuple[str, ...], Bits]:

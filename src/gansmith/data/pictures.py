@@ -85,10 +85,17 @@ def to_array(image: Image.Image, size: tuple[int, int], channels: int, fit: str)
     """A picture of any mode as uint8 (C, *size), size (H, W), scaled with an antialiasing bicubic filter.
 
     fit: "crop" takes the largest central part of the right shape, "pad" fits the whole picture in and fills up with
-    black (transparent black with 4 channels), "stretch" ignores the aspect ratio. ValueError for pixel values without
-    a known range.
+    black (transparent black with 4 channels), "stretch" ignores the aspect ratio. Unless there are 4 channels, what is
+    transparent is laid on white. ValueError for pixel values without a known range.
     """
-    image = _eight_bit(image, channels)
+    image = shallow(image)
+    mode = MODES[channels]
+    if mode != "RGBA" and image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    if image.mode not in ("1", "L", "RGB", "RGBA", "P", "LA", "PA", "RGBa"):
+        image = image.convert("RGB")  # CMYK, YCbCr, LAB, HSV do not all convert to L or RGBA directly
+    image = image.convert(mode)
     width, height = image.size
     h, w = size
     if fit == "crop":
@@ -108,18 +115,6 @@ def to_array(image: Image.Image, size: tuple[int, int], channels: int, fit: str)
     return pixels[None] if channels == 1 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
 
-def _eight_bit(image: Image.Image, channels: int) -> Image.Image:
-    """The picture in the mode of `channels`, composited on white unless there are 4."""
-    image = shallow(image)
-    mode = MODES[channels]
-    if mode != "RGBA" and image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    if image.mode not in ("1", "L", "RGB", "RGBA", "P", "LA", "PA", "RGBa"):
-        image = image.convert("RGB")  # CMYK, YCbCr, LAB, HSV do not all convert to L or RGBA directly
-    return image.convert(mode)
-
-
 def shallow(image: Image.Image) -> Image.Image:
     """A picture of at most 8 bits a value.
 
@@ -127,19 +122,15 @@ def shallow(image: Image.Image) -> Image.Image:
     ones, and floats as 0..1 or else as 0..255.
     """
     if image.mode.startswith("I"):
-        return _from_integers(np.asarray(image).astype(np.int64))
-    return _from_floats(np.asarray(image)) if image.mode == "F" else image
-
-
-def _from_integers(values: np.ndarray[tuple[int, ...], np.dtype[np.int64]]) -> Image.Image:
-    if values.min() < 0 or values.max() > 65535:
-        raise ValueError(f"pixels from {values.min()} to {values.max()}; integers must lie in 0..65535")
-    deep = ((values + 128) // 257) if values.max() > 4095 else (values * 255 + 2047) // 4095
-    return Image.fromarray(deep.astype(np.uint8))
-
-
-def _from_floats(values: np.ndarray[tuple[int, ...], np.dtype[np.float32]]) -> Image.Image:
-    low, high = float(values.min()), float(values.max())
-    if not 0 <= low <= high <= 255:  # false for nan, too
-        raise ValueError(f"pixels from {low:g} to {high:g}; floats must lie in 0..1 or 0..255")
-    return Image.fromarray(np.rint(values * (255 if high <= 1 else 1)).astype(np.uint8))
+        deep = np.asarray(image).astype(np.int64)
+        low, high = deep.min(), deep.max()
+        if low < 0 or high > 65535:
+            raise ValueError(f"pixels from {low} to {high}; integers must lie in 0..65535")
+        return Image.fromarray(((deep + 128) // 257 if high > 4095 else (deep * 255 + 2047) // 4095).astype(np.uint8))
+    if image.mode == "F":
+        values = np.asarray(image)
+        low, high = float(values.min()), float(values.max())
+        if not 0 <= low <= high <= 255:  # false for nan, too
+            raise ValueError(f"pixels from {low:g} to {high:g}; floats must lie in 0..1 or 0..255")
+        return Image.fromarray(np.rint(values * (255 if high <= 1 else 1)).astype(np.uint8))
+    return image

@@ -12,12 +12,10 @@ GCN_SCALE = 55.0
 
 
 class Values(NamedTuple):
-    """Two functions of images (N, C, H, W)."""
+    """Two functions of images (N, C, H, W), between bytes, what the networks see, and pixels in [0, 1]."""
 
-    to_network: Callable[[Tensor], Tensor]
-    """From a float tensor of bytes, 0 to 255, which it may overwrite, to what the networks see."""
-    to_unit: Callable[[Tensor], Tensor]
-    """From what the networks see to pixels in [0, 1]; what G makes beyond the range is clamped."""
+    to_network: Callable[[Tensor], Tensor]  # of a float tensor of bytes, 0 to 255, which it may overwrite
+    to_unit: Callable[[Tensor], Tensor]  # what G makes beyond the range is clamped
 
 
 def signed(x: Tensor) -> Tensor:

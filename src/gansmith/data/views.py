@@ -140,12 +140,9 @@ class View(NamedTuple):
     """A row of the table."""
 
     function: Callable[..., Fields]
-    augments: bool
-    """Whether it only varies what is trained on."""
-    makes: tuple[str, ...] = ()
-    """The keys that name the fields it makes, the picture first."""
-    given: bool = True
-    """Whether a picture that a user gives for that field goes through it, too."""
+    augments: bool  # whether it only varies what is trained on
+    makes: tuple[str, ...] = ()  # the keys that name the fields it makes, the picture first
+    given: bool = True  # whether a picture that a user gives for that field goes through it, too
 
 
 VIEWS: dict[str, View] = {
