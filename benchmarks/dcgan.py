@@ -23,7 +23,7 @@ from rounds import Bench, seconds_of
 from torch import Tensor, nn
 
 from gansmith import plan
-from gansmith.data import load_sets
+from gansmith.data import Wanted, load_sets
 from gansmith.engine import choose_device
 from gansmith.errors import UserError
 from gansmith.run.folder import environment
@@ -73,7 +73,7 @@ def loop(
 
 
 def digits(device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
-    (data,) = load_sets("mnist", size=(32, 32), channels=1, needs=(("x",),))
+    (data,) = load_sets(Wanted("mnist", (32, 32), 1, needs=(("x",),)))
     images = torch.from_numpy(data.images[:8192].copy()).to(device)
     while True:
         chosen = torch.randint(len(images), (64,), device=device)

@@ -138,9 +138,9 @@ METHODS: dict[str, Callable[..., tuple[Any, dict[str, Any]]]] = {"example": exam
 
 def loaded(folder: Path, split: str) -> Any:
     """All pictures of a split, uint8 (N, 3, 64, 64)."""
-    from gansmith.data import load_sets
+    from gansmith.data import Wanted, load_sets
 
-    (data,) = load_sets(str(folder / split), size=(SIDE, SIDE), channels=3, needs=(("x",),), progress=False)
+    (data,) = load_sets(Wanted(str(folder / split), (SIDE, SIDE), 3, needs=(("x",),), progress=False))
     return data.images
 
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torchvision import transforms
 from torchvision.utils import save_image
 
-from gansmith.data import load_sets
+from gansmith.data import Wanted, load_sets
 from gansmith.engine import choose_device
 from gansmith.errors import UserError
 from gansmith.run.pictures import grid, save_png, to_uint8
@@ -30,7 +30,7 @@ class Digits(torch.utils.data.Dataset[tuple[Tensor, int]]):
     """What torchvision.datasets.MNIST does for an index, on the digits that gansmith ships."""
 
     def __init__(self) -> None:
-        (data,) = load_sets("mnist", size=(28, 28), channels=1, needs=(("x", "y"),))
+        (data,) = load_sets(Wanted("mnist", (28, 28), 1, needs=(("x", "y"),)))
         assert data.labels is not None
         self.images = torch.from_numpy(data.images[:, 0].copy())
         self.labels = torch.from_numpy(data.labels.copy())

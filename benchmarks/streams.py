@@ -25,7 +25,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from gansmith.data import load_sets
+from gansmith.data import Wanted, load_sets
 from gansmith.data.decoder import Form, decode
 from gansmith.data.pictures import to_array
 from gansmith.data.stream import Stream
@@ -77,7 +77,7 @@ def timed(batches: Iterator[Any], n: int) -> float:
 
 
 def ours(shards: Path, workers: int, keep_mb: int) -> Stream:
-    sets = load_sets(str(shards), size=SIZE, channels=3, n_cpu=workers, keep_mb=keep_mb, say=lambda _: None)
+    sets = load_sets(Wanted(str(shards), SIZE, 3, n_cpu=workers, keep_mb=keep_mb, say=lambda _: None))
     return Stream(sets, needs=(("x",),), batch_size=BATCH, seed=0, n_cpu=workers)
 
 
@@ -112,7 +112,7 @@ def contenders(files: Path, shards: Path, n: int, workers: int) -> dict[str, Cal
         """A folder that is decoded into the cache, once and for all."""
         with tempfile.TemporaryDirectory() as cache, patch.dict(os.environ, GANSMITH_CACHE=cache):
             began = time.perf_counter()
-            load_sets(str(files), size=SIZE, channels=3, n_cpu=8, say=lambda _: None, progress=False)
+            load_sets(Wanted(str(files), SIZE, 3, n_cpu=8, say=lambda _: None, progress=False))
             return n / (time.perf_counter() - began)
 
     found = {"gansmith, shards": lambda: streamed(0, 1), "gansmith, from memory": lambda: streamed(4096, 2)}

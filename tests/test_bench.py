@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from gansmith.data import load_sets
+from gansmith.data import Wanted, load_sets
 from gansmith.data.stream import Stream
 from gansmith.errors import UserError
 from gansmith.recipe import plan, with_full_paths
@@ -44,7 +44,7 @@ Measure = Callable[..., dict[str, Any]]
 def digits(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A folder of 80 digits: 40 are held back, two batches make an epoch."""
     folder = tmp_path_factory.mktemp("digits")
-    (data,) = load_sets("mnist", size=(28, 28), channels=1)
+    (data,) = load_sets(Wanted("mnist", (28, 28), 1))
     for i, image in enumerate(data.images[:80, 0]):
         Image.fromarray(image).save(folder / f"{i:02}.png")
     return str(folder)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from conftest import save_noise
 
-from gansmith.data import ImageSet, load_sets
+from gansmith.data import ImageSet, Wanted, load_sets
 from gansmith.data.attributes import read_table, wished
 from gansmith.data.derived import LOOKS, looking
 from gansmith.errors import UserError
@@ -18,8 +18,15 @@ CSV = "file,smiles,hair,title,age\na.png,1,red,T1,-1\nb.png,0,,T2,1\nc.png,0,whi
 
 def load(what: object, **changed: Any) -> tuple[ImageSet, list[str]]:
     said: list[str] = []
-    options: dict[str, Any] = {"size": (8, 8), "channels": 1, "needs": NEEDS, "n_cpu": 1, "say": said.append, **changed}
-    (found,) = load_sets(str(what), progress=False, **options)
+    options: dict[str, Any] = {
+        "img_size": (8, 8),
+        "channels": 1,
+        "needs": NEEDS,
+        "n_cpu": 1,
+        "say": said.append,
+        **changed,
+    }
+    (found,) = load_sets(Wanted(str(what), progress=False, **options))
     return found, said
 
 

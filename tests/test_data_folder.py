@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gansmith.data import ImageSet, load_sets
+from gansmith.data import ImageSet, Wanted, load_sets
 from gansmith.data import cache as cache_module
 from gansmith.data import load as loading
 from gansmith.data.folder import has_split
@@ -40,8 +40,8 @@ def folder(cache: Path) -> Path:
 
 def load(what: Path | str, needs: Any = PLAIN, said: list[str] | None = None, **changed: Any) -> tuple[ImageSet, ...]:
     say = (lambda _: None) if said is None else said.append
-    made = {"size": (3, 3), "channels": 1, "n_cpu": 2, "progress": False, "say": say, **changed}
-    return load_sets(str(what), needs=needs, **made)
+    made = {"img_size": (3, 3), "channels": 1, "n_cpu": 2, "progress": False, "say": say, **changed}
+    return load_sets(Wanted(str(what), needs=needs, **made))
 
 
 def put(folder: Path, pictures: Mapping[str, int | tuple[int, int]], size: tuple[int, int] = (4, 4)) -> None:
@@ -359,7 +359,7 @@ def test_a_load_reads_pictures_where_files_or_preprocessing_have_changed(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put(folder, {"1": 1}, size=(2, 4))
-    options: list[dict[str, Any]] = [{}, {"channels": 3}, {"size": (3, 4)}, {"fit": "pad"}]
+    options: list[dict[str, Any]] = [{}, {"channels": 3}, {"img_size": (3, 4)}, {"fit": "pad"}]
     (first, *others) = [load(folder, **changed)[0] for changed in options]
     with monkeypatch.context() as patch:
         patch.setattr("gansmith.data.pictures.open_picture", pytest.fail)
@@ -576,7 +576,7 @@ def test_runs_among_the_pictures_are_no_data(tmp_path: Path) -> None:
         (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
         Image.new("L", (8, 8)).save(tmp_path / file, format="PNG")
     (tmp_path / "runs/gan-001/checkpoints").mkdir()
-    (found,) = load_sets(str(tmp_path), size=(8, 8), channels=1, say=said.append, progress=False)
+    (found,) = load_sets(Wanted(str(tmp_path), (8, 8), 1, say=said.append, progress=False))
     assert len(found) == 2
     assert [line for line in said if "left out of training" in line and "gan-001" in line]
 

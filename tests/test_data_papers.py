@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from scipy.io import savemat
 
-from gansmith.data import ImageSet, load_sets, shipped
+from gansmith.data import ImageSet, Wanted, load_sets, shipped
 from gansmith.errors import UserError
 from gansmith.papers import stacked
 from gansmith.papers.stacked import COUNTS, SEEDS, draw
@@ -34,8 +34,8 @@ def apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def load(name: str, split: str, **how: Any) -> ImageSet:
     size, channels = ((28, 28), 3) if name == "stacked_mnist" else ((48, 48), 1)
-    made = {"size": size, "channels": channels, "say": lambda _: None, "progress": False, "n_cpu": 2, **how}
-    return load_sets(name, split=split, **made)[0]
+    made = {"img_size": size, "channels": channels, "say": lambda _: None, "progress": False, "n_cpu": 2, **how}
+    return load_sets(Wanted(name, split=split, **made))[0]
 
 
 def test_the_stacks_never_change_and_the_label_names_their_digits(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -52,7 +52,7 @@ def test_the_stacks_never_change_and_the_label_names_their_digits(monkeypatch: p
     monkeypatch.setattr(stacked, "decode", pytest.fail)
     again = load("stacked_mnist", "test", say=pytest.fail)
     assert again.digest == data.digest and np.array_equal(again.images, data.images)
-    for changed in ({"size": (28, 30)}, {"channels": 1}):
+    for changed in ({"img_size": (28, 30)}, {"channels": 1}):
         with pytest.raises(UserError, match="28x28 with 3 channels, not .*; set img_size 28 and channels 3"):
             load("stacked_mnist", "train", **changed)
 

@@ -19,7 +19,7 @@ import pytest
 from PIL import Image
 
 import gansmith
-from gansmith.data import ImageSet, load_sets, shipped
+from gansmith.data import ImageSet, Wanted, load_sets, shipped
 from gansmith.data.derived import brightest, coloured, hues, outlines
 from gansmith.data.named import DOWNLOADS, NAMED
 from gansmith.errors import UserError
@@ -28,8 +28,14 @@ PAIRS, DOMAINS = (("a", "b"),), (("a",), ("b",))
 
 
 def load(what: str, needs: Any, **how: Any) -> tuple[ImageSet, ...]:
-    made: dict[str, Any] = {"size": (28, 28), "channels": 1, "split": "test", "say": lambda _: None, "progress": False}
-    return load_sets(what, needs=needs, **{**made, **how})
+    made: dict[str, Any] = {
+        "img_size": (28, 28),
+        "channels": 1,
+        "split": "test",
+        "say": lambda _: None,
+        "progress": False,
+    }
+    return load_sets(Wanted(what, needs=needs, **{**made, **how}))
 
 
 def mnist(split: str, **how: Any) -> ImageSet:
@@ -63,12 +69,12 @@ def test_other_sizes_and_colours_take_the_common_way(tmp_path: Path, monkeypatch
     raw = mnist("test")
     monkeypatch.setattr(shipped, "load_raw", lambda split, say: raw)
     monkeypatch.setenv("GANSMITH_CACHE", str(tmp_path))
-    data = mnist("test", size=(8, 8), channels=3, say=(said := []).append)
+    data = mnist("test", img_size=(8, 8), channels=3, say=(said := []).append)
     assert data.images.shape == (10_000, 3, 8, 8) and (data.images[:, 0] == data.images[:, 2]).all()
     assert "preparing 10000 pictures of mnist at 8x8" in said[0] and "prepared 10000 pictures" in said[1]
     assert np.array_equal(data.columns["y"], raw.columns["y"]) and abs(data.images.mean() - raw.images.mean()) < 2
     assert data.digest.startswith("376fa791e783")  # runs of older versions ask for it
-    again = mnist("test", size=(8, 8), channels=3, say=pytest.fail)
+    again = mnist("test", img_size=(8, 8), channels=3, say=pytest.fail)
     assert again.digest == data.digest and np.array_equal(again.images, data.images)
     monkeypatch.undo()
     monkeypatch.setenv("GANSMITH_CACHE", str(tmp_path))
@@ -210,13 +216,13 @@ def test_a_set_of_folders(offline: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         path = offline / "data" / "eurosat" / "2750" / name / "1.jpg"
         path.parent.mkdir(parents=True)
         Image.new("RGB", (64, 64), (50 * index,) * 3).save(path)
-    data = named("eurosat", size=(16, 16))
+    data = named("eurosat", img_size=(16, 16))
     assert data.images[:, 0, 0, 0].tolist() == [0, 50, 100] and data.columns["y"].tolist() == [0, 1, 2]
     assert data.classes == ("AnnualCrop", "Forest", "River")
     with pytest.raises(UserError, match="eurosat has no test split"):
         named("eurosat", split="test")
     monkeypatch.setattr("torchvision.datasets.EuroSAT", pytest.fail)
-    assert named("eurosat", size=(16, 16)).digest == data.digest  # from the cache
+    assert named("eurosat", img_size=(16, 16)).digest == data.digest  # from the cache
 
 
 def test_emnist_stands_upright_and_usps_is_one_file(offline: Path) -> None:
@@ -225,7 +231,7 @@ def test_emnist_stands_upright_and_usps_is_one_file(offline: Path) -> None:
     assert np.array_equal(data.images[:, 0], images.transpose(0, 2, 1)) and len(data.classes) == 47
     lines = [f"{label} " + " ".join(f"{i + 1}:{value}" for i in range(256)) for label, value in ((1, -1), (10, 1))]
     (offline / "data" / "usps.bz2").write_bytes(bz2.compress("\n".join(lines).encode()))
-    data = named("usps", size=(16, 16))
+    data = named("usps", img_size=(16, 16))
     assert data.images[:, 0, 0, 0].tolist() == [0, 255] and data.columns["y"].tolist() == [0, 9]
     assert data.classes == tuple("0123456789")
 

@@ -22,7 +22,7 @@ from PIL import Image
 
 from gansmith import checkpoint
 from gansmith.cli import main
-from gansmith.data import ImageSet, addresses, load_sets
+from gansmith.data import ImageSet, Wanted, addresses, load_sets
 from gansmith.data.addresses import Untrusted, is_shards
 from gansmith.data.decoder import Decoders, Form
 from gansmith.data.shards import INDEX, index_of, row_type
@@ -80,8 +80,8 @@ def shards(tmp_path: Path) -> Path:
 
 def load(what: Path | str, needs: Any = LABELLED, said: list[str] | None = None, **changed: Any) -> ImageSet:
     say = (lambda _: None) if said is None else said.append
-    made = {"size": (4, 4), "channels": 1, "n_cpu": 1, "window": 2, "progress": False, "say": say, **changed}
-    (data,) = load_sets(str(what), needs=needs, **made)
+    made = {"img_size": (4, 4), "channels": 1, "n_cpu": 1, "window": 2, "progress": False, "say": say, **changed}
+    (data,) = load_sets(Wanted(str(what), needs=needs, **made))
     return data
 
 
@@ -233,9 +233,7 @@ def test_pairs_and_attributes_go_into_shards_and_come_out(tmp_path: Path) -> Non
     write_shards(str(tmp_path / "pairs"), tmp_path / "p", pairs=True, say=lambda _: None)
     pairs = load(tmp_path / "p", PAIRS)
     assert (pairs.columns["b"][:][:, 0, 0, 0] - pairs.columns["a"][:][:, 0, 0, 0]).tolist() == [10] * 4
-    (turned,) = load_sets(
-        str(tmp_path / "p"), size=(4, 4), channels=1, needs=PAIRS, direction="b2a", say=lambda _: None
-    )
+    turned = load(tmp_path / "p", PAIRS, direction="b2a")
     assert (turned.columns["a"][0] == pairs.columns["b"][0]).all()
     texts = [b'{"hat": 0, "n": 7}', b'{"hat": 1, "n": 7, "bag": 1}', b'{"hat": 0, "n": 7}']
     tar(tmp_path / "j" / "0.tar", [(f"{i}.{e}", d) for i in range(3) for e, d in (("png", png(i)), ("json", texts[i]))])
@@ -292,8 +290,8 @@ def test_a_test_split_is_a_folder_beside_the_one_that_is_trained_on(tmp_path: Pa
 def test_a_game_that_sees_few_labels_sees_those_of_a_fixed_choice(tmp_path: Path) -> None:
     members = [(f"{i}.{e}", d) for i in range(20) for e, d in (("png", png(i)), ("cls", str(i % 2).encode()))]
     tar(tmp_path / "s" / "0.tar", members)
-    made = {"size": (4, 4), "channels": 1, "needs": (("x", "y"), ("u",)), "labelled": 6, "say": lambda _: None}
-    seen, all_of_it = load_sets(str(tmp_path / "s"), **made)
+    made = {"img_size": (4, 4), "channels": 1, "needs": (("x", "y"), ("u",)), "labelled": 6, "say": lambda _: None}
+    seen, all_of_it = load_sets(Wanted(str(tmp_path / "s"), **made))
     assert np.bincount(np.asarray(seen.labels)).tolist() == [3, 3] and len(all_of_it) == 20
     stream = Stream([seen, all_of_it], needs=(("x", "y"), ("u",)), batch_size=4, seed=0)
     assert {name: tuple(f.shape) for name, f in next(stream).fields.items()} == {
@@ -569,11 +567,11 @@ def test_an_address_in_somebody_elses_recipe_needs_trust(store: Any, tmp_path: P
     (tmp_path / "theirs.yaml").write_text("data: {name: 'memory://store/train-00.tar', img_size: 4}\n")
     theirs = plan(tmp_path / "theirs.yaml").recipe
     with pytest.raises(UserError, match="which would read memory://store/train-00.tar; if you trust that address"):
-        load_sets(theirs.data.name, size=(4, 4), channels=1)
+        load_sets(Wanted(theirs.data.name, (4, 4), 1))
     (tmp_path / "theirs.yaml").write_text(f"data: {{name: '{tmp_path}/list.txt', img_size: 4}}\n")
     (tmp_path / "list.txt").write_text("memory://store/train-00.tar\n")
     with pytest.raises(UserError, match="if you trust that address"):
-        load_sets(plan(tmp_path / "theirs.yaml").recipe.data.name, size=(4, 4), channels=1)
+        load_sets(Wanted(plan(tmp_path / "theirs.yaml").recipe.data.name, (4, 4), 1))
     for trusted in (
         plan(tmp_path / "theirs.yaml", trust=True),
         plan("gan", flags={"data.name": "memory://store/train-00.tar"}),
@@ -848,4 +846,4 @@ def test_keys_of_uncounted_shards_are_for_these_alone(shards: Path) -> None:
     with pytest.raises(UserError, match="with it, data.per_shard must be given"):
         load(shards, classes=64)
     with pytest.raises(UserError, match="data.per_shard is 8, which is for shards"):
-        load_sets("mnist", size=(28, 28), channels=1, per_shard=8)
+        load_sets(Wanted("mnist", (28, 28), 1, per_shard=8))

@@ -20,7 +20,7 @@ import gansmith
 from gansmith import checkpoint
 from gansmith.build import build_network, build_prior, derive_seed
 from gansmith.cli import main
-from gansmith.data import load_sets
+from gansmith.data import Wanted, load_sets
 from gansmith.data.load import mixed
 from gansmith.errors import UserError
 from gansmith.evaluation import evaluator as evaluation
@@ -46,13 +46,13 @@ def quiet(text: str) -> None:
 @functools.cache
 def mnist(split: str) -> Tensor:
     """The first digits of a split of MNIST, (N, 1, 28, 28) in [0, 1]."""
-    (data,) = load_sets("mnist", size=(28, 28), channels=1, split=split, validation=10_000 * (split != "test"))
+    (data,) = load_sets(Wanted("mnist", (28, 28), 1, split=split, validation=10_000 * (split != "test")))
     return torch.from_numpy(np.array(data.images[:3000])).float() / 255
 
 
 @functools.cache
 def of_class(digit: int) -> Tensor:
-    (data,) = load_sets("mnist", size=(28, 28), channels=1)
+    (data,) = load_sets(Wanted("mnist", (28, 28), 1))
     return torch.from_numpy(np.array(data.images[:20_000][data.columns["y"][:20_000] == digit][:700])).float() / 255
 
 

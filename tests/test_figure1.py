@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 import gansmith
 from gansmith import Sampler, UserError
-from gansmith.data import load_sets
+from gansmith.data import Wanted, load_sets
 from gansmith.data.mixture import Mixture
 from gansmith.data.stream import Stream
 from gansmith.data.toy import TOYS
@@ -42,7 +42,7 @@ def cells(low: float, high: float, n: int) -> tuple[Numbers, Numbers]:
 
 
 def points(name: str, **options: Any) -> Any:
-    (data,) = load_sets(name, size=(1, 1), channels=1, **options)
+    (data,) = load_sets(Wanted(name, (1, 1), 1, **options))
     return data
 
 
@@ -77,12 +77,12 @@ def test_numbers_pass_through_the_stream_as_they_are_and_are_not_taken_for_pictu
         got = torch.cat([next(stream)["x"] for _ in range(4)])
         stream.close()
         assert np.array_equal(np.sort(got.numpy().ravel()), np.sort(data.images.ravel()))
-    images = load_sets(str(pictures), size=(16, 16), channels=1, n_cpu=1)
+    images = load_sets(Wanted(str(pictures), (16, 16), 1, n_cpu=1))
     for sets, values, right in (([data], "signed", "raw"), (images, "raw", "signed, unit or gcn")):
         with pytest.raises(UserError, match=f"data.values is {values}; .* must be {right}"):
             Stream(sets, values=values, **options)
     with pytest.raises(UserError, match="needs img_size 1 and channels 1, not 28 and 1, and .* raw"):
-        load_sets("normal_1d", size=(28, 28), channels=1)
+        load_sets(Wanted("normal_1d", (28, 28), 1))
 
 
 # ---- p_g -------------------------------------------------------------------------------------------------------

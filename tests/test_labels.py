@@ -17,6 +17,7 @@ from PIL import Image
 
 import gansmith
 from gansmith.data.load import budget, load_sets
+from gansmith.data.prepare import Wanted
 from gansmith.errors import UserError
 from gansmith.evaluation.evaluator import evaluate
 from gansmith.evaluation.labels import LABELS
@@ -46,16 +47,16 @@ def test_the_budget_is_exact_and_balanced(k: int) -> None:
 
 
 def test_the_budget_of_mnist_is_the_same_everywhere() -> None:
-    own, all_of_them = load_sets("mnist", size=(28, 28), channels=1, needs=SEMI, labelled=100, say=quiet)
+    own, all_of_them = load_sets(Wanted("mnist", (28, 28), 1, needs=SEMI, labelled=100, say=quiet))
     assert own.labels is not None and np.bincount(own.labels).tolist() == [10] * 10
-    (whole,) = load_sets("mnist", size=(28, 28), channels=1, needs=(("x", "y"),), say=quiet)
+    (whole,) = load_sets(Wanted("mnist", (28, 28), 1, needs=(("x", "y"),), say=quiet))
     assert whole.labels is not None
     here = budget(whole.labels, 100)
     assert here[:8].tolist() == [97, 509, 532, 601, 677, 781, 1665, 2178] and (own.images == whole.images[here]).all()
     assert {*all_of_them.columns} == {"u"} and len(all_of_them) == 60_000 and all_of_them.digest == whole.digest
-    every, _ = load_sets("mnist", size=(28, 28), channels=1, needs=SEMI, say=quiet)
+    every, _ = load_sets(Wanted("mnist", (28, 28), 1, needs=SEMI, say=quiet))
     assert len(every) == 60_000 and every.digest == whole.digest != own.digest
-    test, _ = load_sets("mnist", size=(28, 28), channels=1, needs=SEMI, labelled=100, split="test", say=quiet)
+    test, _ = load_sets(Wanted("mnist", (28, 28), 1, needs=SEMI, labelled=100, split="test", say=quiet))
     assert len(test) == 10_000
 
 
@@ -70,9 +71,7 @@ def test_a_wrong_budget_is_refused(tmp_path: Path) -> None:
         ("none", SEMI, 4, "there are no labels in .*one subfolder per class"),
     ):
         with pytest.raises(UserError, match=text):
-            load_sets(
-                str(tmp_path / what), size=(16, 16), channels=1, needs=needs, labelled=labelled, say=quiet, n_cpu=1
-            )
+            load_sets(Wanted(str(tmp_path / what), 16, needs=needs, labelled=labelled, say=quiet, n_cpu=1))
 
 
 # ---- the measures ------------------------------------------------------------------------------------------------
@@ -169,7 +168,7 @@ def test_a_classifier_is_scored_on_the_test_pictures(
     assert receipt.protocol["n"] == 18 and receipt.protocol["test"].startswith("18 images ")
     assert receipt.subject["maker"] == "classify" and receipt.subject["labels seen"] == (4 if budget else "all")
     sampler = load(out, maker="classify", device="cpu", say=quiet)
-    (test,) = load_sets(str(folder), size=(16, 16), channels=1, needs=(("x", "y"),), split="test", say=quiet, n_cpu=1)
+    (test,) = load_sets(Wanted(str(folder), (16, 16), 1, needs=(("x", "y"),), split="test", say=quiet, n_cpu=1))
     x = torch.from_numpy(test.images.copy()).float() / 127.5 - 1
     assert test.labels is not None
     right = sampler.logits({"x": x}).argmax(1).numpy() == test.labels

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from gansmith.cuda_math import cuda_math
-from gansmith.data import load_sets
+from gansmith.data import Wanted, load_sets
 from gansmith.errors import UserError
 from gansmith.evaluation.evaluator import Evaluator
 from gansmith.metrics import digits, features
@@ -34,7 +34,7 @@ TOOL = Path(__file__).parents[1] / "tools" / "train_digits.py"
 
 
 def real(split: str, n: int) -> tuple[Tensor, Tensor]:
-    (data,) = load_sets("mnist", size=(28, 28), channels=1, split=split)
+    (data,) = load_sets(Wanted("mnist", (28, 28), 1, split=split))
     return torch.tensor(data.images[:n], dtype=torch.float32) / 255, torch.tensor(data.labels[:n])
 
 
@@ -81,7 +81,7 @@ def test_the_shipped_weights_read_digits_and_are_those_that_are_named(extractor:
     assert len(values) == 64 and values[0] > 1e-4 * values[-1]  # no feature is dead
     data = digits.WEIGHTS.read_bytes()
     assert hashlib.sha256(data).hexdigest() == digits.SHA256 == extractor.digest and len(data) < 400_000
-    assert about()["data_sha256"] == load_sets("mnist", size=(28, 28), channels=1)[0].digest
+    assert about()["data_sha256"] == load_sets(Wanted("mnist", (28, 28), 1))[0].digest
 
 
 def test_the_network_agrees_with_numpy_in_float64(outputs: Outputs, unseen_images: Tensor) -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from gansmith.data import load_sets
+from gansmith.data import Wanted, load_sets
 from gansmith.errors import UserError
 from gansmith.metrics import vectors
 from gansmith.papers.parzen import SIGMAS, choose_sigma, log_likelihood, parzen
@@ -137,7 +137,7 @@ def test_the_error_is_that_over_test_images() -> None:
 
 
 def digits(split: str, first: int, last: int) -> Tensor:
-    (data,) = load_sets("mnist", size=(28, 28), channels=1, split=split, say=lambda _: None, progress=False)
+    (data,) = load_sets(Wanted("mnist", (28, 28), 1, split=split, say=lambda _: None, progress=False))
     return torch.from_numpy(np.array(data.images[first:last])).flatten(1).float() / 255
 
 

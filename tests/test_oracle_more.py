@@ -17,7 +17,7 @@ from torch.nn.functional import avg_pool2d
 
 import gansmith
 from gansmith.batch import Batch
-from gansmith.data.load import load_sets
+from gansmith.data import Wanted, load_sets
 from gansmith.errors import UserError
 from gansmith.evaluation.evaluator import evaluate
 from gansmith.games.bicyclegan import kl
@@ -215,8 +215,8 @@ def test_t_is_scored_on_the_test_pictures_of_either_side(small: Any, tmp_path: P
     found = evaluate(run, metrics=["accuracy"], device="cpu", say=lambda text: None)
     by_maker = {receipt.subject["maker"]: receipt for receipt in found}
     needs = (("a", "y"), ("b", "y"))
-    keys: dict[str, Any] = {"size": (16, 16), "channels": 3, "n_cpu": 1, "say": lambda text: None}
-    sets = load_sets(str(tmp_path / "data"), needs=needs, split="test", **keys)
+    keys: dict[str, Any] = {"n_cpu": 1, "say": lambda text: None}
+    sets = load_sets(Wanted(str(tmp_path / "data"), 16, 3, needs=needs, split="test", **keys))
     assert {*by_maker} == {"classify", "classify_a"}
     for maker, field, images, n, labels in (
         ("classify", "b", sets[1], 11, "none"),

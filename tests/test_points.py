@@ -16,7 +16,7 @@ from torch import Tensor, nn
 import gansmith
 from gansmith import UserError
 from gansmith.cli import main
-from gansmith.data import load_sets
+from gansmith.data import Wanted, load_sets
 from gansmith.data.mixture import Mixture
 from gansmith.data.toy import TOYS
 from gansmith.evaluation.evaluator import Evaluator, evaluate
@@ -30,7 +30,7 @@ GOOD_SHARE = 1 - math.exp(-4.5)  # of a normal in the plane within 3 deviations
 
 
 def points(name: str, **options: Any) -> Any:
-    (data,) = load_sets(name, size=(1, 2), channels=1, **options)
+    (data,) = load_sets(Wanted(name, (1, 2), 1, **options))
     return data
 
 
@@ -81,7 +81,7 @@ def test_another_size_is_refused_in_one_line() -> None:
         with pytest.raises(
             UserError, match=r"^ring holds points: it needs img_size 1,2 and channels 1, .* recipe ring$"
         ):
-            load_sets("ring", size=size, channels=channels)
+            load_sets(Wanted("ring", size, channels))
 
 
 # ---- the measures ----------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from gansmith.data import ImageSet, load_sets
+from gansmith.data import ImageSet, Wanted, load_sets
 from gansmith.metrics.digits import WEIGHTS, Digits
 
 BATCH, RATE, DECAY, DROPOUT = 128, 3e-3, 0.01, 0.25
@@ -97,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     torch.set_num_threads(1)  # sums in another order are other weights
     torch.manual_seed(args.seed)
 
-    (data,) = load_sets("mnist", size=(28, 28), channels=1, split="train")
+    (data,) = load_sets(Wanted("mnist", (28, 28), 1, split="train"))
     x, y = (part[: args.images] for part in tensors(data))
     if args.hold_back:
         split = len(x) - args.hold_back
@@ -107,7 +107,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     stored = {name: tensor.half().contiguous() for name, tensor in net.state_dict().items()}
     net.load_state_dict(stored)  # the accuracy is that of the rounded weights
-    (unseen,) = load_sets("mnist", size=(28, 28), channels=1, split="test")
+    (unseen,) = load_sets(Wanted("mnist", (28, 28), 1, split="test"))
     right = accuracy(net, *tensors(unseen))
     about = {
         "what": "classifier of MNIST digits for gansmith.metrics, made by tools/train_digits.py",

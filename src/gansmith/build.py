@@ -18,7 +18,7 @@ from gansmith.data import ImageSet, load_sets
 from gansmith.data.addresses import is_shards
 from gansmith.data.choose import choose
 from gansmith.data.load import row_of
-from gansmith.data.prepare import Needs
+from gansmith.data.prepare import Needs, Wanted
 from gansmith.data.stream import Stream
 from gansmith.data.values import VALUES
 from gansmith.data.views import Draws, View, keys_of, to_load
@@ -213,34 +213,11 @@ def load_split(
     progress: bool = True,
 ) -> tuple[ImageSet, ...]:
     """The training, validation or test images as a recipe prepares them: a set for each stream that its game needs."""
-    data = recipe.data if isinstance(recipe, Recipe) else recipe
-    if needs is None:
-        needs = needs_of(recipe) if isinstance(recipe, Recipe) else (("x",),)
-    return load_sets(
-        data.name,
-        size=data.size,
-        channels=data.channels,
-        needs=needs,
-        split=split,
-        validation=data.validation,
-        labelled=data.labelled if isinstance(recipe, Recipe) else None,  # which is for a game to see
-        fit=data.fit,
-        pairs=data.pairs,
-        direction=data.direction,
-        attributes=Path(data.attributes) if data.attributes else None,
-        columns=data.columns,
-        root=Path(data.root) if data.root else None,
-        fold=fold,
-        window=data.window,
-        keep_mb=data.keep_mb,
-        per_shard=data.per_shard,
-        classes=data.classes,
-        max_broken=data.max_broken,
-        max_megapixels=data.max_megapixels,
-        n_cpu=data.n_cpu,
-        say=say,
-        progress=progress,
-    )
+    if isinstance(recipe, Recipe):
+        data, needs = recipe.data, needs or needs_of(recipe)
+    else:
+        data, needs = replace(recipe, labelled=None), needs or (("x",),)  # labels are for a game to see
+    return load_sets(Wanted(**vars(data), needs=needs, split=split, fold=fold, say=say, progress=progress))
 
 
 def fields_of(

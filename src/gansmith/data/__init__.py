@@ -2,5 +2,6 @@
 
 from gansmith.data.imageset import ImageSet
 from gansmith.data.load import data_names, load_sets
+from gansmith.data.prepare import Wanted
 
-__all__ = ["ImageSet", "data_names", "load_sets"]
+__all__ = ["ImageSet", "Wanted", "data_names", "load_sets"]

@@ -7,16 +7,11 @@ import csv
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from gansmith.errors import UserError
 
 TABLE = "attributes.csv"  # read where it lies beside the pictures and nothing else is said
 MOST = 20  # values of a column that is not yes and no; one with more, such as a name, is hardly an attribute
 YES, NO = ("1", "1.0", "true", "yes"), ("0", "0.0", "-1", "false", "no", "")
-
-Bits = NDArray[np.float32]
 
 
 def read_table(path: Path, columns: Sequence[str] | None) -> tuple[tuple[str, ...], dict[str, tuple[float, ...]]]:
@@ -61,11 +56,6 @@ def read_table(path: Path, columns: Sequence[str] | None) -> tuple[tuple[str, ..
             bits |= {f"{name}={value}": [own == value for own in found[name]] for value in values}
     each = zip(*bits.values(), strict=True)
     return tuple(bits), {row[0]: tuple(map(float, own)) for row, own in zip(rows, each, strict=True)}
-
-
-def one_hot(labels: NDArray[np.int64], classes: Sequence[str]) -> tuple[tuple[str, ...], Bits]:
-    """Classes as bits that exclude one another: their names and (N, K)."""
-    return tuple(f"class={name}" for name in classes), np.eye(len(classes), dtype=np.float32)[labels]
 
 
 def group(name: str) -> str:

@@ -162,7 +162,7 @@ def _table(folder: Path, wanted: Wanted) -> Path | None:
     if "bits" not in wanted.fields:
         return None
     beside = (folder / TABLE, folder.parent / TABLE)
-    return wanted.attributes or next((path for path in beside if path.is_file()), None)
+    return Path(wanted.attributes) if wanted.attributes else next((path for path in beside if path.is_file()), None)
 
 
 def _attributes(table: Path, samples: Samples, wanted: Wanted) -> tuple[tuple[str, ...], Samples, Sequence[Mark]]:

@@ -1,7 +1,6 @@
 """From a name or a folder to the sets that a game needs."""
 
 import hashlib
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
@@ -12,13 +11,11 @@ from numpy.typing import NDArray
 
 from gansmith.batch import NOT_PICTURES
 from gansmith.data.addresses import Untrusted, first_remote, is_shards
-from gansmith.data.attributes import one_hot
-from gansmith.data.cache import Draft, Say, entry_path, load_entry
+from gansmith.data.cache import Draft, entry_path, load_entry
 from gansmith.data.imageset import ImageSet, Labels
 from gansmith.data.named import NAMED
-from gansmith.data.pictures import MEGAPIXELS
 from gansmith.data.prepare import UNLABELLED, Needs, Wanted, advice, described, kind
-from gansmith.data.streamed import Streamed
+from gansmith.data.streamed import Streamed, permutation
 from gansmith.data.toy import TOYS
 from gansmith.errors import UserError
 from gansmith.schema import did_you_mean
@@ -61,76 +58,80 @@ def data_names() -> tuple[str, ...]:
     return tuple(KNOWN)
 
 
-def load_sets(
-    what: str,
-    *,
-    size: tuple[int, int],
-    channels: int,
-    needs: Needs = (("x",),),
-    split: str = "train",
-    validation: int = 0,
-    labelled: int | None = None,
-    fit: str = "crop",
-    pairs: str = "auto",
-    direction: str = "a2b",
-    attributes: Path | None = None,
-    columns: Sequence[str] | None = None,
-    max_broken: float = 0.01,
-    max_megapixels: int = MEGAPIXELS,
-    n_cpu: int = 8,
-    root: Path | None = None,
-    fold: int = 1,
-    window: int = 16,
-    keep_mb: int = 1024,
-    per_shard: int | None = None,
-    classes: int | Sequence[str] | None = None,
-    say: Callable[[str], None] = print,
-    progress: bool = True,
-) -> tuple[ImageSet, ...]:
-    """The pictures of a known name or of a folder: one set per tuple of `needs`, with these fields and maybe more.
+def load_sets(wanted: Wanted) -> tuple[ImageSet, ...]:
+    """The pictures of a known name, a folder or shards: one set per tuple of `needs`, with these fields and maybe more.
 
-    Pictures are uint8 (N, channels, *size), size (H, W); those of a toy set float32. They are decoded once and then
-    mapped from the cache folder. `validation` images of each training set are held back for the split "validation", the
-    last ones of the SHUFFLED sets, of all others a fixed choice at random, spread over the whole set. A game that also
-    trains without labels sees those of `labelled` training images alone, of all if it is None. How a folder is read
-    follows from `needs`; `pairs` says where its pairs stand, and "b2a" has a and b change places. `attributes` is
-    a table of its pictures, and `columns` chooses among what it says. Ten pictures, or a share of max_broken if that
-    is more, may be unreadable; those of more than max_megapixels count as such. root is where known sets lie or are
-    downloaded to; fold is one of the five of tfd. Messages go to `say`, a progress bar to stderr if it is a terminal.
+    Pictures are uint8 (N, channels, *size); those of a toy set float32. They are decoded once and then mapped from the
+    cache folder. `validation` images of each training set are held back for the split "validation", the last ones of
+    the SHUFFLED sets, of all others a fixed choice at random, spread over the whole set. A game that also trains
+    without labels sees those of `labelled` training images alone, of all if it is None.
     """
-    wanted = Wanted(
-        *(size, channels, split, fit, max_broken, n_cpu, say, progress, needs, pairs, direction),
-        *(attributes, columns, max_megapixels, root, fold, window, keep_mb, per_shard, classes),
-    )
-    if isinstance(what, Untrusted) and (there := first_remote(what)):
-        raise UserError(f"data.name is {what}, which would read {there}; if you trust that address, add --trust")
-    shards = what not in KNOWN and is_shards(what)
-    _check_counted(what, shards, per_shard, classes, labelled)
-    row = row_of(what) if not shards else _UNCOUNTED if per_shard and split != "test" else _SHARDS
-    if row.validation and validation:
-        raise UserError(f"data.validation is {validation}; {what} has validation images of its own: it must be 0")
+    what, needs, split, row = wanted.name, wanted.needs, wanted.split, _row(wanted)
+    if row.validation and wanted.validation:
+        raise UserError(
+            f"data.validation is {wanted.validation}; {what} has validation images of its own: it must be 0"
+        )
     if row.gives:
         _check_fields(what, row.gives, needs)
-    if labelled is not None and UNLABELLED not in needs:
-        raise UserError(f"data.labelled is {labelled}, and the game sees no pictures without labels: it must be null")
+    if wanted.labelled is not None and UNLABELLED not in needs:
+        raise UserError(
+            f"data.labelled is {wanted.labelled}, and the game sees no pictures without labels: it must be null"
+        )
     whole = replace(wanted, split="train") if split == "validation" and not row.validation else wanted
     module, _, function = row.load.partition(":")
     found = getattr(import_module(module), function)(what, whole)
     sets: tuple[ImageSet, ...] = found if isinstance(found, tuple) else (found,)
-    if shards:
+    if any(data.layout for data in sets):
         _check_fields(what, tuple(tuple(data.columns) for data in sets), needs)
     if split != "test" and not row.validation:
-        sets = tuple(_held_back(data, split, validation, row.mixed, say) for data in sets)
+        sets = tuple(_held_back(data, row.mixed, wanted) for data in sets)
     if UNLABELLED in needs:
-        return _labelled(sets[0], labelled if split == "train" else None), _unlabelled(sets[0])
-    return _as_needed(tuple(_with_bits(data, needs) for data in sets), needs, direction)
+        labelled = wanted.labelled if split == "train" else None
+        return _labelled(sets[0], labelled), replace(sets[0], columns={"u": sets[0].images}, classes=())
+    if "bits" in wanted.fields:
+        sets = tuple(_with_bits(data) for data in sets)
+    return _as_needed(sets, needs, wanted.direction == "b2a")
 
 
-def _with_bits(data: ImageSet, needs: Needs) -> ImageSet:
-    """The set with attributes where they are needed: its classes, where it has nothing else."""
-    if data.labels is None or not any("bits" in fields for fields in needs):
+def _row(wanted: Wanted) -> Known:
+    """The row of what is wanted; UserError for an address that needs trust, and for keys that shards alone have."""
+    what, each = wanted.name, wanted.per_shard
+    if isinstance(what, Untrusted) and (there := first_remote(what)):
+        raise UserError(f"data.name is {what}, which would read {there}; if you trust that address, add --trust")
+    shards = what not in KNOWN and is_shards(what)
+    if each and not shards:
+        raise UserError(f"data.per_shard is {each}, which is for shards, and {what} is none: it must be null")
+    if each and wanted.labelled is not None:
+        raise UserError("data.labelled counts labels, and with data.per_shard nobody has counted them: it must be null")
+    if wanted.classes is not None and not each:
+        raise UserError("data.classes is for shards that nobody has counted: with it, data.per_shard must be given")
+    if not shards:
+        return row_of(what)
+    return _UNCOUNTED if each and wanted.split != "test" else _SHARDS
+
+
+def row_of(what: str) -> Known:
+    """The row of a named set or of a folder; UserError where there is no such data."""
+    folder = Path(what).expanduser()
+    if what in KNOWN:
+        return KNOWN[what]
+    if what and folder.is_dir():
+        return _FOLDER
+    if what and folder.exists():
+        raise UserError(f"{what} is a file; unpack it and give the folder with the pictures")
+    if "/" in what or "\\" in what or what.startswith((".", "~")):
+        beside = (str(folder.with_name(one.name)) for one in folder.absolute().parent.glob("*/"))
+        raise UserError(f"no such folder: {folder.resolve()}{did_you_mean(str(folder), beside)}")
+    nearest = did_you_mean(what.lower().replace("-", "_"), data_names())
+    raise UserError(f"no folder {what!r} here, and no data of that name{nearest} (names: {', '.join(data_names())})")
+
+
+def _with_bits(data: ImageSet) -> ImageSet:
+    """The set with its classes as attributes that exclude one another, where it has nothing else."""
+    if data.labels is None:
         return data
-    names, bits = one_hot(data.labels, data.classes)
+    bits = np.eye(len(data.classes), dtype=np.float32)[data.labels]
+    names = tuple(f"class={name}" for name in data.classes)
     return replace(data, columns={**data.pictures, "bits": bits}, classes=names, digest=_digest(data, "bits"))
 
 
@@ -144,24 +145,23 @@ def _check_fields(what: str, gives: Needs, needs: Needs) -> None:
         raise UserError(f"{what} holds {described(gives)}, not {described(needs)}; give {advice(needs)}")
 
 
-def _as_needed(sets: tuple[ImageSet, ...], needs: Needs, direction: str) -> tuple[ImageSet, ...]:
-    """The sets with their pictures under the names of `needs`, in its order; b2a has a and b change places."""
+def _as_needed(sets: tuple[ImageSet, ...], needs: Needs, turned: bool) -> tuple[ImageSet, ...]:
+    """The sets with their pictures under the names of `needs`, in its order; turned: a and b change places."""
     if len(sets) < len(needs):  # pairs, whose columns go their own ways
         (pair,) = sets
         sets = tuple(
             replace(pair, name=f"{pair.name} {name}", columns={name: x, **_others(pair)}, digest=_digest(pair, name))
             for name, x in pair.pictures.items()
         )
-    turned = direction == "b2a"
-    ordered = sets[::-1] if turned else sets
-    return tuple(_called(data, own, turned) for data, own in zip(ordered, needs, strict=True))
-
-
-def _called(data: ImageSet, fields: tuple[str, ...], turned: bool) -> ImageSet:
-    names, pictures = [name for name in fields if name not in NOT_PICTURES], [*data.pictures.values()]
-    if turned and len(pictures) > 1:
-        data, pictures = replace(data, digest=_digest(data, "b2a")), pictures[::-1]
-    return replace(data, columns={**dict(zip(names, pictures, strict=True)), **_others(data)})
+    out = []
+    for data, fields in zip(sets[::-1] if turned else sets, needs, strict=True):
+        names, pictures = [name for name in fields if name not in NOT_PICTURES], [*data.pictures.values()]
+        digest = data.digest
+        if turned and len(pictures) > 1:
+            digest, pictures = _digest(data, "b2a"), pictures[::-1]
+        columns = {**dict(zip(names, pictures, strict=True)), **_others(data)}
+        out.append(replace(data, columns=columns, digest=digest))
+    return tuple(out)
 
 
 def _others(data: ImageSet) -> dict[str, NDArray[Any]]:
@@ -173,9 +173,13 @@ def _digest(data: ImageSet, *more: object) -> str:
     return hashlib.sha256(" ".join([data.digest, *map(str, more)]).encode()).hexdigest()
 
 
-def _held_back(found: ImageSet, split: str, validation: int, mixed: bool, say: Say) -> ImageSet:
-    """The training set without the `validation` images that are held back, or these."""
-    n = len(found)
+def _held_back(found: ImageSet, mixed: bool, wanted: Wanted) -> ImageSet:
+    """The training set without the `validation` images that are held back, or these.
+
+    A set that may be sorted by class is spread: what is left is no slice of the whole, so it becomes a copy in the
+    cache, for the images of a large folder need not fit into memory.
+    """
+    n, split, validation = len(found), wanted.split, wanted.validation
     if not validation:
         if split == "validation":
             raise UserError(f"{found.name} has no validation images: --data.validation N holds N back, in a new run")
@@ -185,33 +189,26 @@ def _held_back(found: ImageSet, split: str, validation: int, mixed: bool, say: S
             f"data.validation is {validation}, and {found.name} has {n} images in all; it must leave images to"
             f" train on: a tenth of them is {max(1, n // 10)}"
         )
-    if not mixed:
-        return _spread(found, split, validation, say)
-    here = slice(n - validation, None) if split == "validation" else slice(n - validation)
-    columns = {name: column[here] for name, column in found.columns.items()}
-    return replace(found, columns=columns, digest=_digest(found, split, validation))
-
-
-def _spread(found: ImageSet, split: str, validation: int, say: Say) -> ImageSet:
-    """The same for a set that may be sorted by class: a copy in the cache, for what is left is no slice of the whole.
-
-    A copy on disk, and a memory map of it, so that the images of a large folder need not fit into memory.
-    """
+    if mixed:
+        here = slice(n - validation, None) if split == "validation" else slice(n - validation)
+        columns = {name: column[here] for name, column in found.columns.items()}
+        return replace(found, columns=columns, digest=_digest(found, split, validation))
     digest = _digest(found, split, validation, "spread")
     path = entry_path(f"{found.name}-{split}", digest)
-    if (not found.layout or split != "train") and (entry := load_entry(path, say)) is not None:
+    in_shards = found.layout is not None and split == "train"  # read where it lies; what is held back is copied
+    if not in_shards and (entry := load_entry(path, wanted.say)) is not None:
         return entry.data
-    held = found.layout.by_key(validation) if found.layout else spread(len(found), validation)
-    here = held if split == "validation" else np.setdiff1d(np.arange(len(found)), held)
-    if found.layout and split == "train":  # read where it lies; what is held back is a set like any other
-        return taken(found, here, digest)
+    held = found.layout.by_key(validation) if found.layout else spread(n, validation)
+    rows = held if split == "validation" else np.setdiff1d(np.arange(n), held)
+    if in_shards:
+        return taken(found, rows, digest)
     pictures = found.pictures
-    with Draft(path, say) as draft:
-        for start in range(0, len(here), CHUNK):
-            rows = here[start : start + CHUNK]
-            stack = np.stack([column[rows] for column in pictures.values()], axis=1)
+    with Draft(path, wanted.say) as draft:
+        for start in range(0, len(rows), CHUNK):
+            part = rows[start : start + CHUNK]
+            stack = np.stack([column[part] for column in pictures.values()], axis=1)
             draft.write(stack if len(pictures) > 1 else stack[:, 0])
-        marks = None if found.marks is None else found.marks[here]
+        marks = None if found.marks is None else found.marks[rows]
         return draft.finish(found.name, marks, found.classes, digest=digest, fields=tuple(pictures))
 
 
@@ -227,12 +224,8 @@ def spread(n: int, k: int) -> Labels:
 
 
 def mixed(n: int) -> Labels:
-    """All of 0..n-1 (n,) in an order drawn once and for all: its first k are k of n places without replacement.
-
-    Drawn from SHAKE-256, as in `spread`.
-    """
-    keys = np.frombuffer(hashlib.shake_256(b"gansmith order 0").digest(8 * n), "<u8")
-    return np.argsort(keys, kind="stable").astype(np.int64)
+    """All of 0..n-1 (n,) in an order drawn once and for all: its first k are k of n places without replacement."""
+    return permutation(n, "gansmith order 0")
 
 
 def _labelled(found: ImageSet, k: int | None) -> ImageSet:
@@ -256,11 +249,6 @@ def taken(found: ImageSet, rows: Labels, digest: str) -> ImageSet:
     return replace(found, columns=columns, digest=digest, layout=layout)
 
 
-def _unlabelled(found: ImageSet) -> ImageSet:
-    """All pictures of a set as the field u."""
-    return replace(found, columns={UNLABELLED[0]: found.images}, classes=())
-
-
 def budget(labels: Labels, k: int) -> Labels:
     """k places of labels (n,), ascending, as many of each class as can be: in the order `mixed`, class after class."""
     order = mixed(len(labels))
@@ -269,31 +257,3 @@ def budget(labels: Labels, k: int) -> Labels:
         own = labels[order] == y
         turn[own] = np.arange(own.sum())
     return np.sort(order[np.argsort(turn, kind="stable")[:k]])
-
-
-def _check_counted(what: str, shards: bool, per_shard: int | None, classes: object, labelled: int | None) -> None:
-    """UserError for keys of shards that nobody has counted, with other data, and for those that need a count."""
-    if per_shard and not shards:
-        raise UserError(f"data.per_shard is {per_shard}, which is for shards, and {what} is none: it must be null")
-    if per_shard and labelled is not None:
-        raise UserError("data.labelled counts labels, and with data.per_shard nobody has counted them: it must be null")
-    if classes is not None and not per_shard:
-        raise UserError("data.classes is for shards that nobody has counted: with it, data.per_shard must be given")
-
-
-def row_of(what: str) -> Known:
-    """The row of a named set or of a folder; UserError where there is no such data."""
-    folder = Path(what).expanduser()
-    if (row := KNOWN.get(what) or (_FOLDER if what and folder.is_dir() else None)) is None:
-        raise UserError(_unknown(what, folder))
-    return row
-
-
-def _unknown(what: str, folder: Path) -> str:
-    if what and folder.exists():
-        return f"{what} is a file; unpack it and give the folder with the pictures"
-    if "/" in what or "\\" in what or what.startswith((".", "~")):
-        beside = (str(folder.with_name(one.name)) for one in folder.absolute().parent.glob("*/"))
-        return f"no such folder: {folder.resolve()}{did_you_mean(str(folder), beside)}"
-    nearest = did_you_mean(what.lower().replace("-", "_"), data_names())
-    return f"no folder {what!r} here, and no data of that name{nearest} (names: {', '.join(data_names())})"

@@ -66,29 +66,14 @@ def advice(needs: Needs) -> str:
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """How the pictures, of `size` (H, W), are to be prepared, and what may be said meanwhile."""
+class Wanted(Data):
+    """Which images and how they are to be prepared, and what may be said meanwhile: messages, a bar on a terminal."""
 
-    size: tuple[int, int]
-    channels: int
-    split: str
-    fit: str
-    max_broken: float
-    n_cpu: int
-    say: Say
-    progress: bool
     needs: Needs = (("x",),)
-    pairs: str = "auto"
-    direction: str = "a2b"
-    attributes: Path | None = None
-    columns: Sequence[str] | None = None
-    max_megapixels: int = pictures.MEGAPIXELS
-    root: Path | None = None
-    fold: int = 1
-    window: int = 16
-    keep_mb: int = 1024
-    per_shard: int | None = None
-    classes: int | Sequence[str] | None = None
+    split: str = "train"
+    fold: int = 1  # of the five of tfd
+    say: Say = print
+    progress: bool = True
 
     def __post_init__(self) -> None:
         for name in ("channels", "split", "fit", "pairs", "direction"):
@@ -117,9 +102,9 @@ class Wanted:
 
     def folder_of(self, name: str) -> Path:
         """The root of a named set, or $GANSMITH_DATA, or ./data; a root elsewhere, as a recipe may name it, is said."""
-        if self.root and not self.root.resolve().is_relative_to(Path.cwd()):
-            self.say(f"using {name} from {self.root.resolve()}")
-        return self.root or Path(os.environ.get("GANSMITH_DATA") or "data")
+        if self.root and not (root := Path(self.root).resolve()).is_relative_to(Path.cwd()):
+            self.say(f"using {name} from {root}")
+        return Path(self.root or os.environ.get("GANSMITH_DATA") or "data")
 
 
 Mark = int | tuple[float, ...] | None  # of a sample: its label, its attributes, or nothing

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from PIL import Image
@@ -35,7 +36,7 @@ def index_shards(what: str, *, n_cpu: int = 8, say: Callable[[str], None] = prin
     folders = {Path(address).parent for address in found}
     if remote(found[0]) or len(folders) > 1:
         raise UserError(f"{what}: an index is written beside shards in one folder of this machine")
-    index = make_index(found, [Path(address).name for address in found], _wanted((1, 1), 1, n_cpu, say))
+    index = make_index(found, [Path(address).name for address in found], Wanted(n_cpu=n_cpu, say=say))
     for name, why in index.about["bad"]:
         say(f"left out the shard {name}: {why}")
     write_index(folders.pop(), index)
@@ -49,7 +50,7 @@ def write_shards(
     per_shard: int = 1000,
     pairs: bool = False,
     size: tuple[int, int] = (28, 28),
-    channels: int = 1,
+    channels: Literal[1, 3, 4] = 1,
     n_cpu: int = 8,
     say: Callable[[str], None] = print,
 ) -> Index:
@@ -58,7 +59,7 @@ def write_shards(
     With `pairs` those of equal names in two folders a and b are one sample. All are mixed once and for all, so that
     each shard holds some of every class. Broken ones are left out.
     """
-    wanted = _wanted(size, channels, n_cpu, say)
+    wanted = Wanted(what, size, channels, n_cpu=n_cpu, say=say)
     source = _source(what, wanted, pairs)
     broken = list(source.broken)
     with new_folder(out) as part:
@@ -92,17 +93,13 @@ def _label(classes: Sequence[str], y: int) -> str:
     return classes[y] if plain else str(y)
 
 
-def _wanted(size: tuple[int, int], channels: int, n_cpu: int, say: Callable[[str], None]) -> Wanted:
-    return Wanted(size, channels, "train", "crop", 0.01, n_cpu, say, True)
-
-
 def _source(what: str, wanted: Wanted, pairs: bool) -> Source:
     """What there is to write, with attributes where a folder has a table."""
     if what in KNOWN:
         gives = KNOWN[what].gives
         if len(gives) > 1 or KNOWN[what].load.endswith(":load_toy"):
             raise UserError(f"{what} is no single set of pictures, so there are no shards of it")
-        (data,) = load_sets(what, size=wanted.size, channels=wanted.channels, needs=gives, say=wanted.say)
+        (data,) = load_sets(replace(wanted, needs=gives))
         columns = {name: x[:, 0] if wanted.channels == 1 else np.moveaxis(x, 1, 3) for name, x in data.pictures.items()}
         return array_source(data.name, columns, data.marks, data.classes)
     folder = Path(what).expanduser()
