@@ -25,7 +25,8 @@ from gansmith.cli import main
 from gansmith.data import ImageSet, Wanted, addresses, load_sets
 from gansmith.data.addresses import Untrusted, is_shards
 from gansmith.data.decoder import Decoders, Form
-from gansmith.data.shards import INDEX, index_of, row_type
+from gansmith.data.imageset import sha256
+from gansmith.data.shards import INDEX, row_type
 from gansmith.data.stream import Stream
 from gansmith.data.streamed import Layout, Order
 from gansmith.data.write_shards import index_shards, write_shards
@@ -415,7 +416,7 @@ def test_an_index_of_a_stranger_is_checked(shards: Path) -> None:
         load(shards)
     rows["y"][3], rows["offset"][0] = 3, 1 << 40
     np.save(shards / "gansmith-index.npy", rows)
-    about = {**index.about, "sha256": index_of(rows)}
+    about = {**index.about, "sha256": sha256(rows)}
     (shards / INDEX).write_text(json.dumps(about))
     with pytest.raises(UserError, match="is not what was indexed"):
         load(shards).images[:]

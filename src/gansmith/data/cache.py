@@ -23,12 +23,12 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from gansmith.data.imageset import Bytes, ImageSet, content_digest, sha256
+from gansmith.data.imageset import Bytes, ImageSet, sha256
 from gansmith.errors import UserError
 
 Say = Callable[[str], None]
 
-HEADER = 128  # bytes of the .npy header; fixed, so that the number of pictures can be filled in at the end
+HEADER = 128  # bytes that NumPy takes for the header of any images.npy, whose number of pictures is known at the end
 CHECKED_BYTES = 1 << 28  # up to this size the digest is checked at every load, beyond it only the size
 STALE_SECONDS = 3 * 86_400
 
@@ -68,30 +68,27 @@ def entry_path(name: str, *parts: object) -> Path:
 
 def load_entry(path: Path, say: Say) -> Entry | None:
     """The entry at `path`; None if there is none, or if it is damaged, which is said."""
+    if not (path / "set.json").exists():
+        return None
     try:
-        return _open(path) if (path / "set.json").exists() else None
+        about = json.loads((path / "set.json").read_text(encoding="utf-8"))
+        images = np.load(path / "images.npy", mmap_mode="r", allow_pickle=False)
+        shape, labels = tuple(about["shape"]), None
+        if images.shape != shape or images.dtype != np.uint8:
+            raise ValueError(f"images.npy is {images.dtype} {images.shape}, not uint8 {shape}")
+        if images.nbytes <= CHECKED_BYTES and sha256(images) != about["images_sha256"]:
+            raise ValueError("images.npy has another digest")
+        if about["labels_sha256"] is not None:
+            labels = np.load(path / "labels.npy", allow_pickle=False)
+            right = labels.dtype == (np.int64 if labels.ndim == 1 else np.float32) and labels.shape[:1] == shape[:1]
+            if not right or sha256(labels) != about["labels_sha256"]:
+                raise ValueError("labels.npy has another digest")
+        columns = _columns(images, labels, about.get("fields", ["x"]))
+        data = ImageSet(about["name"], columns, tuple(about["classes"]), about["digest"])
+        return Entry(data, [Broken(*pair) for pair in about["broken"]], about["n_broken"], about.get("n_coloured", 0))
     except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
         say(f"the cache {path} is damaged ({error}); making it anew")
         return None
-
-
-def _open(path: Path) -> Entry:
-    about = json.loads((path / "set.json").read_text(encoding="utf-8"))
-    images = np.load(path / "images.npy", mmap_mode="r", allow_pickle=False)
-    shape = tuple(about["shape"])
-    if images.shape != shape or images.dtype != np.uint8:
-        raise ValueError(f"images.npy is {images.dtype} {images.shape}, not uint8 {shape}")
-    if images.nbytes <= CHECKED_BYTES and sha256(images) != about["images_sha256"]:
-        raise ValueError("images.npy has another digest")
-    labels = None
-    if about["labels_sha256"] is not None:
-        labels = np.load(path / "labels.npy", allow_pickle=False)
-        right = labels.dtype == (np.int64 if labels.ndim == 1 else np.float32) and labels.shape[:1] == shape[:1]
-        if not right or sha256(labels) != about["labels_sha256"]:
-            raise ValueError("labels.npy has another digest")
-    columns = _columns(images, labels, about.get("fields", ["x"]))
-    data = ImageSet(about["name"], columns, tuple(about["classes"]), about["digest"])
-    return Entry(data, [Broken(*pair) for pair in about["broken"]], about["n_broken"], about.get("n_coloured", 0))
 
 
 def _columns(images: Bytes, marks: NDArray[Any] | None, fields: Sequence[str]) -> dict[str, NDArray[Any]]:
@@ -115,7 +112,7 @@ class Draft:
         self.count = 0
         self._shape: tuple[int, ...] = ()
         self._sha = hashlib.sha256()
-        self._file: BinaryIO
+        self._file: BinaryIO = io.BytesIO()
         folder = path.parent / f".tmp-{uuid.uuid4().hex}"
         try:
             folder.mkdir(parents=True)
@@ -123,9 +120,10 @@ class Draft:
             self.folder = folder
         except OSError as error:
             say(f"the cache folder {path.parent} cannot be written ({error.strerror}); going on in memory")
-            self._file = io.BytesIO()
-        else:
-            _remove_stale(path.parent)
+        for old in path.parent.glob(".tmp-*"):  # what a killed process left unfinished days ago
+            with contextlib.suppress(OSError):
+                if time.time() - old.stat().st_mtime > STALE_SECONDS:
+                    shutil.rmtree(old, ignore_errors=True)
         self._file.write(bytes(HEADER))
 
     def __enter__(self) -> "Draft":
@@ -159,7 +157,8 @@ class Draft:
         shape = (self.count, *self._shape)
         images_sha = self._sha.hexdigest()
         labels_sha = None if labels is None else sha256(labels)
-        digest = digest or content_digest(shape, images_sha, labels_sha)
+        content = f"gansmith data 1: {shape} {images_sha} {labels_sha}"
+        digest = digest or hashlib.sha256(content.encode()).hexdigest()
         if self.folder is None:
             assert isinstance(self._file, io.BytesIO)
             raw = self._file.getvalue()  # shares the buffer until the file is written again
@@ -170,7 +169,8 @@ class Draft:
         about |= {"broken": broken[:10], "n_broken": len(broken), "n_coloured": n_coloured}
         with self._disk():
             self._file.seek(0)
-            self._file.write(_npy_header(shape))
+            np.lib.format.write_array_header_1_0(self._file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+            assert self._file.tell() == HEADER
             _flush(self._file)
             self._file.close()
             if labels is not None:
@@ -208,18 +208,3 @@ class Draft:
 def _flush(file: BinaryIO) -> None:
     file.flush()
     os.fsync(file.fileno())
-
-
-def _npy_header(shape: tuple[int, ...]) -> bytes:
-    """A version 1.0 .npy header of exactly HEADER bytes for a C-ordered uint8 array."""
-    text = f"{{'descr': '|u1', 'fortran_order': False, 'shape': {shape}, }}"
-    prefix = b"\x93NUMPY\x01\x00" + (HEADER - 10).to_bytes(2, "little")
-    return prefix + text.ljust(HEADER - 11).encode() + b"\n"
-
-
-def _remove_stale(folder: Path) -> None:
-    """Removes what a killed process left unfinished days ago."""
-    for path in folder.glob(".tmp-*"):
-        with contextlib.suppress(OSError):
-            if time.time() - path.stat().st_mtime > STALE_SECONDS:
-                shutil.rmtree(path, ignore_errors=True)

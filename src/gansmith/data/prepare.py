@@ -172,7 +172,7 @@ def prepare(path: Path, wanted: Wanted, find: Callable[[], Source]) -> ImageSet:
                 marks += group.marks
                 losses += group.losses
                 broken += group.broken
-                step(group.size)
+                step(len(group.marks) + len(group.broken))
         for item in broken[:10]:
             wanted.say(f"left out {item.file}: {item.why}")
         if not marks:
@@ -207,7 +207,6 @@ class Group(NamedTuple):
     losses: how many lose their colours, how many are enlarged, and the sum of the shares that are cropped.
     """
 
-    size: int
     images: Bytes
     marks: list[Mark]
     broken: list[Broken]
@@ -227,9 +226,8 @@ def _in_order(source: Source, wanted: Wanted) -> Generator[Group, None, None]:
     ahead: deque[Future[Group]] = deque()
 
     def convert(start: int) -> Group:
-        rows, given = range(start, min(start + size, source.count)), dict[int, Sample]()
-        marks, broken, losses = list[Mark](), list[Broken](), np.zeros(3)
-        for index in rows:
+        given, marks, broken, losses = dict[int, Sample](), list[Mark](), list[Broken](), np.zeros(3)
+        for index in range(start, min(start + size, source.count)):
             try:
                 given[index] = source.read(index)
             except UserError:
@@ -251,7 +249,7 @@ def _in_order(source: Source, wanted: Wanted) -> Generator[Group, None, None]:
             cut = 1 - min(width * h, height * w) / max(width * h, height * w) if wanted.fit == "crop" else 0.0
             losses += any(one[2] for one in own), width < w or height < h, cut
             marks.append(mark)
-        return Group(len(rows), pixels[sound], marks, broken, losses)
+        return Group(pixels[sound], marks, broken, losses)
 
     try:
         for start in range(0, source.count, size):

@@ -28,11 +28,12 @@ from gansmith.data.addresses import Missing, addresses, opened, remote, split_of
 from gansmith.data.attributes import NO, YES
 from gansmith.data.cache import CHECKED_BYTES, Broken, entry_path
 from gansmith.data.folder import ignored
-from gansmith.data.imageset import ImageSet, Labels
+from gansmith.data.imageset import ImageSet, Labels, sha256
 from gansmith.data.pictures import printable
 from gansmith.data.prepare import Wanted, progress, tell
 from gansmith.data.streamed import MOST_BYTES, Column, Files, Layout, Reader, Rows, Shard, Streamed
 from gansmith.errors import UserError
+from gansmith.run.atomic import replacing
 
 INDEX = "gansmith-index.json"
 VERSION = 2
@@ -228,7 +229,7 @@ def make_index(found: Sequence[str], names: Sequence[str], wanted: Wanted) -> In
     classes, labels = _classes(told.labels)
     rows = told.table(np.concatenate([part for part in parts if len(part)]), [*bits], labels)
     about = {"version": VERSION, "fields": told.fields, "shards": shards, "classes": classes, "attributes": [*bits]}
-    about |= {"bad": bad, "broken": told.broken[:10], "n_broken": len(told.broken), "sha256": index_of(rows)}
+    about |= {"bad": bad, "broken": told.broken[:10], "n_broken": len(told.broken), "sha256": sha256(rows)}
     return Index(about, rows)
 
 
@@ -244,21 +245,13 @@ def _classes(labels: Sequence[str | None]) -> tuple[list[str], Labels]:
     return known, np.array([places[str(label)] for label in labels])
 
 
-def index_of(rows: NDArray[Any]) -> str:
-    return hashlib.sha256(np.ascontiguousarray(rows).view(np.uint8).data).hexdigest()
-
-
 def write_index(folder: Path, index: Index) -> None:
     """Both files, the facts last, each whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
-    part = folder / f".{INDEX}.{os.getpid()}.part"
-    for name in (f"{INDEX[:-5]}.npy", INDEX):
-        with part.open("wb") as file:
-            if name == INDEX:
-                file.write(json.dumps(index.about, indent=1).encode())
-            else:
-                np.save(file, index.rows, allow_pickle=False)
-        os.replace(part, folder / name)
+    with replacing(folder / f"{INDEX[:-5]}.npy") as part, part.open("wb") as file:
+        np.save(file, index.rows, allow_pickle=False)
+    with replacing(folder / INDEX) as part:
+        part.write_text(json.dumps(index.about, indent=1), encoding="utf-8")
 
 
 def read_index(folder: str) -> Index | None:
@@ -291,7 +284,7 @@ def _check(about: Mapping[str, Any], rows: NDArray[Any]) -> None:
     counts = [int(n) for _, _, n, _ in about["shards"]]
     if rows.shape != (sum(counts),) or min(counts) < 0 or rows.dtype != row_type(len(fields), len(about["attributes"])):
         raise ValueError(f"its rows are {rows.dtype} {rows.shape}")
-    if rows.nbytes <= CHECKED_BYTES and index_of(rows) != about["sha256"]:
+    if rows.nbytes <= CHECKED_BYTES and sha256(rows) != about["sha256"]:
         raise ValueError("its rows have another digest")
     if (classes and not 0 <= rows["y"].min() <= rows["y"].max() < len(classes)) or rows["bits"].max() > 1:
         raise ValueError("a label without a class")

@@ -20,9 +20,10 @@ from gansmith.data.addresses import addresses, is_shards, remote, split_of
 from gansmith.data.attributes import TABLE
 from gansmith.data.cache import Broken
 from gansmith.data.folder import find_folder
+from gansmith.data.imageset import sha256
 from gansmith.data.load import KNOWN, load_sets
 from gansmith.data.prepare import Needs, Source, Wanted, array_source, check_sizes, progress, tell
-from gansmith.data.shards import Index, index_of, make_index, write_index
+from gansmith.data.shards import Index, make_index, write_index
 from gansmith.data.streamed import permutation
 from gansmith.errors import UserError
 from gansmith.run.atomic import new_folder
@@ -82,7 +83,7 @@ def write_shards(
         if known := index.about["classes"]:
             numbers = {_label(source.classes, y): y for y in range(len(source.classes))}
             index.rows["y"] = np.array([numbers.get(name, -1) for name in known])[index.rows["y"]]
-            index.about.update(classes=[*source.classes], sha256=index_of(index.rows))
+            index.about.update(classes=[*source.classes], sha256=sha256(index.rows))
         write_index(part, index)
     return index
 
