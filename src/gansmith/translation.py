@@ -83,7 +83,7 @@ def translate(
 def _files(path: Path) -> Iterator[tuple[str, Path]]:
     """(name, file) of a picture, or of all below a folder."""
     if path.is_dir():
-        names = list_folder(path).names
+        names = [*list_folder(path).files]
         if not names:
             raise UserError(f"no pictures in {path}; looked for {' '.join(EXTENSIONS)}")
         yield from ((name, path / name) for name in names)

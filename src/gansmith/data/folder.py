@@ -9,8 +9,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from PIL import Image
-
 from gansmith.data import pictures
 from gansmith.data.attributes import TABLE, read_table
 from gansmith.data.cache import Broken
@@ -22,8 +20,7 @@ from gansmith.errors import UserError
 # Folders that systems and programs leave behind, in lower case, beside those whose name begins with a dot.
 SYSTEM = {"@eadir", "#recycle", "$recycle.bin", "__macosx", "lost+found", "system volume information"}
 Samples = Sequence[tuple[str, ...]]  # the relative names of the files of each
-TESTS = ("test", "val", "valid", "validation")
-"""Folders of these names are never trained on; the first that is there is the test split."""
+TESTS = ("test", "val", "valid", "validation")  # never trained on; the first that is there is the test split
 
 
 @dataclass
@@ -34,10 +31,6 @@ class Listing:
     broken: list[Broken] = field(default_factory=list)
     others: Counter[str] = field(default_factory=Counter)  # endings of files that are passed over
     apart: list[str] = field(default_factory=list)  # folders of test pictures, and runs, that are passed over
-
-    @property
-    def names(self) -> list[str]:
-        return list(self.files)
 
 
 class Part(NamedTuple):
@@ -101,8 +94,13 @@ def _find(name: str, parts: Sequence[Part], wanted: Wanted, *, halves: bool = Fa
     listings = [_list_part(part, wanted) for part in parts]
     alone = len(parts) == 1
     samples = [(file,) for file in listings[0].files] if alone else _partners(folders, listings, wanted)
-    if table := _table(folders[0], wanted):
+    table = Path(wanted.attributes) if wanted.attributes else None
+    for beside in (folders[0] / TABLE, folders[0].parent / TABLE):
+        table = table or (beside if beside.is_file() else None)
+    told = []
+    if table and "bits" in wanted.fields:
         classes, samples, marks = _attributes(table, samples, wanted)
+        told = [hashlib.sha256(table.read_bytes() + repr(wanted.columns).encode()).hexdigest()]
     else:
         classes, marks = _classes(" and ".join(map(str, folders)), samples, wanted)
     if halves:
@@ -111,31 +109,35 @@ def _find(name: str, parts: Sequence[Part], wanted: Wanted, *, halves: bool = Fa
 
     def read(index: int) -> Sample:
         files = [folder / file for folder, file in zip(folders, samples[index], strict=True)]
-        return _halves(files[0], wanted.max_megapixels) if halves else files, marks[index]
+        if not halves:
+            return files, marks[index]
+        image = pictures.open_picture(files[0], wanted.max_megapixels)
+        width, height = image.size
+        if width % 2:
+            text = f"{printable(files[0])} is {width} pixels wide"
+            raise UserError(f"{text}, and its halves should be a pair: the width must be even")
+        image = pictures.shallow(image)  # before the cut, so that both halves keep one range
+        cut = width // 2
+        return [image.crop((0, 0, cut, height)), image.crop((cut, 0, width, height))], marks[index]
 
     def title(index: int) -> str:
         return printable(" with its partner ".join(samples[index]))
 
     broken = tuple(item for listing in listings for item in listing.broken)
     fields = ("a", "b") if halves or not alone else ("x",)
-    told = [hashlib.sha256(table.read_bytes() + repr(wanted.columns).encode()).hexdigest()] if table else []
     path = wanted.path(name, *folders, *map(fingerprint, listings), *["halves"] * halves, *told)
     return Found(path, wanted, Source(name, len(samples), read, title, classes, broken, fields=fields))
 
 
-def _halves(file: Path, megapixels: int) -> list[Image.Image]:
-    image = pictures.open_picture(file, megapixels)
-    width, height = image.size
-    if width % 2:
-        text = f"{printable(file)} is {width} pixels wide"
-        raise UserError(f"{text}, and its halves should be a pair: the width must be even")
-    image = pictures.shallow(image)  # before the cut, so that both halves keep one range
-    return [image.crop((0, 0, width // 2, height)), image.crop((width // 2, 0, width, height))]
-
-
 def _partners(folders: Sequence[Path], listings: Sequence[Listing], wanted: Wanted) -> Samples:
     """The files of two folders whose relative names without endings are equal; those alone are said."""
-    a, b = (_stems(*of) for of in zip(folders, listings, strict=True))
+    stems: list[dict[str, str]] = [{}, {}]
+    for folder, listing, own in zip(folders, listings, stems, strict=True):
+        for name in listing.files:
+            if (first := own.setdefault(name.rpartition(".")[0], name)) != name:
+                two = f"{printable(folder / first)} and {printable(folder / name)}"
+                raise UserError(f"{two} have one name, apart from the ending; only one can be the partner in a pair")
+    a, b = stems
     both = [(a[stem], b[stem]) for stem in a if stem in b]
     if not both:
         text = f"no picture in {folders[0]} has a partner in {folders[1]}"
@@ -145,24 +147,6 @@ def _partners(folders: Sequence[Path], listings: Sequence[Listing], wanted: Want
         more = f" and {len(alone) - 10} more" * (len(alone) > 10)
         wanted.say(f"left out: {len(alone)} without a partner of the same name: {', '.join(alone[:10])}{more}")
     return both
-
-
-def _stems(folder: Path, listing: Listing) -> dict[str, str]:
-    """Relative names without their endings -> relative names; UserError where two are the same."""
-    found: dict[str, str] = {}
-    for name in listing.files:
-        if (first := found.setdefault(name.rpartition(".")[0], name)) != name:
-            two = f"{printable(folder / first)} and {printable(folder / name)}"
-            raise UserError(f"{two} have one name, apart from the ending; only one can be the partner in a pair")
-    return found
-
-
-def _table(folder: Path, wanted: Wanted) -> Path | None:
-    """The table of attributes, where they are needed: the one named, or one beside the pictures or a folder above."""
-    if "bits" not in wanted.fields:
-        return None
-    beside = (folder / TABLE, folder.parent / TABLE)
-    return Path(wanted.attributes) if wanted.attributes else next((path for path in beside if path.is_file()), None)
 
 
 def _attributes(table: Path, samples: Samples, wanted: Wanted) -> tuple[tuple[str, ...], Samples, Sequence[Mark]]:
@@ -207,16 +191,11 @@ def ignored(name: str) -> bool:
     return name.startswith(".") or name.lower() in SYSTEM
 
 
-def _a_run(folder: Path) -> bool:
-    """Whether a folder is a run of gansmith, whose samples are no data: as runs/ is within --data ."""
-    return (folder / "recipe.yaml").is_file() and (folder / "checkpoints").is_dir()
-
-
 def list_folder(folder: Path, endings: tuple[str, ...] = pictures.EXTENSIONS, *, spare: bool = False) -> Listing:
     """All files below a folder with one of the endings, sorted by relative name.
 
-    Passed over: what is hidden or a system's own, runs, and with `spare` folders named like test splits. Links are
-    followed, but never into a folder that contains them.
+    Passed over: what is hidden or a system's own, runs, whose samples are no data, and with `spare` folders named like
+    test splits. Links are followed, but never into a folder that contains them.
     """
     out = Listing()
 
@@ -235,10 +214,13 @@ def list_folder(folder: Path, endings: tuple[str, ...] = pictures.EXTENSIONS, *,
             if ignored(entry.name) or entry.name == TABLE:
                 continue
             try:
-                if entry.is_dir() and ((spare and _apart(entry.name)) or _a_run(where / entry.name)):
-                    out.apart.append(printable(where / entry.name))
-                elif entry.is_dir():
-                    visit(where / entry.name, f"{name}/", above | {this})
+                if entry.is_dir():
+                    inner = where / entry.name
+                    a_run = (inner / "recipe.yaml").is_file() and (inner / "checkpoints").is_dir()
+                    if a_run or (spare and _apart(entry.name)):
+                        out.apart.append(printable(inner))
+                    else:
+                        visit(inner, f"{name}/", above | {this})
                 elif not entry.name.lower().endswith(endings):
                     out.others[Path(entry.name).suffix.lower() or "without"] += 1
                 else:

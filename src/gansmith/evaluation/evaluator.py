@@ -514,7 +514,7 @@ def _chosen(names: Sequence[str] | None, case: measures.Case, say: Say) -> list[
 
 def _pictures(folder: Path, data: Data, say: Say) -> ImageSet:
     """The pictures of a folder, all of the size and kind of the real ones, whichever way their files hold them."""
-    (h, w), c, names = data.size, data.channels, list_folder(folder).names
+    (h, w), c, names = data.size, data.channels, [*list_folder(folder).files]
     for path in (folder / name for name in names):
         odd = ""
         try:
