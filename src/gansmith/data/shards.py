@@ -31,16 +31,14 @@ from gansmith.data.folder import ignored
 from gansmith.data.imageset import ImageSet, Labels, sha256
 from gansmith.data.pictures import printable
 from gansmith.data.prepare import Wanted, progress, tell
-from gansmith.data.streamed import MOST_BYTES, Column, Files, Layout, Reader, Rows, Shard, Streamed
+from gansmith.data.streamed import MOST_BYTES, Column, Files, Layout, Reader, Shard, Streamed
 from gansmith.errors import UserError
 from gansmith.run.atomic import replacing
 
 INDEX = "gansmith-index.json"
 VERSION = 2
-LABELS = ("cls", "label", "class")
-"""Keys of a KEY.json that may hold the label, where there is no KEY.cls."""
-MOST_TEXT = 1 << 20
-"""Bytes of a KEY.json."""
+LABELS = ("cls", "label", "class")  # keys of a KEY.json that may hold the label, where there is no KEY.cls
+MOST_TEXT = 1 << 20  # bytes of a KEY.json
 MOST_CLASSES, MOST_ATTRIBUTES = 1_000_000, 256
 
 
@@ -93,64 +91,53 @@ class Sample:
                 self.sizes.add(image.size)
 
 
-class Scan(NamedTuple):
-    """What is in one shard: its samples by their keys, and the endings of what is passed over."""
-
-    samples: dict[str, Sample]
-    others: Counter[str]
-    n_bytes: int
-    sha256: str
-
-
-def _part(ending: str) -> str | None:
-    """x, a, b, cls or json; None for what is never read, as pickle's formats."""
-    side, _, rest = ending.partition(".")
-    if side in ("a", "b") and f".{rest}" in pictures.EXTENSIONS:
-        return side
-    return "x" if f".{ending}" in pictures.EXTENSIONS else ending if ending in ("cls", "json") else None
-
-
-def _scan(address: str) -> Scan | str:
-    """What is in a shard, or why it cannot be used: every member is looked at, and none is unpacked."""
-    try:
-        with contextlib.closing(opened(address)) as file:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-            return Scan(*look_at(file), sha256)
-    except Exception as error:  # on a damaged file tarfile raises almost anything
-        return pictures.why_broken(error)
-
-
 def look_at(file: RawIOBase) -> tuple[dict[str, Sample], Counter[str], int]:
-    """The samples of a shard by their keys, the endings of what is passed over, and its bytes; any error if damaged."""
+    """The samples of a shard by their keys, the endings of what is passed over, and its bytes; any error if damaged.
+
+    Every member is looked at, and none is unpacked. What is of no known ending, as pickle's formats, is never read.
+    """
     file.seek(max(0, (n_bytes := file.seek(0, os.SEEK_END)) - 512))
     if n_bytes % 512 or n_bytes < 1024 or any(file.read(512) or b""):
         raise ValueError(f"it has {n_bytes:,} bytes and no end of a tar file: it is cut off, or none")
     file.seek(0)
-    with tarfile.open(fileobj=file, mode="r:") as tar:
-        return *_samples(tar, file), n_bytes
-
-
-def _samples(tar: tarfile.TarFile, file: RawIOBase) -> tuple[dict[str, Sample], Counter[str]]:
     samples: dict[str, Sample] = {}
     others: Counter[str] = Counter()
     last = -1
-    for member in tar:
-        if member.offset_data <= last:
-            raise ValueError("its members overlap")
-        last = member.offset_data
-        base = member.name.rpartition("/")[2]
-        ending = base.partition(".")[2]
-        if member.isdir() or ignored(base):
-            continue
-        if (part := _part(ending.lower())) is None:
-            others[f".{ending}"] += 1
-            continue
-        sample = samples.setdefault(member.name[: -len(ending) - 1], Sample())
-        try:
-            sample.add(part, member, file)
-        except Exception as error:  # on what is no picture Pillow raises almost anything
-            sample.wrong = pictures.why_broken(error)
-    return samples, others
+    with tarfile.open(fileobj=file, mode="r:") as tar:
+        for member in tar:
+            if member.offset_data <= last:
+                raise ValueError("its members overlap")
+            last = member.offset_data
+            base = member.name.rpartition("/")[2]
+            ending = base.partition(".")[2]
+            side, _, rest = ending.lower().partition(".")
+            if member.isdir() or ignored(base):
+                continue
+            if side in ("a", "b") and f".{rest}" in pictures.EXTENSIONS:
+                part = side
+            elif f".{ending.lower()}" in pictures.EXTENSIONS:
+                part = "x"
+            elif ending.lower() in ("cls", "json"):
+                part = ending.lower()
+            else:
+                others[f".{ending}"] += 1
+                continue
+            sample = samples.setdefault(member.name[: -len(ending) - 1], Sample())
+            try:
+                sample.add(part, member, file)
+            except Exception as error:  # on what is no picture Pillow raises almost anything
+                sample.wrong = pictures.why_broken(error)
+    return samples, others, n_bytes
+
+
+def _scan(address: str) -> tuple[dict[str, Sample], Counter[str], int, str] | str:
+    """What is in a shard, and its sha256; or why it cannot be used."""
+    try:
+        with contextlib.closing(opened(address)) as file:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+            return *look_at(file), sha256
+    except Exception as error:  # on a damaged file tarfile raises almost anything
+        return pictures.why_broken(error)
 
 
 @dataclass
@@ -159,7 +146,7 @@ class Gathered:
 
     fields: tuple[str, ...] = ()
     labels: list[str | None] = field(default_factory=list)
-    bits: dict[str, bytearray | None] = field(default_factory=dict)
+    bits: dict[str, bytearray | None] = field(default_factory=dict)  # None: it has values that are not yes or no
     broken: list[Broken] = field(default_factory=list)
 
     def rows_of(self, name: str, samples: Mapping[str, Sample]) -> NDArray[Any]:
@@ -177,7 +164,13 @@ class Gathered:
             places = zip(*(sample.places[part] for part in own), strict=True)
             digest = hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
             rows.append((*places, int.from_bytes(digest[:8], "little"), -1, 0))
-            self._note(sample.told)
+            for bit, value in sample.told.items():
+                if len(self.bits) < MOST_ATTRIBUTES or bit in self.bits:
+                    column = self.bits.setdefault(bit, bytearray())
+                    if value.lower() not in (*YES, *NO):
+                        self.bits[bit] = None
+                    elif column is not None and len(column) == len(self.labels):  # no earlier row lacks it
+                        column.append(value.lower() in YES)
             self.labels.append(sample.label)
         return np.array(rows, row_type(len(self.fields) or 1, 0))
 
@@ -191,16 +184,6 @@ class Gathered:
             whole["bits"][:, k] = np.frombuffer(self.bits[name] or b"", np.uint8)
         return whole
 
-    def _note(self, told: Mapping[str, str]) -> None:
-        """Adds yes or no for the next row; what is neither is no attribute, nor is what an earlier row lacks."""
-        for name, value in told.items():
-            if len(self.bits) < MOST_ATTRIBUTES or name in self.bits:
-                column = self.bits.setdefault(name, bytearray())
-                if value.lower() not in (*YES, *NO):
-                    self.bits[name] = None
-                elif column is not None and len(column) == len(self.labels):
-                    column.append(value.lower() in YES)
-
 
 def make_index(found: Sequence[str], names: Sequence[str], wanted: Wanted) -> Index:
     """Reads all shards once. UserError where there is no sample."""
@@ -213,9 +196,10 @@ def make_index(found: Sequence[str], names: Sequence[str], wanted: Wanted) -> In
             if isinstance(scan, str):
                 bad.append((name, scan))
                 continue
-            others += scan.others
-            parts.append(told.rows_of(name, scan.samples))
-            shards.append([name, scan.n_bytes, len(parts[-1]), scan.sha256])
+            samples, passed_over, n_bytes, digest = scan
+            others += passed_over
+            parts.append(told.rows_of(name, samples))
+            shards.append([name, n_bytes, len(parts[-1]), digest])
     if not (n := len(told.labels)):
         first = next((f"{name}: {why}" for name, why in [*bad, *told.broken]), "they are empty")
         raise UserError(f"no pictures in {len(found)} shards; the first: {first}")
@@ -322,22 +306,21 @@ def load_shards(what: str, wanted: Wanted) -> ImageSet:
     edges = np.cumsum([0, *counts])
     wanted.say(f"{what}: {len(rows):,} {'pairs' if len(about['fields']) > 1 else 'pictures'} in {len(used):,} shards")
     content = [facts[2:] for facts in used]
-    files, layout = files_of(shards, wanted), Layout(edges, rows["key"], wanted.window)
+    files, layout = Files(shards, wanted.window), Layout(edges, rows["key"], wanted.window)
     return made_of(what, files, layout, rows, about, content, wanted)
 
 
-def files_of(shards: Sequence[Shard], wanted: Wanted) -> Files:
-    return Files(shards, 2 * wanted.window + 2)
-
-
 def made_of(
-    what: str, files: Files, layout: Layout, rows: Rows, about: Mapping[str, Any], content: object, wanted: Wanted
+    what: str, files: Files, layout: Layout, rows: Any, about: Mapping[str, Any], content: object, wanted: Wanted
 ) -> ImageSet:
     """about: fields, classes and attributes; content: what the digest is of, beside them and how they are read."""
     classes = tuple(about["classes"])
     columns = {name: Column((wanted.channels, *wanted.size), np.dtype(np.uint8), None) for name in about["fields"]}
     if about["attributes"] and any("bits" in own for own in wanted.needs):
-        classes, places = _chosen(about["attributes"], wanted.columns)
+        known, classes = about["attributes"], tuple(wanted.columns or about["attributes"])
+        if wrong := [name for name in classes if name not in known]:
+            raise UserError(f"data.columns names {wrong[0]}; the shards have {', '.join(known)}")
+        places = [known.index(name) for name in classes]
         columns["bits"] = Column((len(classes),), np.dtype(np.float32), lambda some: some["bits"][:, places])
     elif classes:
         known = class_names(wanted.classes) or classes
@@ -362,14 +345,6 @@ def class_names(classes: int | Sequence[str] | None) -> tuple[str, ...]:
     if twice := [name for name, n in Counter(names).items() if n > 1]:
         raise UserError(f"data.classes names {twice[0]} twice")
     return names
-
-
-def _chosen(names: Sequence[str], columns: Sequence[str] | None) -> tuple[tuple[str, ...], list[int]]:
-    """The attributes that are wanted, and their places in the index."""
-    chosen = tuple(columns or names)
-    if wrong := [name for name in chosen if name not in names]:
-        raise UserError(f"data.columns names {wrong[0]}; the shards have {', '.join(names)}")
-    return chosen, [names.index(name) for name in chosen]
 
 
 def _index(what: str, found: Sequence[str], wanted: Wanted) -> tuple[Index, dict[str, str]]:

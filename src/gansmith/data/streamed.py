@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from io import RawIOBase
 from itertools import chain
 from threading import Lock
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -187,11 +187,11 @@ class Kept(Generic[T]):
 
 
 class Files:
-    """The shards of a set: the last `most` that were asked for stay open, those from elsewhere as copies."""
+    """The shards of a set: those of two windows that were asked for last stay open, those from elsewhere as copies."""
 
-    def __init__(self, shards: Sequence[Shard], most: int) -> None:
+    def __init__(self, shards: Sequence[Shard], window: int) -> None:
         self.shards = shards
-        self.open = Kept[File](most)
+        self.open = Kept[File](2 * window + 2)
         self._asked: set[int] = set()
         self._fetching: ThreadPoolExecutor | None = None
 
@@ -224,17 +224,6 @@ class Files:
             self.open.there.clear()
 
 
-class Rows(Protocol):
-    """The rows of an index: an array, or what makes them as they are asked for, which says in each where it lies."""
-
-    @property
-    def dtype(self) -> np.dtype[Any]: ...
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, at: Any) -> NDArray[Any]: ...
-
-
 class Column(NamedTuple):
     """The shape and type of a row, and what makes it of rows of the index; None: pictures, from the shards."""
 
@@ -246,12 +235,13 @@ class Column(NamedTuple):
 class Reader:
     """Reads rows of a set: pictures from its shards, decoded by processes, and marks from the index.
 
-    index: a row for each sample, with the places of its pictures in their shard. Up to `keep_mb` of decoded pictures
-    stay in memory.
+    index: a row for each sample, with the places of its pictures in their shard: an array, or an `Uncounted`, which
+    makes the rows as they are asked for and says in each where it lies. Up to `keep_mb` of decoded pictures stay in
+    memory.
     """
 
     def __init__(
-        self, name: str, files: Files, edges: Labels, index: Rows, columns: Mapping[str, Column], wanted: Wanted
+        self, name: str, files: Files, edges: Labels, index: Any, columns: Mapping[str, Column], wanted: Wanted
     ) -> None:
         self.name, self.files, self.columns, self.n = name, files, columns, len(index)
         self.fields = [field for field, column in columns.items() if column.of is None]

@@ -13,7 +13,7 @@ from gansmith.data.attributes import NO, YES
 from gansmith.data.imageset import ImageSet
 from gansmith.data.pictures import printable
 from gansmith.data.prepare import TOLERATED, Wanted
-from gansmith.data.shards import Gathered, Sample, class_names, files_of, look_at, made_of, row_type
+from gansmith.data.shards import Gathered, Sample, class_names, look_at, made_of, row_type
 from gansmith.data.streamed import Files, Kept, Layout, Shard
 from gansmith.errors import UserError
 
@@ -166,7 +166,7 @@ def load_uncounted(what: str, wanted: Wanted) -> ImageSet:
             f"{what} has no index, so nobody knows the classes of its labels: --data.classes says how many there are,"
             " or names them"
         )
-    files = files_of([Shard(address, None) for address in found], wanted)
+    files = Files([Shard(address, None) for address in found], wanted.window)
     n, told = _model(files, wanted)
     attributes = []
     if "bits" in wanted.fields:
