@@ -20,12 +20,10 @@ from gansmith.data.pictures import EXTENSIONS
 from gansmith.errors import UserError
 
 T = TypeVar("T")
+# Of fsspec; a literal list, since others of its protocols run commands or open archives within archives.
 PROTOCOLS = ("https", "http", "s3", "gs", "az", "hf", "memory")
-"""Of fsspec; a literal list, since others of its protocols run commands or open archives within archives."""
-MOST = 1_000_000
-"""Shards of one set."""
-PAUSES = (1.0, 5.0, 25.0)
-"""Seconds before each further try of a read that failed."""
+MOST = 1_000_000  # shards of one set
+PAUSES = (1.0, 5.0, 25.0)  # seconds before each further try of a read that failed
 
 
 class Untrusted(str):
@@ -157,9 +155,9 @@ def tried(read: Callable[[], T], address: str) -> T:
             return read()
         except FileNotFoundError:
             raise Missing(f"the shard {address} is missing") from None
+        except UserError:
+            raise
         except Exception as error:  # each store raises its own
-            if isinstance(error, UserError):
-                raise
             if pause is None:
                 why = " ".join(str(error).split())[:200] or type(error).__name__
                 raise UserError(f"{address} cannot be read, tried {len(PAUSES) + 1} times: {why}") from None

@@ -8,8 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Numbers = NDArray[np.float64]
-GOOD = 3
-"""As in VEEGAN: Srivastava et al. 2017, arXiv 1705.07761."""
+GOOD = 3  # deviations, as in VEEGAN: Srivastava et al. 2017, arXiv 1705.07761
 _GOLDEN, _PLASTIC = (1 + sqrt(5)) / 2, 1.324717957244746  # the roots of g^2 = g + 1 and of g^3 = g + 1
 _STEPS = {1: (1 / _GOLDEN,), 2: (1 / _PLASTIC, 1 / _PLASTIC**2)}
 
@@ -18,11 +17,9 @@ _STEPS = {1: (1 / _GOLDEN,), 2: (1 / _PLASTIC, 1 / _PLASTIC**2)}
 class Mixture:
     """p(x) = 1/K sum_k N(x; m_k, s^2 I), x in D = 1 or 2 dimensions."""
 
-    means: tuple[tuple[float, ...], ...]
-    """(K, D)"""
+    means: tuple[tuple[float, ...], ...]  # (K, D)
     deviation: float
-    window: tuple[float, float]
-    """What pictures show of each axis."""
+    window: tuple[float, float]  # what pictures show of each axis
     n_train: int = 50_000
 
     @property

@@ -174,9 +174,11 @@ class Gathered:
             self.labels.append(sample.label)
         return np.array(rows, row_type(len(self.fields) or 1, 0))
 
-    def table(self, rows: NDArray[Any], names: Sequence[str], labels: Sequence[int] | Labels) -> NDArray[Any]:
+    def table(
+        self, rows: NDArray[Any], names: Sequence[str], labels: Sequence[int] | Labels, row: np.dtype[Any]
+    ) -> NDArray[Any]:
         """These rows with labels and attributes."""
-        whole = np.zeros(len(rows), row_type(len(self.fields), len(names)))
+        whole = np.zeros(len(rows), row)
         for name in ("offset", "size", "crc", "key"):
             whole[name] = rows[name]
         whole["y"] = labels
@@ -211,7 +213,8 @@ def make_index(found: Sequence[str], names: Sequence[str], wanted: Wanted) -> In
     if partial := [printable(name) for name in some if name not in bits]:
         wanted.say(f"{len(partial)} attributes are left out, because some samples lack them: {', '.join(partial[:5])}")
     classes, labels = _classes(told.labels)
-    rows = told.table(np.concatenate([part for part in parts if len(part)]), [*bits], labels)
+    whole = np.concatenate([part for part in parts if len(part)])
+    rows = told.table(whole, [*bits], labels, row_type(len(told.fields), len(bits)))
     about = {"version": VERSION, "fields": told.fields, "shards": shards, "classes": classes, "attributes": [*bits]}
     about |= {"bad": bad, "broken": told.broken[:10], "n_broken": len(told.broken), "sha256": sha256(rows)}
     return Index(about, rows)
@@ -283,7 +286,7 @@ def load_shards(what: str, wanted: Wanted) -> ImageSet:
     if there is None:
         raise UserError(f"{what} has no test split: shards have one as a folder test beside a folder train")
     found = addresses(there)
-    (about, rows), bad = _index(what, found, wanted)
+    (about, rows), names, bad = _index(what, found, wanted)
     if len(bad) > wanted.max_broken * len(found):
         (name, why), *_ = bad.items()
         raise UserError(
@@ -293,21 +296,16 @@ def load_shards(what: str, wanted: Wanted) -> ImageSet:
     for name, why in [*bad.items()][:10]:
         wanted.say(f"left out the shard {name}: {why}")
     tell(what, len(rows) + about["n_broken"], [Broken(*b) for b in about["broken"]], about["n_broken"], 0, wanted)
-    asked = {*found, *(address.rpartition("/")[2] for address in found)}
-    good = [name in asked and name not in bad for name, *_ in about["shards"]]
-    if not any(good):
+    where = {name: address for name, address in zip(names, found, strict=True) if name not in bad}
+    used = [facts for facts in about["shards"] if facts[0] in where]
+    if not used:
         raise UserError(f"no shard of {what} can be used")
-    if not all(good):
-        rows = rows[np.repeat(good, [n for _, _, n, _ in about["shards"]])]
-    used = [facts for facts, is_good in zip(about["shards"], good, strict=True) if is_good]
-    counts = [n for _, _, n, _ in used]
-    folder = "" if about["shards"][0][0] in found else f"{found[0].rpartition('/')[0] or '.'}/"
-    shards = [Shard(folder + name, n_bytes) for name, n_bytes, _, _ in used]
-    edges = np.cumsum([0, *counts])
+    if len(used) < len(about["shards"]):
+        rows = rows[np.repeat([name in where for name, *_ in about["shards"]], [n for _, _, n, _ in about["shards"]])]
+    files = Files([Shard(where[name], n_bytes) for name, n_bytes, _, _ in used], wanted.window)
+    layout = Layout(np.cumsum([0, *(n for _, _, n, _ in used)]), rows["key"], wanted.window)
     wanted.say(f"{what}: {len(rows):,} {'pairs' if len(about['fields']) > 1 else 'pictures'} in {len(used):,} shards")
-    content = [facts[2:] for facts in used]
-    files, layout = Files(shards, wanted.window), Layout(edges, rows["key"], wanted.window)
-    return made_of(what, files, layout, rows, about, content, wanted)
+    return made_of(what, files, layout, rows, about, [facts[2:] for facts in used], wanted)
 
 
 def made_of(
@@ -347,17 +345,18 @@ def class_names(classes: int | Sequence[str] | None) -> tuple[str, ...]:
     return names
 
 
-def _index(what: str, found: Sequence[str], wanted: Wanted) -> tuple[Index, dict[str, str]]:
-    """The index beside the shards or in the cache, made if there is none; and the shards that cannot be used, and why.
+def _index(what: str, found: Sequence[str], wanted: Wanted) -> tuple[Index, list[str], dict[str, str]]:
+    """The index beside the shards or in the cache, made if there is none, and what it calls the shards that are found.
 
-    Of shards elsewhere that have an index a change shows only when they are read.
+    And the shards that cannot be used, and why. Of shards elsewhere that have an index a change shows only when they
+    are read.
     """
     folders = {address.rpartition("/")[0] or "." for address in found}
     names = [address.rpartition("/")[2] for address in found]
     index = read_index(*folders) if len(folders) == 1 else None
     beside = index is not None and {*names} <= {name for name, *_ in (*index.about["shards"], *index.about["bad"])}
     if index is not None and beside and remote(found[0]):
-        return index, {name: why for name, why in index.about["bad"] if name in names}
+        return index, names, {name: why for name, why in index.about["bad"] if name in names}
     with ThreadPoolExecutor(wanted.n_cpu) as pool:
         stamps = list(pool.map(_stamp, found))
     if index is None or not beside:
@@ -379,7 +378,7 @@ def _index(what: str, found: Sequence[str], wanted: Wanted) -> tuple[Index, dict
             bad[name] = now
         elif now[0] and now[0] != sizes.get(name, now[0]):  # some servers do not tell
             bad[name] = f"it has {now[0]:,} bytes, and when it was indexed it had {sizes[name]:,}"
-    return index, bad
+    return index, names, bad
 
 
 def _stamp(address: str) -> tuple[int, str] | str:

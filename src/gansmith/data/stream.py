@@ -27,8 +27,7 @@ from gansmith.errors import UserError
 FREE_SHARE = 0.25  # "auto" keeps a set on the device that takes at most this share of its free memory
 AHEAD = 256 << 20  # bytes of batches that are read ahead of use
 MEMORY = ("auto", "device", "map")
-BoundView = Callable[[dict[str, Tensor], Draws], dict[str, Tensor]]
-"""A view with its keys."""
+BoundView = Callable[[dict[str, Tensor], Draws], dict[str, Tensor]]  # a view with its keys
 
 
 class Stream(Iterator[Batch]):
@@ -76,11 +75,10 @@ class Stream(Iterator[Batch]):
         self.rank, self.ranks = rank, ranks
         self.device = torch.device(device)
         self.position = 0
-        self.waited = 0.0
-        """Seconds that batches were waited for, while threads read them from the memory map."""
+        self.waited = 0.0  # seconds that batches were waited for, while threads read them from the memory map
         largest = max(map(len, sets))
+        # A whole number where there is one set.
         self.batches_per_epoch: float = -(-largest // batch_size) if len(sets) == 1 else largest / batch_size
-        """A whole number where there is one set."""
         columns = [
             {name: column for name, column in data.columns.items() if name in fields}
             for data, fields in zip(sets, needs, strict=True)
@@ -88,9 +86,11 @@ class Stream(Iterator[Batch]):
         pictures = [{name: c for name, c in own.items() if c.ndim == 4 or isinstance(c, Streamed)} for own in columns]
         n_bytes = sum(column.nbytes for own in pictures for column in own.values())
         shards = any(data.layout for data in sets)  # read ahead of use, so that the first batch is soon there
-        self.in_memory = memory == "device" or (
-            memory == "auto" and not shards and _fits(copies * n_bytes, self.device)
-        )
+        self.in_memory = memory == "device"
+        if memory == "auto" and not shards:
+            on_gpu = self.device.type == "cuda"
+            free = torch.cuda.mem_get_info(self.device)[0] if on_gpu else _free_host_memory()
+            self.in_memory = copies * n_bytes <= FREE_SHARE * free
         self.dtype = dtype
         self._to_network = VALUES[values].to_network
         self._views = views
@@ -184,15 +184,13 @@ class Stream(Iterator[Batch]):
             if (number, epoch) not in self._orders:
                 self._drop_old(self._orders)
                 text = f"gansmith order {self.seed} {epoch}" + f" {number}" * (number > 0)
-                layout = self.sets[number].layout
-                order = Order(layout, text, self.batch_size) if layout else self._permutation(number, text)
-                self._orders[number, epoch] = order
+                if layout := self.sets[number].layout:
+                    self._orders[number, epoch] = Order(layout, text, self.batch_size)
+                else:
+                    seed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") >> 1
+                    drawn = torch.randperm(len(self.sets[number]), generator=torch.Generator().manual_seed(seed))
+                    self._orders[number, epoch] = drawn.numpy()
             return self._orders[number, epoch]
-
-    def _permutation(self, number: int, text: str) -> Labels:
-        digest = hashlib.sha256(text.encode()).digest()
-        generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
-        return torch.randperm(len(self.sets[number]), generator=generator).numpy()
 
     def _order_on_device(self, number: int, epoch: int) -> Tensor:
         """There once an epoch: a copy from the host for each batch would have the host wait for the device."""
@@ -275,11 +273,6 @@ def _on_device(column: NDArray[Any], device: torch.device) -> Tensor:
     for start in range(0, len(column), step):
         out[start : start + step] = torch.from_numpy(np.array(column[start : start + step]))
     return out
-
-
-def _fits(n_bytes: int, device: torch.device) -> bool:
-    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else _free_host_memory()
-    return n_bytes <= FREE_SHARE * free
 
 
 def _free_host_memory() -> int:

@@ -41,8 +41,7 @@ class Uncounted:
         most = max(2 * wanted.window + 2, TABLES // (self.dtype.itemsize * self._each))
         self._tables, self._lock = Kept[NDArray[Any]](most), Lock()
         self._unusable: dict[int, str] = {}
-        self._over: str | None = None
-        """What was beyond max_broken: whoever met it, all who ask later meet it too."""
+        self._over: str | None = None  # what was beyond max_broken: whoever met it, all who ask later meet it too
         self._seen, self._broken, self._warned = set[int](), [0, 0], False
 
     def __len__(self) -> int:
@@ -87,12 +86,9 @@ class Uncounted:
         if not len(rows):
             why = told.broken[0].why if told.broken else "it is empty"
             raise Unusable(f"the shard {address} cannot be used: {why}")
-        table = np.zeros(min(len(rows), self._each), self.dtype)
-        table["shard"] = shard
         labels = [self._numbers.get(self._label(label), -1) for label in told.labels]
-        whole = told.table(rows, self._names, labels)
-        for name in whole.dtype.names or ():
-            table[name] = whole[name][: len(table)]
+        table = told.table(rows, self._names, labels, self.dtype)[: self._each].copy()
+        table["shard"] = shard
         return table
 
     def _count(self, shard: int, address: str, sound: int, told: Gathered) -> None:
@@ -104,7 +100,8 @@ class Uncounted:
             self._broken[0] += len(told.broken)
             self._broken[1] += len(told.broken) + sound
             broken, n = self._broken
-            warn, self._warned = not self._warned and sound > self._each, self._warned or sound > self._each
+            warn = sound > self._each and not self._warned
+            self._warned = self._warned or warn
         if told.broken:
             first = told.broken[0]
             self._say(f"left out {len(told.broken)} samples of {address}; the first: {first.why}")

@@ -28,8 +28,6 @@ from gansmith.data.streamed import permutation
 from gansmith.errors import UserError
 from gansmith.run.atomic import new_folder
 
-Members = list[tuple[str, bytes]]
-
 
 def index_shards(what: str, *, n_cpu: int = 8, say: Callable[[str], None] = print) -> Index:
     """Writes the index of shards on this machine beside them, anew if there is one."""
@@ -70,9 +68,9 @@ def write_shards(
             for start in range(0, source.count, per_shard):
                 rows = order[start : start + per_shard]
                 with tarfile.open(part / f"{start // per_shard:06d}.tar", "w", format=tarfile.USTAR_FORMAT) as tar:
-                    for i, made in enumerate(pool.map(partial(_members, source), rows.tolist()), start):
-                        broken += [made] if isinstance(made, Broken) else []
-                        for ending, data in [] if isinstance(made, Broken) else made:
+                    for i, (made, bad) in enumerate(pool.map(partial(_members, source), rows.tolist()), start):
+                        broken += bad
+                        for ending, data in made:
                             info = tarfile.TarInfo(f"{i:09d}.{ending}")
                             info.size = len(data)
                             tar.addfile(info, io.BytesIO(data))
@@ -111,8 +109,8 @@ def _source(what: str, wanted: Wanted, pairs: bool) -> Source:
     return found.source
 
 
-def _members(source: Source, index: int) -> Members | Broken:
-    """The members of one sample by their endings: its files as they are, once they have been decoded."""
+def _members(source: Source, index: int) -> tuple[list[tuple[str, bytes]], list[Broken]]:
+    """The members of one sample by their endings, its files as they are, once they have been decoded; or why none."""
     try:
         images, mark = source.read(index)
         sides = [f"{name}." for name in source.fields] if len(images) > 1 else [""]
@@ -128,8 +126,10 @@ def _members(source: Source, index: int) -> Members | Broken:
     except UserError:
         raise
     except Exception as error:  # on a damaged file the readers of Pillow raise almost anything
-        return Broken(source.title(index), pictures.why_broken(error))
+        return [], [Broken(source.title(index), pictures.why_broken(error))]
     if isinstance(mark, int):
-        return [*made, ("cls", _label(source.classes, mark).encode())]
-    told = None if mark is None else dict(zip(source.classes, map(int, mark), strict=True))
-    return made if told is None else [*made, ("json", json.dumps(told).encode())]
+        made.append(("cls", _label(source.classes, mark).encode()))
+    elif mark is not None:
+        told = dict(zip(source.classes, map(int, mark), strict=True))
+        made.append(("json", json.dumps(told).encode()))
+    return made, []
