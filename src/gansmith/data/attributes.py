@@ -35,9 +35,8 @@ def read_table(path: Path, columns: Sequence[str] | None) -> tuple[tuple[str, ..
         raise UserError(f"data.attributes: {path} is no table of files and attributes: a first line names the columns")
     for number, row in enumerate(rows, 2):
         if len(row) != len(head):
-            raise UserError(
-                f"data.attributes: row {number} of {path} has {len(row)} columns, and the first {len(head)}"
-            )
+            wrong = f"row {number} of {path} has {len(row)} columns, and the first {len(head)}"
+            raise UserError(f"data.attributes: {wrong}")
     found = {name: [row[i].strip() for row in rows] for i, name in enumerate(head) if i > 0}
     for name in columns or ():
         if name not in found:

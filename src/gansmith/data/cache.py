@@ -199,10 +199,9 @@ class Draft:
         try:
             yield
         except OSError as error:
-            raise UserError(
-                f"{self.path.parent}: {error.strerror} while writing prepared pictures; "
-                "make room, or set GANSMITH_CACHE to a folder with more room"
-            ) from error
+            right = "make room, or set GANSMITH_CACHE to a folder with more room"
+            what = f"{self.path.parent}: {error.strerror} while writing prepared pictures"
+            raise UserError(f"{what}; {right}") from error
 
 
 def _flush(file: BinaryIO) -> None:

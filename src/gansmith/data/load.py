@@ -68,15 +68,12 @@ def load_sets(wanted: Wanted) -> tuple[ImageSet, ...]:
     """
     what, needs, split, row = wanted.name, wanted.needs, wanted.split, _row(wanted)
     if row.validation and wanted.validation:
-        raise UserError(
-            f"data.validation is {wanted.validation}; {what} has validation images of its own: it must be 0"
-        )
+        own = f"{what} has validation images of its own"
+        raise UserError(f"data.validation is {wanted.validation}; {own}: it must be 0")
     if row.gives:
         _check_fields(what, row.gives, needs)
-    if wanted.labelled is not None and UNLABELLED not in needs:
-        raise UserError(
-            f"data.labelled is {wanted.labelled}, and the game sees no pictures without labels: it must be null"
-        )
+    if (k := wanted.labelled) is not None and UNLABELLED not in needs:
+        raise UserError(f"data.labelled is {k}, and the game sees no pictures without labels: it must be null")
     whole = replace(wanted, split="train") if split == "validation" and not row.validation else wanted
     module, _, function = row.load.partition(":")
     found = getattr(import_module(module), function)(what, whole)
@@ -86,8 +83,8 @@ def load_sets(wanted: Wanted) -> tuple[ImageSet, ...]:
     if split != "test" and not row.validation:
         sets = tuple(_held_back(data, row.mixed, wanted) for data in sets)
     if UNLABELLED in needs:
-        labelled = wanted.labelled if split == "train" else None
-        return _labelled(sets[0], labelled), replace(sets[0], columns={"u": sets[0].images}, classes=())
+        seen = sets[0] if k is None or split != "train" else _labelled(sets[0], k)
+        return seen, replace(sets[0], columns={"u": sets[0].images}, classes=())
     if "bits" in wanted.fields:
         sets = tuple(_with_bits(data) for data in sets)
     return _as_needed(sets, needs, wanted.direction == "b2a")
@@ -185,10 +182,8 @@ def _held_back(found: ImageSet, mixed: bool, wanted: Wanted) -> ImageSet:
             raise UserError(f"{found.name} has no validation images: --data.validation N holds N back, in a new run")
         return found
     if not 0 < validation < n:
-        raise UserError(
-            f"data.validation is {validation}, and {found.name} has {n} images in all; it must leave images to"
-            f" train on: a tenth of them is {max(1, n // 10)}"
-        )
+        right = f"it must leave images to train on: a tenth of them is {max(1, n // 10)}"
+        raise UserError(f"data.validation is {validation}, and {found.name} has {n} images in all; {right}")
     if mixed:
         here = slice(n - validation, None) if split == "validation" else slice(n - validation)
         columns = {name: column[here] for name, column in found.columns.items()}
@@ -228,18 +223,15 @@ def mixed(n: int) -> Labels:
     return permutation(n, "gansmith order 0")
 
 
-def _labelled(found: ImageSet, k: int | None) -> ImageSet:
-    """The set, or the k pictures of it whose labels are seen."""
-    if k is None:
-        return found
-    assert found.labels is not None
-    n, classes = len(found), len(np.unique(found.labels))
+def _labelled(found: ImageSet, k: int) -> ImageSet:
+    """The k pictures of a set whose labels are seen."""
+    labels = np.asarray(found.labels)
+    n, classes = len(labels), len(np.unique(labels))
     if not classes <= k <= n:
+        has = f"{found.name} has {n} labelled images to train on"
         right = f"from {classes}, one for each class, to {n}; --data.labelled null takes all"
-        raise UserError(
-            f"data.labelled is {k}, and {found.name} has {n} labelled images to train on: it must be {right}"
-        )
-    return taken(found, budget(np.asarray(found.labels), k), _digest(found, "labelled", k))
+        raise UserError(f"data.labelled is {k}, and {has}: it must be {right}")
+    return taken(found, budget(labels, k), _digest(found, "labelled", k))
 
 
 def taken(found: ImageSet, rows: Labels, digest: str) -> ImageSet:

@@ -177,10 +177,9 @@ def prepare(path: Path, wanted: Wanted, find: Callable[[], Source]) -> ImageSet:
             wanted.say(f"left out {item.file}: {item.why}")
         if not marks:
             file, why = broken[0]
-            raise UserError(
-                f"none of the {len(broken)} pictures of {source.name} can be read; the first: {file}: {why}"
-            )
-        coloured = int(losses[0])
+            count = f"none of the {len(broken)} pictures of {source.name} can be read"
+            raise UserError(f"{count}; the first: {file}: {why}")
+        coloured, smaller, cropped = int(losses[0]), int(losses[1]), losses[2] / len(marks)
         tell(source.name, len(marks) + len(broken), broken, len(broken), coloured, wanted)
         labels, digest, classes = None, None, tuple[str, ...]()
         if marks[0] is not None:  # and so are the others
@@ -192,10 +191,10 @@ def prepare(path: Path, wanted: Wanted, find: Callable[[], Source]) -> ImageSet:
         data = draft.finish(source.name, labels, classes, broken, digest, coloured, source.fields)
     wanted.say(f"prepared {len(data)} {what} in {time.monotonic() - started:.1f} s")
     if source.digest is None:  # the user's own pictures, and not a set that everybody knows
-        if (cropped := losses[2] / len(data)) > 0.05:
+        if cropped > 0.05:
             share = f"{cropped:.0%} of a picture on average"
             wanted.say(f"cropping takes away {share}; --data.fit pad keeps all of it, with black borders")
-        if smaller := int(losses[1]):
+        if smaller:
             size = wanted.described.partition(",")[0]
             wanted.say(f"{smaller} of {len(data)} are smaller than {size}, and were enlarged")
     return data
@@ -283,11 +282,9 @@ def tell(name: str, total: int, broken: Sequence[Broken], n_broken: int, coloure
     if n_broken:
         count, first = f"{n_broken} of {total} pictures of {name} are", f"the first: {broken[0].file}: {broken[0].why}"
         if n_broken > max(TOLERATED, wanted.max_broken * total):
-            enough = math.ceil(100 * n_broken / total) / 100
-            raise UserError(
-                f"{count} broken, more than max_broken = {wanted.max_broken:g} allows; mend or remove them, or leave"
-                f" them out: --data.max_broken {enough:g}; {first}"
-            )
+            enough = f"--data.max_broken {math.ceil(100 * n_broken / total) / 100:g}"
+            more = f"{count} broken, more than max_broken = {wanted.max_broken:g} allows"
+            raise UserError(f"{more}; mend or remove them, or leave them out: {enough}; {first}")
         wanted.say(f"{count} left out as broken ({first})")
     if coloured:
         count = f"{coloured} of {total - n_broken} pictures of {name} are"

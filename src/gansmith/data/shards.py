@@ -289,10 +289,8 @@ def load_shards(what: str, wanted: Wanted) -> ImageSet:
     (about, rows), names, bad = _index(what, found, wanted)
     if len(bad) > wanted.max_broken * len(found):
         (name, why), *_ = bad.items()
-        raise UserError(
-            f"{len(bad)} of {len(found)} shards of {what} cannot be used, more than max_broken ="
-            f" {wanted.max_broken:g} allows; the first: {name}: {why}"
-        )
+        more = f"more than max_broken = {wanted.max_broken:g} allows"
+        raise UserError(f"{len(bad)} of {len(found)} shards of {what} cannot be used, {more}; the first: {name}: {why}")
     for name, why in [*bad.items()][:10]:
         wanted.say(f"left out the shard {name}: {why}")
     tell(what, len(rows) + about["n_broken"], [Broken(*b) for b in about["broken"]], about["n_broken"], 0, wanted)

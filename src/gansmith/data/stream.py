@@ -37,12 +37,12 @@ class Stream(Iterator[Batch]):
     own, and its batches run on from one into the next, so that all have batch_size rows; an epoch is one pass over the
     largest set.
 
-    memory="device" keeps all pictures on the device as they are; "map" reads them from the memory map with `n_cpu`
-    threads ahead of use; "auto" is "device" when they take at most a quarter of the free memory there. Both give the
-    same batches bit for bit. `values` names what the networks see of the bytes, computed in `dtype` on the device;
-    `views` change the fields after that, in this order. Of `ranks` processes that train together the one of number
-    `rank` gets the rows from n rank / ranks to n (rank + 1) / ranks of each batch of n. `copies`: the processes that
-    would each keep the sets in the same memory.
+    memory="device" keeps all on the device as it is; "map" reads it from the memory map with `n_cpu` threads ahead of
+    use; "auto" is "device" when the pictures take at most a quarter of the free memory there. Both give the same
+    batches bit for bit. `values` names what the networks see of the bytes, computed in `dtype` on the device; `views`
+    change the fields after that, in this order. Of `ranks` processes that train together the one of number `rank` gets
+    the rows from n rank / ranks to n (rank + 1) / ranks of each batch of n. `copies`: the processes that would each
+    keep the sets in the same memory.
     """
 
     def __init__(
@@ -83,8 +83,7 @@ class Stream(Iterator[Batch]):
             {name: column for name, column in data.columns.items() if name in fields}
             for data, fields in zip(sets, needs, strict=True)
         ]
-        pictures = [{name: c for name, c in own.items() if c.ndim == 4 or isinstance(c, Streamed)} for own in columns]
-        n_bytes = sum(column.nbytes for own in pictures for column in own.values())
+        n_bytes = sum(column.nbytes for own in columns for column in own.values() if column.ndim == 4)
         shards = any(data.layout for data in sets)  # read ahead of use, so that the first batch is soon there
         self.in_memory = memory == "device"
         if memory == "auto" and not shards:
@@ -97,11 +96,9 @@ class Stream(Iterator[Batch]):
         self._orders: dict[tuple[int, int], Labels | Order] = {}
         self._order_lock = Lock()
         self._closed = False
-        self._mapped: list[dict[str, NDArray[Any]]] = [{} for _ in sets] if self.in_memory else pictures
-        self._held = [
-            {name: _on_device(column, self.device) for name, column in own.items() if name not in mapped}
-            for own, mapped in zip(columns, self._mapped, strict=True)
-        ]
+        self._columns: list[dict[str, Any]] = columns  # arrays, or tensors on the device
+        if self.in_memory:
+            self._columns = [{name: _on_device(c, self.device) for name, c in own.items()} for own in columns]
         self._there: dict[tuple[int, int], Tensor] = {}
         self._pool = None if self.in_memory else ThreadPoolExecutor(n_cpu, thread_name_prefix="gansmith-data")
         self._ahead: deque[Future[dict[str, Tensor]]] = deque()
@@ -126,11 +123,10 @@ class Stream(Iterator[Batch]):
             raise RuntimeError("the stream is closed")
         n, here = self._rows(self.position)
         fields = {} if self.in_memory else self._prefetched()
-        for number, held in enumerate(self._held):
-            if held:
-                pieces = [self._order_on_device(number, epoch)[part] for epoch, part in self._parts(number, here)]
-                index = pieces[0] if len(pieces) == 1 else torch.cat(pieces)
-                fields |= {name: column.index_select(0, index) for name, column in held.items()}
+        for number, held in enumerate(self._columns if self.in_memory else ()):
+            pieces = [self._order_on_device(number, epoch)[part] for epoch, part in self._parts(number, here)]
+            index = pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+            fields |= {name: column.index_select(0, index) for name, column in held.items()}
         for name, field in fields.items():
             if field.ndim == 4:
                 fields[name] = self._to_network(field.to(self.dtype))
@@ -176,7 +172,7 @@ class Stream(Iterator[Batch]):
         for data in self.sets:
             if isinstance(data.images, Streamed):
                 data.images.reader.close()
-        self._held, self._there = [], {}
+        self._columns, self._there = [], {}
 
     def _order(self, number: int, epoch: int) -> Labels | Order:
         """The permutation (N,) of an epoch of a set, from seed, epoch and the number of the set; to be sliced."""
@@ -243,7 +239,7 @@ class Stream(Iterator[Batch]):
     def _read(self, position: int) -> dict[str, Tensor]:
         _, here = self._rows(position)
         raw: dict[str, Tensor] = {}
-        for number, columns in enumerate(self._mapped):
+        for number, columns in enumerate(self._columns):
             parts = [(self._order(number, epoch), part) for epoch, part in self._parts(number, here)]
             index = np.concatenate([order[part] for order, part in parts])
             if self.sets[number].layout:

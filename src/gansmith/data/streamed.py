@@ -55,10 +55,8 @@ class Layout:
     def by_key(self, k: int) -> Labels:
         """k rows, ascending, chosen by their names alone, in whatever shards they lie."""
         if self.keys is None:
-            raise UserError(
-                "with data.per_shard no pictures are held back: data.validation must be 0; put shards into a folder"
-                " test beside a folder train"
-            )
+            right = "data.validation must be 0; put shards into a folder test beside a folder train"
+            raise UserError(f"with data.per_shard no pictures are held back: {right}")
         return np.sort(np.argsort(self.keys, kind="stable")[:k])
 
 

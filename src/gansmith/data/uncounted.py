@@ -106,16 +106,12 @@ class Uncounted:
             first = told.broken[0]
             self._say(f"left out {len(told.broken)} samples of {address}; the first: {first.why}")
             if broken > max(TOLERATED, self._max_broken * n):
-                self._over = (
-                    f"{broken} of {n} samples so far are broken, more than max_broken = {self._max_broken:g} allows;"
-                    f" the last: {first.file}: {first.why}"
-                )
+                more = f"more than max_broken = {self._max_broken:g} allows; the last: {first.file}: {first.why}"
+                self._over = f"{broken} of {n} samples so far are broken, {more}"
                 raise UserError(self._over)
         if warn:
-            self._say(
-                f"warning: {address} has {sound:,} samples, and data.per_shard = {self._each:,} of them are used, here"
-                " and in other shards"
-            )
+            used = f"data.per_shard = {self._each:,} of them are used, here and in other shards"
+            self._say(f"warning: {address} has {sound:,} samples, and {used}")
 
     def _lacking(self, sample: Sample) -> str | None:
         """What a sample lacks that all others have."""
@@ -146,9 +142,8 @@ def samples_of(files: Files, shard: int) -> dict[str, Sample]:
     except OSError as error:  # of the disk, and not of what it holds
         raise UserError(f"{files.shards[shard].address} cannot be read: {error.strerror}") from None
     except Exception as error:  # on a damaged file tarfile raises almost anything
-        raise Unusable(
-            f"the shard {files.shards[shard].address} cannot be used: {pictures.why_broken(error)}"
-        ) from None
+        why = pictures.why_broken(error)
+        raise Unusable(f"the shard {files.shards[shard].address} cannot be used: {why}") from None
 
 
 def load_uncounted(what: str, wanted: Wanted) -> ImageSet:
@@ -159,10 +154,8 @@ def load_uncounted(what: str, wanted: Wanted) -> ImageSet:
     if each > MOST_EACH:
         raise UserError(f"data.per_shard is {each:,}; it must be at most {MOST_EACH:,}")
     if "y" in wanted.fields and not classes:
-        raise UserError(
-            f"{what} has no index, so nobody knows the classes of its labels: --data.classes says how many there are,"
-            " or names them"
-        )
+        right = "--data.classes says how many there are, or names them"
+        raise UserError(f"{what} has no index, so nobody knows the classes of its labels: {right}")
     files = Files([Shard(address, None) for address in found], wanted.window)
     n, told = _model(files, wanted)
     attributes = []
