@@ -19,7 +19,7 @@ from torch import Tensor
 from gansmith.batch import Batch
 from gansmith.data.imageset import ImageSet, Labels
 from gansmith.data.prepare import Needs
-from gansmith.data.streamed import Order, Streamed, read_columns
+from gansmith.data.streamed import Order, Streamed
 from gansmith.data.values import VALUES
 from gansmith.data.views import Draws
 from gansmith.errors import UserError
@@ -247,7 +247,10 @@ class Stream(Iterator[Batch]):
                 for order, part in parts if len(self.sets) == 1 else ():  # two orders would take each other's place
                     if isinstance(order, Order) and isinstance(images, Streamed):
                         images.reader.fetch(order.ahead(part))
-                raw |= {name: torch.from_numpy(column) for name, column in read_columns(columns, index).items()}
+                # Read together: what stands for a broken picture does so in all columns.
+                column = next(iter(columns.values()))
+                found = column.reader.read([own.name for own in columns.values()], column.where(index))
+                raw |= {name: torch.from_numpy(found[own.name]) for name, own in columns.items()}
                 continue
             # Not np.take: it would first copy a column of pairs, whose pictures lie apart, as a whole.
             raw |= {name: torch.from_numpy(np.asarray(column)[index]) for name, column in columns.items()}

@@ -5,11 +5,10 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-import time
 import zlib
 from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from io import RawIOBase
 from itertools import chain
@@ -43,8 +42,7 @@ class Layout:
     """Which rows lie in which shard: in shard i those from edges[i] to edges[i + 1]; `window` shards are mixed."""
 
     edges: Labels
-    keys: NDArray[np.uint64] | None
-    """Digests of the names of the rows; None where nobody has counted these."""
+    keys: NDArray[np.uint64] | None  # digests of the names of the rows; None where nobody has counted these
     window: int
 
     def take(self, rows: Labels) -> Layout:
@@ -83,8 +81,15 @@ class Order:
         start, stop, _ = part.indices(self.n)
         size = self._turns * self._batch
         windows = range(start // size, -(-stop // size))
-        rows = [self._rows(self._line(w, max(start, w * size), min(stop, (w + 1) * size))) for w in windows]
-        return np.concatenate(rows) if rows else np.empty(0, np.int64)
+        parts = [self._line(w, max(start, w * size), min(stop, (w + 1) * size)) for w in windows]
+        line = np.concatenate([np.empty(0, np.int64), *parts])
+        places = np.searchsorted(self._starts, line, "right") - 1
+        rows = np.empty_like(line)
+        for place in np.unique(places):
+            shard, here = int(self._shards[place]), places == place
+            first, end = self._layout.edges[shard : shard + 2].tolist()
+            rows[here] = first + self._permutation(end - first, f"shard {shard}")[line[here] - self._starts[place]]
+        return rows
 
     def ahead(self, part: slice) -> list[int]:
         """The shards that these places of a batch come to in the next window of the pass."""
@@ -106,16 +111,6 @@ class Order:
         t, i = np.divmod(places - first, self._batch)
         turn = self._permutation(whole, f"window {w}")
         return np.where(t < whole, first + i * whole + turn[np.minimum(t, whole - 1)], places)
-
-    def _rows(self, line: Labels) -> Labels:
-        """The rows at these positions of the line."""
-        places = np.searchsorted(self._starts, line, "right") - 1
-        rows = np.empty_like(line)
-        for place in np.unique(places):
-            shard, here = int(self._shards[place]), places == place
-            first, end = self._layout.edges[shard : shard + 2].tolist()
-            rows[here] = first + self._permutation(end - first, f"shard {shard}")[line[here] - self._starts[place]]
-        return rows
 
     def _permutation(self, n: int, what: str) -> Labels:
         with self._lock:
@@ -154,34 +149,30 @@ class File:
 
 
 class Kept(Generic[T]):
-    """What was made for the last `most` numbers: the first who asks makes it, and others wait for that."""
+    """What was made for the last `most` numbers: the first who asks makes it, and others wait for it, or its error."""
 
     def __init__(self, most: int) -> None:
-        self._most = most
-        self.there: OrderedDict[int, T] = OrderedDict()
-        self.lock, self._locks = Lock(), [Lock() for _ in range(64)]
-        self._failed: dict[int, tuple[float, type[UserError], str]] = {}
+        self._most, self.lock = most, Lock()
+        self.there: OrderedDict[int, Future[T]] = OrderedDict()
 
     def get(self, number: int, make: Callable[[int], T]) -> T:
-        asked = time.monotonic()
-        with self._locks[number % len(self._locks)]:
-            with self.lock:
-                if number in self.there:
-                    self.there.move_to_end(number)
-                    return self.there[number]
-            at, kind, why = self._failed.get(number, (0.0, UserError, ""))
-            if at > asked:  # while this one waited
-                raise kind(why)
+        with self.lock:
+            made = self.there.setdefault(number, own := Future[T]())
+            self.there.move_to_end(number)
+            if len(self.there) > self._most:
+                self.there.popitem(last=False)
+        if made is own:
             try:
-                made = make(number)
-            except UserError as error:
-                self._failed[number] = time.monotonic(), type(error), str(error)
-                raise
-            with self.lock:
-                self.there[number] = made
-                if len(self.there) > self._most:
-                    self.there.popitem(last=False)
-            return made
+                made.set_result(make(number))
+            except BaseException as error:
+                with self.lock:
+                    if self.there.get(number) is made:  # so that it is tried anew
+                        del self.there[number]
+                made.set_exception(error)
+        try:
+            return made.result()
+        finally:
+            del made, own  # an error and this would hold each other, and files open
 
 
 class Files:
@@ -402,12 +393,3 @@ class Streamed:
     def take(self, rows: Labels) -> Streamed:
         """The column of some of its rows."""
         return Streamed(self.reader, self.name, self.where(rows))
-
-
-def read_columns(columns: Mapping[str, Any], at: Labels) -> dict[str, NDArray[Any]]:
-    """These rows of the columns of one set, read together: what stands for a broken picture does so in all of them."""
-    if not columns:
-        return {}
-    first: Streamed = next(iter(columns.values()))
-    found = first.reader.read([column.name for column in columns.values()], first.where(at))
-    return {name: found[column.name] for name, column in columns.items()}
