@@ -36,8 +36,8 @@ class Form(NamedTuple):
     megapixels: int
 
 
+# Why a picture is broken; or its width, its height, and whether it loses its colours.
 Told = str | tuple[int, int, bool]
-"""Why a picture is broken; or its width, its height, and whether it loses its colours."""
 
 
 def decode(data: Sequence[bytes | Path | Image.Image], form: Form) -> tuple[Bytes, list[Told]]:

@@ -4,7 +4,7 @@ import hashlib
 import os
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -125,7 +125,8 @@ def _find(name: str, parts: Sequence[Part], wanted: Wanted, *, halves: bool = Fa
 
     broken = tuple(item for listing in listings for item in listing.broken)
     fields = ("a", "b") if halves or not alone else ("x",)
-    path = wanted.path(name, *folders, *map(fingerprint, listings), *["halves"] * halves, *told)
+    prints = [fingerprint(listing.files) for listing in listings]
+    path = wanted.path(name, *folders, *prints, *["halves"] * halves, *told)
     return Found(path, wanted, Source(name, len(samples), read, title, classes, broken, fields=fields))
 
 
@@ -257,9 +258,9 @@ def training_files(folder: Path) -> list[Path]:
     return [part.folder / name for name in list_folder(part.folder, spare=part.spare).files]
 
 
-def fingerprint(listing: Listing) -> str:
+def fingerprint(files: Mapping[str, tuple[int, int]]) -> str:
     """A hash of names, sizes and modification times: it changes when the files do, and needs none of them read."""
-    text = "\n".join(f"{name}\0{stat}" for name, stat in listing.files.items())
+    text = "\n".join(f"{name}\0{stat}" for name, stat in files.items())
     return hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()
 
 

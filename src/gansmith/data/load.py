@@ -25,16 +25,12 @@ CHUNK = 1024
 
 @dataclass(frozen=True)
 class Known:
-    """A row of the table: `load`, "module:function", takes the name and a Wanted and gives a set or a tuple of them.
+    """A row of the table."""
 
-    gives: the fields of the training sets, one tuple per set. mixed: the published order is not by class, so the last
-    images are held back for validation; other sets may be sorted. validation: it has validation images of its own.
-    """
-
-    load: str
-    gives: Needs = (("x", "y"),)
-    mixed: bool = False
-    validation: bool = False
+    load: str  # "module:function", which takes the name and a Wanted and gives a set or a tuple of them
+    gives: Needs = (("x", "y"),)  # the fields of the training sets, one tuple per set
+    mixed: bool = False  # not by class, so the last images are held back for validation; other sets may be sorted
+    validation: bool = False  # it has validation images of its own
 
 
 KNOWN: dict[str, Known] = {

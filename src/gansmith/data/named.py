@@ -12,7 +12,7 @@ from typing import Any
 
 from PIL import Image
 
-from gansmith.data.folder import Listing, fingerprint, list_folder
+from gansmith.data.folder import fingerprint, list_folder
 from gansmith.data.imageset import ImageSet
 from gansmith.data.prepare import Needs, Sample, Source, Wanted, prepare
 from gansmith.errors import UserError
@@ -28,22 +28,16 @@ NO_TARGET: Splits = {"split": "train", "target_type": []}, {"split": "test", "ta
 
 @dataclass(frozen=True)
 class Named:
-    """A class of torchvision.datasets, and what it needs.
-
-    at: the folder or file below the root that holds the set, unpacked (test_at: the one of the test split, if it is
-    another). splits: the arguments for training and test set; the latter is None where there is none. gives, mixed: as
-    in Known. transposed: the pictures lie on their side. unchecked: an archive that torchvision would unpack without a
-    look at its digest.
-    """
+    """A class of torchvision.datasets, and what it needs."""
 
     cls: str
-    at: str
-    splits: Splits = BY_TRAIN
-    test_at: str | None = None
-    mixed: bool = False
+    at: str  # the folder or file below the root that holds the set, unpacked
+    splits: Splits = BY_TRAIN  # the arguments for training and test set; the latter is None where there is none
+    test_at: str | None = None  # where the test split lies, if elsewhere
+    mixed: bool = False  # as in Known
     gives: Needs = (("x", "y"),)
-    transposed: bool = False
-    unchecked: str | None = None
+    transposed: bool = False  # the pictures lie on their side
+    unchecked: str | None = None  # an archive that torchvision would unpack without a look at its digest
 
 
 NAMED = {
@@ -104,12 +98,16 @@ def load_named(name: str, wanted: Wanted) -> ImageSet:
         raise UserError(f"{name} has no test split; use split 'train'")
     root = wanted.folder_of(name)
     at = root / (row.test_at if test and row.test_at else row.at)
+    part = f"{name}-{wanted.split}"
 
     def path() -> Path:
-        return wanted.path(f"{name}-{wanted.split}", at.resolve(), fingerprint(_files(at)))
+        if at.is_file():
+            status = at.stat()
+            return wanted.path(part, at.resolve(), fingerprint({at.name: (status.st_size, status.st_mtime_ns)}))
+        return wanted.path(part, at.resolve(), fingerprint(list_folder(at, ("",)).files if at.is_dir() else {}))
 
     def find() -> Source:
-        found = _open(name, root, at, arguments, wanted) if opened is None else opened
+        found = opened or _open(name, root, at, arguments, wanted)
 
         def read(index: int) -> Sample:
             image, label = found[index]
@@ -123,14 +121,6 @@ def load_named(name: str, wanted: Wanted) -> ImageSet:
     # A download changes the files, and so the path.
     opened = None if path().exists() else _open(name, root, at, arguments, wanted)
     return prepare(path(), wanted, find)
-
-
-def _files(at: Path) -> Listing:
-    """The files at a place, which may be one."""
-    if not at.is_file():
-        return list_folder(at, ("",)) if at.is_dir() else Listing()
-    status = at.stat()
-    return Listing({at.name: (status.st_size, status.st_mtime_ns)})
 
 
 def _open(name: str, root: Path, at: Path, arguments: dict[str, Any], wanted: Wanted) -> Any:

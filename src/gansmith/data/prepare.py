@@ -32,8 +32,8 @@ KINDS = {(1,): "plain", (2,): "pairs", (1, 1): "domains"}  # by how many picture
 TOLERATED = 10  # broken pictures, even where max_broken allows fewer: one bad link must not refuse a small folder
 MANY = 5000  # files: fewer are decoded before processes that do it would have started
 UNLABELLED = ("u",)  # a stream of all pictures of the first one, without labels
+# The fields that are needed, one tuple per stream of batches; those in one tuple share an index.
 Needs = tuple[tuple[str, ...], ...]
-"""The fields that are needed, one tuple per stream of batches; those in one tuple share an index."""
 
 
 def kind(needs: Needs) -> str:
@@ -108,24 +108,20 @@ class Wanted(Data):
 
 
 Mark = int | tuple[float, ...] | None  # of a sample: its label, its attributes, or nothing
-Sample = tuple[Sequence[Path | Image.Image], Mark]
-"""For each field the picture or the file that holds it, and what else is known."""
+Sample = tuple[Sequence[Path | Image.Image], Mark]  # for each field the picture or the file that holds it
 
 
 @dataclass(frozen=True)
 class Source:
-    """`count` samples to be read by index; titles name them.
-
-    broken are those that could not even be listed. digest identifies the content where it is known beforehand.
-    """
+    """`count` samples to be read by index."""
 
     name: str
     count: int
     read: Callable[[int], Sample]
     title: Callable[[int], str] = "picture {}".format
     classes: tuple[str, ...] = ()
-    broken: tuple[Broken, ...] = ()
-    digest: str | None = None
+    broken: tuple[Broken, ...] = ()  # what could not even be listed
+    digest: str | None = None  # of the content, where it is known beforehand
     fields: tuple[str, ...] = ("x",)
 
 
@@ -201,15 +197,12 @@ def prepare(path: Path, wanted: Wanted, find: Callable[[], Source]) -> ImageSet:
 
 
 class Group(NamedTuple):
-    """Some samples: the pictures (n, F, C, H, W) and marks of those that can be read, and the others.
+    """Some samples: those that can be read, and the others."""
 
-    losses: how many lose their colours, how many are enlarged, and the sum of the shares that are cropped.
-    """
-
-    images: Bytes
+    images: Bytes  # (n, F, C, H, W)
     marks: list[Mark]
     broken: list[Broken]
-    losses: NDArray[np.float64]
+    losses: NDArray[np.float64]  # how many lose their colours, how many are enlarged; the sum of the shares cropped
 
 
 def _in_order(source: Source, wanted: Wanted) -> Generator[Group, None, None]:
