@@ -14,8 +14,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from queue import SimpleQueue
-from threading import Lock
+from queue import LifoQueue
 from typing import IO, NamedTuple
 
 import numpy as np
@@ -62,37 +61,33 @@ class Decoders:
 
     def __init__(self, form: Form, n: int) -> None:
         self.form, self._n = form, min(n, os.cpu_count() or 1)
-        self._lock, self.running = Lock(), list[Decoder]()
-        self._free: SimpleQueue[Decoder] = SimpleQueue()
+        self.free: LifoQueue[Decoder | None] = LifoQueue()  # None: one that is not started
+        for _ in range(self._n):
+            self.free.put(None)
 
     def decode(self, data: Sequence[bytes | Path | Image.Image]) -> tuple[Bytes, list[Told]]:
         """As the function `decode`; UserError where a process has died. Pictures stay in this process."""
         packed = [one for one in data if not isinstance(one, Image.Image)]
         if self._n == 1 or len(packed) < len(data):
             return decode(data, self.form)
-        with self._lock:
-            while len(self.running) < self._n:
-                self.running.append(Decoder(self.form))
-                self._free.put(self.running[-1])
-        decoder = self._free.get()
+        decoder = self.free.get()
         try:
+            decoder = decoder or Decoder(self.form)
             done = decoder.decode(packed)
         except BaseException:  # it may have died, or be about to answer what nobody waits for
-            with self._lock:
-                if decoder in self.running:
-                    self.running[self.running.index(decoder)] = fresh = Decoder(self.form)
-                    self._free.put(fresh)
-            decoder.close()
+            self.free.put(None)
+            if decoder:
+                decoder.close()
             raise
-        self._free.put(decoder)
+        self.free.put(decoder)
         return done
 
     def close(self) -> None:
         """Ends the processes; a later use starts them anew."""
-        with self._lock:
-            for decoder in self.running:
+        for decoder in [self.free.get() for _ in range(self.free.qsize())]:
+            if decoder:
                 decoder.close()
-            self.running, self._free = [], SimpleQueue()
+            self.free.put(None)
 
 
 class Decoder:

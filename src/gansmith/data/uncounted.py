@@ -40,7 +40,7 @@ class Uncounted:
         self.dtype = np.dtype([*row_type(len(self._fields), len(self._names)).descr, ("shard", "<u4")])
         most = max(2 * wanted.window + 2, TABLES // (self.dtype.itemsize * self._each))
         self._tables, self._lock = Kept[NDArray[Any]](most), Lock()
-        self._unusable: dict[int, str] = {}
+        self._unusable = set[int]()
         self._over: str | None = None  # what was beyond max_broken: whoever met it, all who ask later meet it too
         self._seen, self._broken, self._warned = set[int](), [0, 0], False
 
@@ -57,16 +57,14 @@ class Uncounted:
     def usable(self, shard: int) -> NDArray[Any]:
         """The table of a shard, or of the next one that can be used."""
         n = len(self._files.shards)
-        while True:
-            if self._over is not None:
-                raise UserError(self._over)
+        while self._over is None:
             try:
                 if shard not in self._unusable:
                     return self._tables.get(shard, self._looked_at)
             except Unusable as error:
                 with self._lock:
                     new = shard not in self._unusable
-                    self._unusable[shard] = str(error)
+                    self._unusable.add(shard)
                     if (count := len(self._unusable)) > self._max_broken * n or count == n:
                         share = f"{count} of {n} shards, more than max_broken = {self._max_broken:g} allows"
                         self._over = f"{error} ({share})"
@@ -74,6 +72,7 @@ class Uncounted:
                 if new:
                     self._say(f"left out a shard, {count} so far; the next stands for it: {error}")
             shard = (shard + 1) % n
+        raise UserError(self._over)
 
     def _looked_at(self, shard: int) -> NDArray[Any]:
         address = self._files.shards[shard].address
