@@ -1,7 +1,6 @@
 """Prepared pictures on disk: one folder per set, made elsewhere and renamed into place in one step.
 
-An entry holds images.npy (the two pictures of a pair stand together), labels.npy (when there are labels, or attributes)
-and set.json.
+An entry holds set.json, images.npy (the two of a pair stand together) and labels.npy, of labels or attributes.
 Two processes that make the same entry at once both work; the first rename wins, the other takes the winner's files.
 """
 

@@ -344,10 +344,9 @@ def class_names(classes: int | Sequence[str] | None) -> tuple[str, ...]:
 
 
 def _index(what: str, found: Sequence[str], wanted: Wanted) -> tuple[Index, list[str], dict[str, str]]:
-    """The index beside the shards or in the cache, made if there is none, and what it calls the shards that are found.
+    """The index beside the shards or in the cache, made if there is none; what it calls them; those of no use, and why.
 
-    And the shards that cannot be used, and why. Of shards elsewhere that have an index a change shows only when they
-    are read.
+    Of shards elsewhere that have an index a change shows only when they are read.
     """
     folders = {address.rpartition("/")[0] or "." for address in found}
     names = [address.rpartition("/")[2] for address in found]

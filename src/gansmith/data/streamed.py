@@ -10,6 +10,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 from io import RawIOBase
 from itertools import chain
 from threading import Lock
@@ -74,8 +75,7 @@ class Order:
         self._shards = permutation(len(counts), f"{text} shards")
         self._starts = np.concatenate([[0], np.cumsum(counts[self._shards])])
         self._turns = max(1, round(layout.window * self.n / int(np.count_nonzero(counts)) / batch_size))
-        self._made: OrderedDict[str, Labels] = OrderedDict()
-        self._lock = Lock()
+        self._permutation = lru_cache(2 * layout.window + 4)(permutation)
 
     def __getitem__(self, part: slice) -> Labels:
         start, stop, _ = part.indices(self.n)
@@ -88,7 +88,8 @@ class Order:
         for place in np.unique(places):
             shard, here = int(self._shards[place]), places == place
             first, end = self._layout.edges[shard : shard + 2].tolist()
-            rows[here] = first + self._permutation(end - first, f"shard {shard}")[line[here] - self._starts[place]]
+            order = self._permutation(end - first, f"{self._text} shard {shard}")
+            rows[here] = first + order[line[here] - self._starts[place]]
         return rows
 
     def ahead(self, part: slice) -> list[int]:
@@ -109,17 +110,8 @@ class Order:
         if whole == 0:
             return places
         t, i = np.divmod(places - first, self._batch)
-        turn = self._permutation(whole, f"window {w}")
+        turn = self._permutation(whole, f"{self._text} window {w}")
         return np.where(t < whole, first + i * whole + turn[np.minimum(t, whole - 1)], places)
-
-    def _permutation(self, n: int, what: str) -> Labels:
-        with self._lock:
-            if what not in self._made:
-                self._made[what] = permutation(n, f"{self._text} {what}")
-                if len(self._made) > 2 * self._layout.window + 4:
-                    self._made.popitem(last=False)
-            self._made.move_to_end(what)
-            return self._made[what]
 
 
 # ---- reading ----------------------------------------------------------------------------------------------------
@@ -224,9 +216,8 @@ class Column(NamedTuple):
 class Reader:
     """Reads rows of a set: pictures from its shards, decoded by processes, and marks from the index.
 
-    index: a row for each sample, with the places of its pictures in their shard: an array, or an `Uncounted`, which
-    makes the rows as they are asked for and says in each where it lies. Up to `keep_mb` of decoded pictures stay in
-    memory.
+    index: a row for each sample, with the places of its pictures in their shard: an array, or an `Uncounted`, whose
+    rows say where they lie, too. Up to `keep_mb` of decoded pictures stay in memory.
     """
 
     def __init__(
@@ -246,15 +237,14 @@ class Reader:
 
     def read(self, names: Sequence[str], rows: Labels) -> dict[str, NDArray[Any]]:
         """Columns of these rows; for a picture that is broken all of them are those of the next one that is not."""
-        pictures = [name for name in names if name in self.fields]
-        if pictures:
+        if not {*names}.isdisjoint(self.fields):
             found, own = self._pictures(rows)
         else:
             own = self._index[np.array([self._good(int(row)) for row in rows]) if self._instead else rows]
-        out: dict[str, NDArray[Any]] = {name: found[:, self.fields.index(name)] for name in pictures}
+        out: dict[str, NDArray[Any]] = {}
         for name in names:
-            if (of := self.columns[name].of) is not None:
-                out[name] = of(own).astype(self.columns[name].dtype)
+            _, dtype, of = self.columns[name]
+            out[name] = found[:, self.fields.index(name)] if of is None else of(own).astype(dtype)
         return out
 
     def fetch(self, shards: Sequence[int]) -> None:
@@ -294,10 +284,9 @@ class Reader:
                 place = waiting.popleft()
                 row = self._good(int(rows[place]))
                 own[place] = self._index[row]
-                found = self._members(own[place], self._shard(own[place], row))
                 group.append((place, row))
-                data += found
-                n_bytes += sum(map(len, found))
+                data += self._members(own[place], self._shard(own[place], row))
+                n_bytes += int(own[place]["size"].sum())
             pixels, told = self.decoders.decode(data)
             for j, (place, row) in enumerate(group):
                 if why := [one for one in told[j * each : (j + 1) * each] if isinstance(one, str)]:
