@@ -9,7 +9,7 @@ from conftest import save_noise
 
 from gansmith.data import ImageSet, Wanted, load_sets
 from gansmith.data.attributes import read_table, wished
-from gansmith.data.derived import LOOKS, looking
+from gansmith.data.shipped import LOOKS, looking
 from gansmith.errors import UserError
 
 NEEDS = (("x", "bits"),)

@@ -20,8 +20,8 @@ from PIL import Image
 
 import gansmith
 from gansmith.data import ImageSet, Wanted, load_sets, shipped
-from gansmith.data.derived import brightest, coloured, hues, outlines
 from gansmith.data.named import DOWNLOADS, NAMED
+from gansmith.data.shipped import brightest, coloured, hues, outlines
 from gansmith.errors import UserError
 
 PAIRS, DOMAINS = (("a", "b"),), (("a",), ("b",))

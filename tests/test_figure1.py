@@ -17,9 +17,8 @@ from torch import Tensor, nn
 import gansmith
 from gansmith import Sampler, UserError
 from gansmith.data import Wanted, load_sets
-from gansmith.data.mixture import Mixture
 from gansmith.data.stream import Stream
-from gansmith.data.toy import TOYS
+from gansmith.data.toy import TOYS, Mixture
 from gansmith.inference import open_run
 from gansmith.papers import figures
 from gansmith.papers.density import Stage, distance_of_d, jsd, optimal_d, pushforward

@@ -17,8 +17,7 @@ import gansmith
 from gansmith import UserError
 from gansmith.cli import main
 from gansmith.data import Wanted, load_sets
-from gansmith.data.mixture import Mixture
-from gansmith.data.toy import TOYS
+from gansmith.data.toy import TOYS, Mixture
 from gansmith.evaluation.evaluator import Evaluator, evaluate
 from gansmith.papers.points import FIELD, SIDE, draw_points, over_density
 from gansmith.recipe import Data, plan

@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gansmith.data.mixture import Mixture
-
 if TYPE_CHECKING:
     from gansmith.data.streamed import Layout
+    from gansmith.data.toy import Mixture
 
 Bytes = NDArray[np.uint8]
 Labels = NDArray[np.int64]

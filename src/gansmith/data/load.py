@@ -35,9 +35,9 @@ class Known:
 
 KNOWN: dict[str, Known] = {
     "mnist": Known("gansmith.data.shipped:load_mnist", mixed=True),
-    "mnist_edges": Known("gansmith.data.derived:load_mnist_edges", (("a", "b", "y"),), mixed=True),
-    "mnist_colours": Known("gansmith.data.derived:load_mnist_colours", (("a", "y"), ("b", "y")), mixed=True),
-    "mnist_looks": Known("gansmith.data.derived:load_mnist_looks", (("x", "bits"),), mixed=True),
+    "mnist_edges": Known("gansmith.data.shipped:load_mnist_edges", (("a", "b", "y"),), mixed=True),
+    "mnist_colours": Known("gansmith.data.shipped:load_mnist_colours", (("a", "y"), ("b", "y")), mixed=True),
+    "mnist_looks": Known("gansmith.data.shipped:load_mnist_looks", (("x", "bits"),), mixed=True),
     "stacked_mnist": Known("gansmith.papers.stacked:load_stacked_mnist", mixed=True),
     **{name: Known("gansmith.data.named:load_named", row.gives, row.mixed) for name, row in NAMED.items()},
     "tfd": Known("gansmith.papers.tfd:load_tfd", (("x",),), validation=True),

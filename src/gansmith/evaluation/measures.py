@@ -19,8 +19,7 @@ from gansmith.build import fields_of, game_of, load_split
 from gansmith.data import ImageSet
 from gansmith.data.imageset import Labels
 from gansmith.data.load import KNOWN, SHUFFLED, mixed
-from gansmith.data.mixture import GOOD
-from gansmith.data.toy import TOYS
+from gansmith.data.toy import GOOD, TOYS
 from gansmith.data.values import VALUES
 from gansmith.errors import UserError
 from gansmith.metrics import modes, neighbours

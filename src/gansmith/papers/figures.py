@@ -16,8 +16,7 @@ from torch import Tensor, nn
 
 from gansmith import checkpoint
 from gansmith.build import Experiment, load_split, objective_of
-from gansmith.data.mixture import Mixture
-from gansmith.data.toy import TOYS
+from gansmith.data.toy import TOYS, Mixture
 from gansmith.engine import choose_device
 from gansmith.errors import UserError
 from gansmith.evaluation.measures import Images, Stored

@@ -8,8 +8,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor, nn
 
 from gansmith.build import game_of, objective_of
-from gansmith.data.mixture import GOOD, Mixture, Numbers
-from gansmith.data.toy import TOYS
+from gansmith.data.toy import GOOD, TOYS, Mixture, Numbers
 from gansmith.data.values import VALUES
 from gansmith.games.critique import judge
 from gansmith.inference import Opened
