@@ -134,7 +134,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         files, shards = Path(folder, "files"), Path(folder, "shards")
         make_files(files, options.n, options.side)
-        write_shards(str(files), shards, per_shard=500, say=lambda _: None)
+        write_shards(Wanted(str(files), say=lambda _: None), shards, per_shard=500)
         cases = contenders(files, shards, options.n, options.workers)
         found: dict[str, list[float]] = {name: [] for name in cases}
         for _ in range(options.repeats):

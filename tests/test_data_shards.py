@@ -208,7 +208,7 @@ def test_pixels_labels_and_classes_are_those_of_the_folder_itself(classes: tuple
         path.write_bytes(png(i))
     (path := tmp_path / "pics" / classes[0] / "12.png").parent.mkdir()
     path.write_text("none")
-    index = write_shards(str(tmp_path / "pics"), tmp_path / "out", per_shard=5, say=lambda _: None)
+    index = write_shards(Wanted(str(tmp_path / "pics"), say=lambda _: None), tmp_path / "out", per_shard=5)
     assert sum(n for _, _, n, _ in index.about["shards"]) == 12
     plain, made = load(tmp_path / "pics"), load(tmp_path / "out")
     assert made.classes == plain.classes == classes
@@ -224,7 +224,7 @@ def test_pixels_labels_and_classes_are_those_of_the_folder_itself(classes: tuple
         assert load(tmp_path / "out", per_shard=5, classes=["dog", "cow"], said=(said := [])).images[:].shape[0] == 15
         assert any("its label is cat, and data.classes has no such class" in text for text in said)
     with pytest.raises(UserError, match="out exists"):
-        write_shards(str(tmp_path / "pics"), tmp_path / "out")
+        write_shards(Wanted(str(tmp_path / "pics")), tmp_path / "out")
 
 
 def test_pairs_and_attributes_go_into_shards_and_come_out(tmp_path: Path) -> None:
@@ -232,7 +232,7 @@ def test_pairs_and_attributes_go_into_shards_and_come_out(tmp_path: Path) -> Non
         for i in range(4):
             (path := tmp_path / "pairs" / side / f"{i}.png").parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(png(10 * (side == "b") + i))
-    write_shards(str(tmp_path / "pairs"), tmp_path / "p", pairs=True, say=lambda _: None)
+    write_shards(Wanted(str(tmp_path / "pairs"), say=lambda _: None), tmp_path / "p", pairs=True)
     pairs = load(tmp_path / "p", PAIRS)
     assert (pairs.columns["b"][:][:, 0, 0, 0] - pairs.columns["a"][:][:, 0, 0, 0]).tolist() == [10] * 4
     turned = load(tmp_path / "p", PAIRS, direction="b2a")
@@ -381,7 +381,7 @@ def test_no_damage_to_a_shard_is_more_than_one_line(tmp_path: Path) -> None:
 
 
 def test_a_shard_that_changed_after_it_was_indexed_is_named(shards: Path) -> None:
-    index_shards(str(shards), say=lambda _: None)
+    index_shards(Wanted(str(shards), say=lambda _: None))
     path, raw = shards / "train-01.tar", (shards / "train-01.tar").read_bytes()
     data = load(shards)
     changed = bytearray(raw)
@@ -406,7 +406,7 @@ def test_a_shard_that_changed_after_it_was_indexed_is_named(shards: Path) -> Non
 
 
 def test_an_index_of_a_stranger_is_checked(shards: Path) -> None:
-    index = index_shards(str(shards), say=lambda _: None)
+    index = index_shards(Wanted(str(shards), say=lambda _: None))
     rows = np.array(index.rows)
     rows["y"][3] = 1000
     np.save(shards / "gansmith-index.npy", rows)
@@ -496,7 +496,7 @@ def store(shards: Path) -> Any:
 @pytest.mark.parametrize("pattern", ["memory://store/train-{00..03}.tar", "memory://store/train-*.tar"])
 def test_shards_elsewhere_give_the_same_batches(shards: Path, store: Any, indexed: bool, pattern: str) -> None:
     if indexed:
-        index_shards(str(shards), say=lambda _: None)
+        index_shards(Wanted(str(shards), say=lambda _: None))
         for path in shards.glob("gansmith-index*"):
             store.pipe(f"/store/{path.name}", path.read_bytes())
     there, here = stream_of(load(pattern)), stream_of(load(shards))
@@ -648,7 +648,7 @@ def test_a_training_that_is_killed_goes_on_to_the_same_bits(tmp_path: Path, shar
 
 def test_an_index_serves_a_part_of_its_shards_and_those_beside_a_broken_one(shards: Path) -> None:
     (shards / "train-04.tar").write_bytes(b"no shard")
-    index_shards(str(shards), say=lambda _: None)
+    index_shards(Wanted(str(shards), say=lambda _: None))
     said: list[str] = []
     assert len(load(shards, said=said, max_broken=0.25)) == 30 and "left out the shard train-04.tar" in said[0]
     part = load(f"{shards}/train-{{01..02}}.tar", said=said)
@@ -683,7 +683,7 @@ def test_writing_shards_leaves_what_is_there(shards: Path, tmp_path: Path) -> No
     kept.parent.mkdir()
     kept.touch()
     with pytest.raises(UserError, match="is not an empty folder"):
-        write_shards("mnist", tmp_path / "out", say=lambda _: None)
+        write_shards(Wanted("mnist", say=lambda _: None), tmp_path / "out")
     assert kept.exists() and {path.name for path in tmp_path.iterdir()} - {"cache"} == {"out", "shards"}
 
 

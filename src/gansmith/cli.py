@@ -651,13 +651,15 @@ def shards(what: str, out: Text, img_size: Text, channels: Text, **options: Any)
 
     Without OUT: write the index of SHARDS, which are on this machine, beside them.
     """
+    from gansmith.data import Wanted
     from gansmith.data.write_shards import index_shards, write_shards
 
+    how: dict[str, Any] = {"n_cpu": options.pop("n_cpu"), "say": _note}
     if out is None:
-        about = index_shards(what, n_cpu=options["n_cpu"], say=_note).about
+        about = index_shards(Wanted(what, **how)).about
     else:
-        wanted = _real_images(what, img_size, channels)
-        about = write_shards(what, Path(out), size=wanted.size, channels=wanted.channels, **options, say=_note).about
+        data = _real_images(what, img_size, channels)
+        about = write_shards(Wanted(what, data.size, data.channels, **how), Path(out), **options).about
     count, n = sum(rows for _, _, rows, _ in about["shards"]), len(about["shards"])
     click.echo(f"{count:,} samples in {n:,} shards; train on them: --data {shlex.quote(out or what)}")
 

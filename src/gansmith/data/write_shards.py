@@ -5,12 +5,11 @@ from __future__ import annotations
 import io
 import json
 import tarfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from PIL import Image
@@ -29,41 +28,30 @@ from gansmith.errors import UserError
 from gansmith.run.atomic import new_folder
 
 
-def index_shards(what: str, *, n_cpu: int = 8, say: Callable[[str], None] = print) -> Index:
+def index_shards(wanted: Wanted) -> Index:
     """Writes the index of shards on this machine beside them, anew if there is one."""
-    found = addresses(split_of(what, "train") or what)
+    found = addresses(split_of(wanted.name, "train") or wanted.name)
     folders = {Path(address).parent for address in found}
     if remote(found[0]) or len(folders) > 1:
-        raise UserError(f"{what}: an index is written beside shards in one folder of this machine")
-    index = make_index(found, [Path(address).name for address in found], Wanted(n_cpu=n_cpu, say=say))
+        raise UserError(f"{wanted.name}: an index is written beside shards in one folder of this machine")
+    index = make_index(found, [Path(address).name for address in found], wanted)
     for name, why in index.about["bad"]:
-        say(f"left out the shard {name}: {why}")
+        wanted.say(f"left out the shard {name}: {why}")
     write_index(folders.pop(), index)
     return index
 
 
-def write_shards(
-    what: str,
-    out: Path,
-    *,
-    per_shard: int = 1000,
-    pairs: bool = False,
-    size: tuple[int, int] = (28, 28),
-    channels: Literal[1, 3, 4] = 1,
-    n_cpu: int = 8,
-    say: Callable[[str], None] = print,
-) -> Index:
-    """The training pictures of a folder, or of a named set at `size`, as shards in a new folder, with their index.
+def write_shards(wanted: Wanted, out: Path, *, per_shard: int = 1000, pairs: bool = False) -> Index:
+    """The training pictures of a folder, or of a named set at its size, as shards in a new folder, with their index.
 
     With `pairs` those of equal names in two folders a and b are one sample. All are mixed once and for all, so that
     each shard holds some of every class. Broken ones are left out.
     """
-    wanted = Wanted(what, size, channels, n_cpu=n_cpu, say=say)
-    source = _source(what, wanted, pairs)
+    source = _source(wanted, pairs)
     broken = list(source.broken)
     with new_folder(out) as part:
         order = permutation(source.count, "gansmith shards")
-        pool = ThreadPoolExecutor(n_cpu)
+        pool = ThreadPoolExecutor(wanted.n_cpu)
         with pool, progress(f"writing {source.count} pictures to {out}", source.count, wanted) as step:
             for start in range(0, source.count, per_shard):
                 rows = order[start : start + per_shard]
@@ -92,9 +80,9 @@ def _label(classes: Sequence[str], y: int) -> str:
     return classes[y] if plain else str(y)
 
 
-def _source(what: str, wanted: Wanted, pairs: bool) -> Source:
+def _source(wanted: Wanted, pairs: bool) -> Source:
     """What there is to write, with attributes where a folder has a table."""
-    if what in KNOWN:
+    if (what := wanted.name) in KNOWN:
         gives = KNOWN[what].gives
         if len(gives) > 1 or KNOWN[what].load.endswith(":load_toy"):
             raise UserError(f"{what} is no single set of pictures, so there are no shards of it")
