@@ -15,7 +15,6 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -39,12 +38,11 @@ class Broken(NamedTuple):
     why: str
 
 
-@dataclass(frozen=True)
-class Entry:
-    """A prepared set, the pictures that were left out (the first few) and how many they were."""
+class Entry(NamedTuple):
+    """A prepared set."""
 
     data: ImageSet
-    broken: list[Broken]
+    broken: list[Broken]  # the first few of the pictures that were left out
     n_broken: int
     n_coloured: int
 

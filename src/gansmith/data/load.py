@@ -189,7 +189,13 @@ def _held_back(found: ImageSet, mixed: bool, wanted: Wanted) -> ImageSet:
     in_shards = found.layout is not None and split == "train"  # read where it lies; what is held back is copied
     if not in_shards and (entry := load_entry(path, wanted.say)) is not None:
         return entry.data
-    held = found.layout.by_key(validation) if found.layout else spread(n, validation)
+    if found.layout is None:
+        held = spread(n, validation)
+    elif found.layout.keys is None:
+        right = "data.validation must be 0; put shards into a folder test beside a folder train"
+        raise UserError(f"with data.per_shard no pictures are held back: {right}")
+    else:  # chosen by their names alone, in whatever shards they lie
+        held = np.sort(np.argsort(found.layout.keys, kind="stable")[:validation])
     rows = held if split == "validation" else np.setdiff1d(np.arange(n), held)
     if in_shards:
         return taken(found, rows, digest)
@@ -233,7 +239,9 @@ def _labelled(found: ImageSet, k: int) -> ImageSet:
 def taken(found: ImageSet, rows: Labels, digest: str) -> ImageSet:
     """Some rows of a set, ascending; of one in shards they stay there."""
     columns = {name: c.take(rows) if isinstance(c, Streamed) else c[rows] for name, c in found.columns.items()}
-    layout = found.layout.take(rows) if found.layout else None
+    layout = found.layout
+    if layout and layout.keys is not None:
+        layout = replace(layout, edges=np.searchsorted(rows, layout.edges), keys=layout.keys[rows])
     return replace(found, columns=columns, digest=digest, layout=layout)
 
 

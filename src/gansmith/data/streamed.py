@@ -46,18 +46,6 @@ class Layout:
     keys: NDArray[np.uint64] | None  # digests of the names of the rows; None where nobody has counted these
     window: int
 
-    def take(self, rows: Labels) -> Layout:
-        """That of some rows, ascending, under their new numbers."""
-        assert self.keys is not None
-        return Layout(np.searchsorted(rows, self.edges), self.keys[rows], self.window)
-
-    def by_key(self, k: int) -> Labels:
-        """k rows, ascending, chosen by their names alone, in whatever shards they lie."""
-        if self.keys is None:
-            right = "data.validation must be 0; put shards into a folder test beside a folder train"
-            raise UserError(f"with data.per_shard no pictures are held back: {right}")
-        return np.sort(np.argsort(self.keys, kind="stable")[:k])
-
 
 class Order:
     """The order of one pass: a pure function of a text (seed and epoch) and the batch size; order[slice] are rows.
