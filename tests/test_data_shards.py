@@ -1,5 +1,6 @@
 """Shards: their order and its resumes, what is read as what; shards that are damaged, changed, elsewhere, hostile."""
 
+import hashlib
 import io
 import itertools
 import json
@@ -210,6 +211,9 @@ def test_pixels_labels_and_classes_are_those_of_the_folder_itself(classes: tuple
     path.write_text("none")
     index = write_shards(Wanted(str(tmp_path / "pics"), say=lambda _: None), tmp_path / "out", per_shard=5)
     assert sum(n for _, _, n, _ in index.about["shards"]) == 12
+    for name, n_bytes, _, digest in index.about["shards"]:
+        data = (tmp_path / "out" / name).read_bytes()
+        assert (n_bytes, digest) == (len(data), hashlib.sha256(data).hexdigest())
     plain, made = load(tmp_path / "pics"), load(tmp_path / "out")
     assert made.classes == plain.classes == classes
 

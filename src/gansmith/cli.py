@@ -653,7 +653,10 @@ def shards(what: str, out: Text, img_size: Text, channels: Text, **options: Any)
     """
     from gansmith.data import Wanted
     from gansmith.data.write_shards import index_shards, write_shards
+    from gansmith.recipe import is_run
 
+    if is_run(what):
+        raise UserError(f"{what} is a run; shards are written of a folder of pictures or of a named set")
     how: dict[str, Any] = {"n_cpu": options.pop("n_cpu"), "say": _note}
     if out is None:
         about = index_shards(Wanted(what, **how)).about
