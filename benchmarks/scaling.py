@@ -46,22 +46,22 @@ def worker(recipe_name: str, kind: str, rounds: int, device: str) -> None:
 
     from gansmith import plan
     from gansmith.build import build
-    from gansmith.data import ImageSet
+    from gansmith.data import ImageSet, Wanted
     from gansmith.distributed import joined
     from gansmith.launch import launch
     from gansmith.run.live import Live
     from gansmith.training import alone, play
     from gansmith.world import World
 
-    def made_up(*_: object, size: tuple[int, int], channels: int, needs: Any, **__: object) -> tuple[ImageSet, ...]:
+    def made_up(wanted: Wanted) -> tuple[ImageSet, ...]:
         rng, n = np.random.default_rng(0), 16 * batch_size
+        shape = (n, wanted.channels, *wanted.size)
 
         def column(field: str) -> Any:
-            return (
-                rng.integers(0, 10, n) if field == "y" else rng.integers(0, 256, (n, channels, *size), dtype=np.uint8)
-            )
+            return rng.integers(0, 10, n) if field == "y" else rng.integers(0, 256, shape, dtype=np.uint8)
 
-        return tuple(ImageSet("noise", {name: column(name) for name in own}, tuple("0123456789"), "") for own in needs)
+        digits = tuple("0123456789")
+        return tuple(ImageSet("noise", {name: column(name) for name in own}, digits, "") for own in wanted.needs)
 
     here = launch()
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
