@@ -388,7 +388,9 @@ def test_when_a_rank_is_killed_the_others_end_with_one_line(
     out, err, code = ends[1 - victim]
     assert (out, code) == ("", 1), err
     broke = rf"gansmith: error: rank {1 - victim}: the connection to the other processes broke \(.+\)"
-    assert re.fullmatch(rf"{broke}; {run} goes on from its newest checkpoint\n", err)
+    # The store lies on rank 0: torch may warn first, in its own words, that it is gone.
+    said = err[err.index("gansmith: ") :] if victim == 0 else err
+    assert re.fullmatch(rf"{broke}; {run} goes on from its newest checkpoint\n", said)
     assert checkpoint.newest_good(run / "checkpoints", pytest.fail).name == "00000020"
     assert not list((run / "checkpoints").glob(".*"))
 
