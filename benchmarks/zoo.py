@@ -612,9 +612,10 @@ Items with `--data` need a folder that is not in the repository, and `--pictures
 `facades` holds the pairs of pix2pix; `daisy2sunflower` photos as `a/train`, `a/test`, `b/train`, `b/test`; `flowers`
 photos in `train` and `test`, a subfolder per class; `emoji` Noto's people on white, of one skin tone each, with
 `attributes.csv` (`skin`, `who`); `mnist2usps` digits of both sets as `a/train/CLASS` and so on; `Set5` and `Set14` lie
-beside them. All are trained at 64x64, one seed, for 8 to 45 minutes of one thread of a busy machine, and most are not
-shown, for the photos' licences are unclear. `mmd` is the kernel distance in MobileNet's features (`--feature-weights`):
-between the held-back daisies and sunflowers themselves it is .37. `psnr_y` and `bicubic_y` are of Y, without a border.
+beside them. Photos and emoji are trained at 64x64, one seed, for 10 to 45 minutes of one thread of a busy machine; most
+are not shown, for the photos' licences are unclear. `mmd` is the kernel distance in MobileNet's features
+(`--feature-weights`): between the held-back daisies and sunflowers themselves it is .37. `psnr_y` and `bicubic_y` are
+of Y, without a border.
 """
 
 

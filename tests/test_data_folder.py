@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gansmith.data import ImageSet, Wanted, load_sets
+from gansmith.data import ImageSet, Wanted, decoder, load_sets
 from gansmith.data import cache as cache_module
 from gansmith.data import load as loading
 from gansmith.data.folder import has_split
@@ -169,6 +169,20 @@ def test_colours_that_are_lost_are_said_at_each_load(folder: Path) -> None:
 
 
 # ---- pairs ------------------------------------------------------------------------------------------------------
+
+
+def test_whole_pictures_are_made_small_one_by_one(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A group of them could fill the memory: halves of large photos are read whole."""
+    put(folder, {f"train/{i}": (i, 100 + i) for i in range(5)})
+    seen = []
+
+    def decode(data: Any, form: Any) -> Any:
+        seen.append(len(data))
+        return decoder.decode(data, form)
+
+    monkeypatch.setattr("gansmith.data.prepare.decode", decode)
+    (data,) = load(folder, PAIRS)
+    assert seen == [2] * 5 and levels(data) == {"a": [*range(5)], "b": [*range(100, 105)]}
 
 
 def test_halves_left_is_a_unless_the_direction_is_b2a(folder: Path) -> None:
@@ -443,6 +457,15 @@ def test_where_the_cache_lies_and_that_the_set_lies_in_memory_without_one(
     assert np.array_equal(data.images, in_cache.images) and data.digest == in_cache.digest
     assert not any(column.flags.writeable for held in (data, in_cache) for column in held.columns.values())
     monkeypatch.setattr("sys.platform", "linux")
+
+    def refuse(path: Path, *_: Any) -> bool:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    with monkeypatch.context() as closed:  # a folder that may not be entered
+        closed.setattr(Path, "exists", lambda path: path.name == "set.json" and refuse(path))
+        closed.setattr(Path, "glob", refuse)
+        assert load(folder, said=(said := []))[0].digest == in_cache.digest
+    assert any("Permission denied" in line for line in said)
     monkeypatch.setenv("HOME", "/home/someone")
     monkeypatch.delenv("GANSMITH_CACHE")
     for value, expected in (("", "/home/someone/.cache/gansmith"), ("/x", "/x/gansmith")):

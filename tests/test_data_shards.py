@@ -89,7 +89,7 @@ def load(what: Path | str, needs: Any = LABELLED, said: list[str] | None = None,
 
 
 def stream_of(data: ImageSet, **options: Any) -> Stream:
-    return Stream([data], needs=LABELLED, **{"batch_size": 4, "seed": 1, "n_cpu": 3, **options})
+    return Stream([data], **{"needs": LABELLED, "batch_size": 4, "seed": 1, "n_cpu": 3, **options})
 
 
 def numbers(stream: Stream, batches: float, picture: bool = True) -> list[list[int]]:
@@ -258,6 +258,9 @@ def test_labels_may_be_names_or_stand_in_the_json_and_are_attributes_too(tmp_pat
     assert data.classes == ("cat", "dog") and data.columns["y"][:].tolist() == [1, 0, 1]
     bits = load(tmp_path / "w", (("x", "bits"),))
     assert bits.classes == ("class=cat", "class=dog") and bits.columns["bits"][1].tolist() == [1.0, 0.0]
+    stream = stream_of(bits, needs=(("x", "bits"),), batch_size=3)
+    assert sorted(next(stream)["bits"].tolist()) == [[0.0, 1.0], [0.0, 1.0], [1.0, 0.0]]
+    stream.close()
     json_of = [(f"{i}.{e}", d) for i in range(3) for e, d in (("png", png(i)), ("json", b'{"label": %d}' % i))]
     tar(tmp_path / "l" / "0.tar", json_of)
     assert load(tmp_path / "l").columns["y"][:].tolist() == [0, 1, 2]

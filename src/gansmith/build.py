@@ -141,7 +141,7 @@ def build(
     }
     _check_values(recipe, networks)
     frozen = {name: networks.pop(name).eval().requires_grad_(False) for name in game_class.frozen}
-    _start(recipe, {**frozen, **({} if resume else networks)}, frozen, say)
+    _start(recipe, frozen if resume else {**frozen, **networks}, frozen, say)
     players = {name: _player(recipe, game_class, name, network, world) for name, network in networks.items()}
     noise = torch.Generator(device).manual_seed(derive_seed(recipe.seed, 1))
     if world.rank > 0:

@@ -65,9 +65,9 @@ def entry_path(name: str, *parts: object) -> Path:
 
 def load_entry(path: Path, say: Say) -> Entry | None:
     """The entry at `path`; None if there is none, or if it is damaged, which is said."""
-    if not (path / "set.json").exists():
-        return None
     try:
+        if not (path / "set.json").exists():
+            return None
         about = json.loads((path / "set.json").read_text(encoding="utf-8"))
         images = np.load(path / "images.npy", mmap_mode="r", allow_pickle=False)
         shape, labels = tuple(about["shape"]), None
@@ -117,8 +117,8 @@ class Draft:
             self.folder = folder
         except OSError as error:
             say(f"the cache folder {path.parent} cannot be written ({error.strerror}); going on in memory")
-        for old in path.parent.glob(".tmp-*"):  # what a killed process left unfinished days ago
-            with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):
+            for old in path.parent.glob(".tmp-*"):  # what a killed process left unfinished days ago
                 if time.time() - old.stat().st_mtime > STALE_SECONDS:
                     shutil.rmtree(old, ignore_errors=True)
         self._file.write(bytes(HEADER))

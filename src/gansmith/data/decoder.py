@@ -65,15 +65,14 @@ class Decoders:
         for _ in range(self._n):
             self.free.put(None)
 
-    def decode(self, data: Sequence[bytes | Path | Image.Image]) -> tuple[Bytes, list[Told]]:
-        """As the function `decode`; UserError where a process has died. Pictures stay in this process."""
-        packed = [one for one in data if not isinstance(one, Image.Image)]
-        if self._n == 1 or len(packed) < len(data):
+    def decode(self, data: Sequence[bytes | Path]) -> tuple[Bytes, list[Told]]:
+        """As the function `decode`; UserError where a process has died."""
+        if self._n == 1:
             return decode(data, self.form)
         decoder = self.free.get()
         try:
             decoder = decoder or Decoder(self.form)
-            done = decoder.decode(packed)
+            done = decoder.decode(data)
         except BaseException:  # it may have died, or be about to answer what nobody waits for
             self.free.put(None)
             if decoder:

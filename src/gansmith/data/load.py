@@ -121,9 +121,10 @@ def row_of(what: str) -> Known:
 
 def _with_bits(data: ImageSet) -> ImageSet:
     """The set with its classes as attributes that exclude one another, where it has nothing else."""
-    if data.labels is None:
+    labels, one_hot = data.labels, np.eye(len(data.classes), dtype=np.float32)
+    if labels is None:
         return data
-    bits = np.eye(len(data.classes), dtype=np.float32)[data.labels]
+    bits = labels.derived("bits", one_hot) if isinstance(labels, Streamed) else one_hot[labels]
     names = tuple(f"class={name}" for name in data.classes)
     return replace(data, columns={**data.pictures, "bits": bits}, classes=names, digest=_digest(data, "bits"))
 

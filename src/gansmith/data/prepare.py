@@ -20,7 +20,7 @@ from PIL import Image
 from gansmith.batch import NOT_PICTURES
 from gansmith.data import pictures
 from gansmith.data.cache import Broken, Draft, Say, entry_path, load_entry
-from gansmith.data.decoder import Decoders, Form
+from gansmith.data.decoder import Decoders, Form, Told, decode
 from gansmith.data.imageset import Bytes, ImageSet
 from gansmith.data.pictures import printable
 from gansmith.errors import UserError
@@ -218,30 +218,37 @@ def _in_order(source: Source, wanted: Wanted) -> Generator[Group, None, None]:
     ahead: deque[Future[Group]] = deque()
 
     def convert(start: int) -> Group:
-        given, marks, broken, losses = dict[int, Sample](), list[Mark](), list[Broken](), np.zeros(3)
+        files, found, decoded = dict[int, list[Path]](), dict[int, Mark](), list[tuple[Bytes, list[Told]]]()
+        marks, broken, losses = list[Mark](), dict[int, str](), np.zeros(3)
         for index in range(start, min(start + size, source.count)):
             try:
-                given[index] = source.read(index)
+                images, mark = source.read(index)
             except UserError:
                 raise
             except Exception as error:  # on a damaged file the readers of Pillow raise almost anything
-                broken.append(Broken(source.title(index), pictures.why_broken(error)))
-        pixels, told = decoders.decode([image for images, _ in given.values() for image in images])
-        pixels = pixels.reshape(-1, len(source.fields), *pixels.shape[1:])
-        sound = np.ones(len(given), bool)
-        for k, (index, (images, mark)) in enumerate(given.items()):
-            own = told[k * len(images) : (k + 1) * len(images)]
+                broken[index] = pictures.why_broken(error)
+                continue
+            found[index], files[index] = mark, [one for one in images if isinstance(one, Path)]
+            if not files[index]:  # at once: a group of whole pictures could fill the memory
+                decoded.append(decode(images, form))
+        decoded.append(decoders.decode([file for own in files.values() for file in own]))
+        pixels = np.concatenate([part for part, _ in decoded]).reshape(-1, len(source.fields), wanted.channels, h, w)
+        told = [one for _, part in decoded for one in part]
+        sound = np.ones(len(found), bool)
+        for k, (index, mark) in enumerate(found.items()):
+            own = told[k * len(source.fields) : (k + 1) * len(source.fields)]
             if why := [one for one in own if isinstance(one, str)]:
-                broken.append(Broken(source.title(index), why[0]))
-                sound[k] = False
+                broken[index], sound[k] = why[0], False
                 continue
             sizes = [(one[0], one[1]) for one in own if not isinstance(one, str)]
-            check_sizes(images, sizes)
+            if files[index]:
+                check_sizes(files[index], sizes)
             width, height = sizes[0]
             cut = 1 - min(width * h, height * w) / max(width * h, height * w) if wanted.fit == "crop" else 0.0
             losses += any(one[2] for one in own), width < w or height < h, cut
             marks.append(mark)
-        return Group(pixels[sound], marks, broken, losses)
+        named = [Broken(source.title(index), broken[index]) for index in sorted(broken)]
+        return Group(pixels[sound], marks, named, losses)
 
     try:
         for start in range(0, source.count, size):

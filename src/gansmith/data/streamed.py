@@ -136,12 +136,14 @@ class Kept(Generic[T]):
         self.there: OrderedDict[int, Future[T]] = OrderedDict()
 
     def get(self, number: int, make: Callable[[int], T]) -> T:
+        own = Future[T]()
         with self.lock:
-            made = self.there.setdefault(number, own := Future[T]())
+            made = self.there.setdefault(number, own)
             self.there.move_to_end(number)
-            if len(self.there) > self._most:
-                self.there.popitem(last=False)
-        if made is own:
+            oldest = next((n for n, one in self.there.items() if one.done()), number)
+            if len(self.there) > self._most and oldest != number:
+                del self.there[oldest]
+        if made is own:  # nobody else has asked for it
             try:
                 made.set_result(make(number))
             except BaseException as error:
@@ -370,3 +372,10 @@ class Streamed:
     def take(self, rows: Labels) -> Streamed:
         """The column of some of its rows."""
         return Streamed(self.reader, self.name, self.where(rows))
+
+    def derived(self, name: str, table: NDArray[Any]) -> Streamed:
+        """A column of the rows of a table that these labels name."""
+        assert (label := self.reader.columns[self.name].of) is not None
+        made = Column(table.shape[1:], table.dtype, lambda own: table[label(own)])
+        self.reader.columns = {**self.reader.columns, name: made}
+        return Streamed(self.reader, name, self.rows)

@@ -373,7 +373,7 @@ class Metric:
     compares: bool = True  # with real images, so that the reference split is a part of the protocol
     also: Sequence[str] = ()  # further splits of the real images that it looks at
     equal: bool = False  # takes as many real images as samples
-    folds: bool = False  # of data in folds it takes every one; the other measures take the first
+    folds: bool = False  # of data in folds `measure` itself goes over all; the others take the first
     points: bool = False  # takes points of a mixture that is known, not pictures
     alone: Sequence[str] = ()  # sets that are scored by it and, unless more is named, by nothing else; no other set is
     n: int = 10_000

@@ -15,7 +15,11 @@ from gansmith.weights import Published, read
 
 Values = Literal["signed", "unit"]
 VGG19 = Published(
-    *("VGG19", "https://download.pytorch.org/models/vgg19-dcbb9e9d.pth", "dcbb9e9d", 575, "--networks.F.file PATH")
+    "VGG19",
+    url="https://download.pytorch.org/models/vgg19-dcbb9e9d.pth",
+    sha256="dcbb9e9d",
+    megabytes=575,
+    option="--networks.F.file PATH",
 )
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
