@@ -190,7 +190,7 @@ def test_addresses_are_patterns_folders_and_lists(shards: Path, tmp_path: Path) 
         ("x-{0..99999999}.tar", "fewer than 1,000,000"),
         ("x.tar.gz", "no data of that name|must end in .tar"),
         ("none-*.tar", "no shards at"),
-        ("gone.tar", "no pictures in 1 shards; the first: gone.tar: the shard gone.tar is missing"),
+        ("gone.tar", "no pictures in 1 shard; the first: gone.tar: the shard gone.tar is missing"),
         ("nolist.txt", "cannot read the list"),
     ],
 )
@@ -361,7 +361,7 @@ def test_a_declared_size_beyond_the_file_is_a_shard_cut_off(tmp_path: Path) -> N
     info.size = 10 << 30
     raw = tar(tmp_path / "in" / "0.tar", [("0000.png", png(0))]).read_bytes()
     (tmp_path / "in" / "0.tar").write_bytes(raw[:1024] + info.tobuf() + bytes(10240))
-    with pytest.raises(UserError, match="no pictures in 1 shards; the first: .*0.tar: unexpected end of data"):
+    with pytest.raises(UserError, match="no pictures in 1 shard; the first: .*0.tar: unexpected end of data"):
         load(tmp_path / "in")
 
 

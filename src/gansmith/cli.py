@@ -652,6 +652,7 @@ def shards(what: str, out: Text, img_size: Text, channels: Text, **options: Any)
     Without OUT: write the index of SHARDS, which are on this machine, beside them.
     """
     from gansmith.data import Wanted
+    from gansmith.data.shards import counted
     from gansmith.data.write_shards import index_shards, write_shards
     from gansmith.recipe import is_run
 
@@ -664,7 +665,7 @@ def shards(what: str, out: Text, img_size: Text, channels: Text, **options: Any)
         data = _real_images(what, img_size, channels)
         about = write_shards(Wanted(what, data.size, data.channels, **how), Path(out), **options).about
     count, n = sum(rows for _, _, rows, _ in about["shards"]), len(about["shards"])
-    click.echo(f"{count:,} samples in {n:,} shards; train on them: --data {shlex.quote(out or what)}")
+    click.echo(f"{count:,} samples in {counted(n)}; to train on them: --data {shlex.quote(out or what)}")
 
 
 @main.command(context_settings=_FREE_WORDS, short_help="Check that a resumed run is the same run, bit for bit.")

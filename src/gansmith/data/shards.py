@@ -42,6 +42,10 @@ MOST_TEXT = 1 << 20  # bytes of a KEY.json
 MOST_CLASSES, MOST_ATTRIBUTES = 1_000_000, 256
 
 
+def counted(n: int) -> str:
+    return f"{n:,} shard" if n == 1 else f"{n:,} shards"
+
+
 class Index(NamedTuple):
     """Facts, and a row for each sample: places and CRC of its pictures, a digest of its key, label, attributes."""
 
@@ -192,7 +196,7 @@ def make_index(found: Sequence[str], names: Sequence[str], wanted: Wanted) -> In
     shards, bad, parts = list[list[Any]](), list[tuple[str, str]](), list[NDArray[Any]]()
     others, told = Counter[str](), Gathered()
     pool = ThreadPoolExecutor(wanted.n_cpu, thread_name_prefix="gansmith-index")
-    with pool, progress(f"indexing {len(found)} shards", len(found), wanted) as step:
+    with pool, progress(f"indexing {counted(len(found))}", len(found), wanted) as step:
         for name, scan in zip(names, pool.map(_scan, found), strict=True):
             step(1)
             if isinstance(scan, str):
@@ -204,7 +208,7 @@ def make_index(found: Sequence[str], names: Sequence[str], wanted: Wanted) -> In
             shards.append([name, n_bytes, len(parts[-1]), digest])
     if not (n := len(told.labels)):
         first = next((f"{name}: {why}" for name, why in [*bad, *told.broken]), "they are empty")
-        raise UserError(f"no pictures in {len(found)} shards; the first: {first}")
+        raise UserError(f"no pictures in {counted(len(found))}; the first: {first}")
     if others:
         shown = ", ".join(f"{count} {printable(ending)}" for ending, count in others.most_common(5))
         wanted.say(f"passed over in the shards: {others.total()} members with other endings ({shown})")
@@ -302,7 +306,7 @@ def load_shards(what: str, wanted: Wanted) -> ImageSet:
         rows = rows[np.repeat([name in where for name, *_ in about["shards"]], [n for _, _, n, _ in about["shards"]])]
     files = Files([Shard(where[name], n_bytes) for name, n_bytes, _, _ in used], wanted.window)
     layout = Layout(np.cumsum([0, *(n for _, _, n, _ in used)]), rows["key"], wanted.window)
-    wanted.say(f"{what}: {len(rows):,} {'pairs' if len(about['fields']) > 1 else 'pictures'} in {len(used):,} shards")
+    wanted.say(f"{what}: {len(rows):,} {'pairs' if len(about['fields']) > 1 else 'pictures'} in {counted(len(used))}")
     return made_of(what, files, layout, rows, about, [facts[2:] for facts in used], wanted)
 
 
