@@ -157,20 +157,7 @@ def build(
     schedules = _schedules(recipe, game, penalty, say)
     sets = sets or load()
     _check_parts(sets, recipe, networks, world.size, say)
-    stream = Stream(
-        sets,
-        needs=game.needs,
-        batch_size=recipe.batch_size,
-        seed=recipe.seed,
-        device=device,
-        memory=recipe.data.memory,
-        n_cpu=recipe.data.n_cpu,
-        values=recipe.data.values,
-        views=[partial(view.function, **args) for view, args in _views(recipe)],
-        rank=world.rank,
-        ranks=world.size,
-        copies=launch().local_size if device.type == "cpu" else 1,
-    )
+    stream = _stream(recipe, game, sets, world)
     meters = Meters()
     kept: dict[str, Any] = {"data": stream, "meters": meters}
     if frozen:
@@ -182,6 +169,23 @@ def build(
         around = engine.compiled(recipe, game, around, say)
     state = State(game, noise, kept)
     return Experiment(game, stream, state, meters, prior, schedules, around, _classes(sets), augment)
+
+
+def _stream(recipe: Recipe, game: Game, sets: Sequence[ImageSet], world: World) -> Stream:
+    return Stream(
+        sets,
+        needs=game.needs,
+        batch_size=recipe.batch_size,
+        seed=recipe.seed,
+        device=world.device,
+        memory=recipe.data.memory,
+        n_cpu=recipe.data.n_cpu,
+        values=recipe.data.values,
+        views=[partial(view.function, **args) for view, args in _views(recipe)],
+        rank=world.rank,
+        ranks=world.size,
+        copies=launch().local_size if world.device.type == "cpu" else 1,
+    )
 
 
 def own_streams(noise: torch.Generator, seed: int, rank: int, round: int = 0) -> None:
