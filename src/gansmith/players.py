@@ -139,7 +139,7 @@ def _norm(tensors: Tensors, like: Tensor) -> Tensor:
 
 
 def _check_finite(movers: Mapping[str, tuple[Player, ...]], means: Metrics, norms: Mapping[Player, Tensor]) -> None:
-    """All at once, for the host waits for the device each time."""
+    """All at once, because the host waits for the device each time."""
     losses = [means[f"loss/{name}"] for name in movers]
     finite = iter(torch.isfinite(torch.stack([*losses, *norms.values()])).tolist())
     for players in movers.values():

@@ -171,7 +171,7 @@ def _held_back(found: ImageSet, mixed: bool, wanted: Wanted) -> ImageSet:
     """The training set without the `validation` images that are held back, or these.
 
     A set that may be sorted by class is spread: what is left is no slice of the whole, so it becomes a copy in the
-    cache, for the images of a large folder need not fit into memory.
+    cache, because the images of a large folder need not fit into memory.
     """
     n, split, validation = len(found), wanted.split, wanted.validation
     if not validation:
