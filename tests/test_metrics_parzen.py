@@ -118,10 +118,10 @@ def test_the_bandwidth_comes_from_the_validation_images_alone() -> None:
     valid, test = torch.full((3, 4), 0.2, dtype=F64), torch.full((5, 4), 0.5, dtype=F64)
     grid = (0.1, 0.2, 0.5, 0.9)
     fit = parzen(samples, valid, test, sigmas=grid)
-    assert fit.sigma == 0.2
-    assert (fit.sigma, fit.valid, fit.curve, fit.at_edge) == choose_sigma(samples, valid, sigmas=grid)
+    assert fit.chosen.sigma == 0.2
+    assert fit.chosen == choose_sigma(samples, valid, sigmas=grid)
     assert fit.mean == pytest.approx(-4 * 0.25 / 0.08 - 4 * math.log(0.2 * math.sqrt(2 * math.pi)), rel=1e-12)
-    assert parzen(samples, test, valid, sigmas=grid).sigma == 0.5
+    assert parzen(samples, test, valid, sigmas=grid).chosen.sigma == 0.5
 
 
 def test_the_error_is_that_over_test_images() -> None:
@@ -144,9 +144,9 @@ def digits(split: str, first: int, last: int) -> Tensor:
 def test_the_sigma_of_real_digits_and_the_plain_formula_of_them() -> None:
     train, valid, test = digits("train", 0, 1000), digits("train", 50000, 50200), digits("test", 0, 20)
     fit = parzen(train, valid, test)
-    assert fit.sigma == SIGMAS[3] and not fit.at_edge
+    assert fit.chosen.sigma == SIGMAS[3] and not fit.chosen.at_edge
     torch.testing.assert_close(
-        log_likelihood(test, train, [fit.sigma])[0], naive(test, train, fit.sigma), rtol=0, atol=1e-8
+        log_likelihood(test, train, [fit.chosen.sigma])[0], naive(test, train, fit.chosen.sigma), rtol=0, atol=1e-8
     )
 
 
@@ -154,8 +154,8 @@ def test_the_sigma_of_real_digits_and_the_plain_formula_of_them() -> None:
 def test_real_digits_score_what_they_score() -> None:
     """10,000 training digits as samples: the score that a perfect generator is near. About 6 seconds of one core."""
     fit = parzen(digits("train", 0, 10000), digits("train", 50000, 51000), digits("test", 0, 10000))
-    assert fit.sigma == SIGMAS[2] and not fit.at_edge
-    assert fit.valid == pytest.approx(238.12, abs=0.1)
+    assert fit.chosen.sigma == SIGMAS[2] and not fit.chosen.at_edge
+    assert fit.chosen.valid == pytest.approx(238.12, abs=0.1)
     assert fit.mean == pytest.approx(241.19, abs=0.1)
     assert fit.standard_error == pytest.approx(2.13, abs=0.01)
 

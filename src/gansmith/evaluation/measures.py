@@ -28,7 +28,7 @@ from gansmith.metrics.features import Extractor
 from gansmith.metrics.frechet import frechet_distance
 from gansmith.metrics.kernel import kernel_distance, mmd
 from gansmith.metrics.neighbours import Threshold, nearest_of_parts, share, threshold
-from gansmith.papers.parzen import SIGMAS, ParzenFit, SigmaChoice, choose_sigma, parzen
+from gansmith.papers.parzen import SIGMAS, choose_sigma, parzen
 from gansmith.papers.stacked import stacked_modes
 from gansmith.papers.tfd import FOLDS, mean_over_folds
 from gansmith.recipe import Recipe, combine, resolve
@@ -227,13 +227,12 @@ def _parzen(samples: Images, to: Reference) -> Measured:
 
 def _parzen_of_fold(samples: Images, to: Reference) -> Measured:
     valid = to.of("validation").first(PARZEN_VALID).flat
-    chosen: SigmaChoice | ParzenFit
     if to.split == "validation":  # to choose a checkpoint: the test images stay unseen
         chosen = choose_sigma(samples.flat, valid)
         mean, details = chosen.valid, {}
     else:
-        chosen = fit = parzen(samples.flat, valid, to.real.flat)
-        mean, details = fit.mean, {"validation": fit.valid, "standard_error": fit.standard_error}
+        chosen, mean, error = parzen(samples.flat, valid, to.real.flat)
+        details = {"validation": chosen.valid, "standard_error": error}
     if chosen.at_edge:
         to.say(f"parzen_ll: sigma {chosen.sigma:g} is at an end of the grid; a better one may lie beyond")
     return Measured({"parzen_ll": mean}, {**details, "sigma": chosen.sigma, "at_edge": chosen.at_edge})

@@ -35,17 +35,11 @@ class SigmaChoice(NamedTuple):
 class ParzenFit(NamedTuple):
     """A bandwidth chosen on validation images, and the test images at that bandwidth."""
 
-    sigma: float
-    valid: float
-    """Mean log-likelihood of the validation images at `sigma`, in nats."""
+    chosen: SigmaChoice
     mean: float
     """Mean log-likelihood of the test images, in nats."""
     standard_error: float
     """Of `mean`, over test images; other samples or another training are not in it."""
-    curve: tuple[float, ...]
-    """Mean log-likelihood of the validation images for each bandwidth tried."""
-    at_edge: bool
-    """`sigma` is the smallest or the largest of those tried: the best one may lie outside."""
 
 
 def log_likelihood(x: Tensor, samples: Tensor, sigmas: Sequence[float]) -> Tensor:
@@ -94,10 +88,9 @@ def parzen(samples: Tensor, valid: Tensor, test: Tensor, *, sigmas: Sequence[flo
     error is std (ddof 0) / sqrt(T). UserError for sets that do not fit or leave [0, 1].
     """
     _unit("test images", test)
-    choice = choose_sigma(samples, valid, sigmas=sigmas)
-    ll = log_likelihood(test, samples, [choice.sigma])[0]
-    error = ll.std(correction=0).item() / math.sqrt(len(ll))
-    return ParzenFit(choice.sigma, choice.valid, ll.mean().item(), error, choice.curve, choice.at_edge)
+    chosen = choose_sigma(samples, valid, sigmas=sigmas)
+    ll = log_likelihood(test, samples, [chosen.sigma])[0]
+    return ParzenFit(chosen, ll.mean().item(), ll.std(correction=0).item() / math.sqrt(len(ll)))
 
 
 def _unit(what: str, x: Tensor) -> None:
