@@ -97,6 +97,7 @@ NOISE = "noise"
 STAND_INS: dict[str, dict[str, Any]] = {
     **dict.fromkeys(("gan2014_cifar10_conv", "gan2014_cifar10_fc", "gan2014_tfd_pretrain"), {"data.name": "mnist"}),
     "gan2014_tfd": {"data.name": "mnist", "networks.G.weights": None},
+    "photos": {"networks.D": "photo_critic"},
     "srgan_x4": {"data.name": NOISE, "networks.F": "digit_features"},
     "esrgan_x4": {"data.name": NOISE, "networks.F": {"name": "digit_features", "values": "unit"}},
 }

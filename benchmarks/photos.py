@@ -183,10 +183,10 @@ def one(name: str, folder: Path, method: str, seed: int, options: argparse.Names
     out = options.runs / f"{name}-{method}-{seed}{tried}"
     out.parent.mkdir(parents=True, exist_ok=True)
     print(f"{name}, {method}, seed {seed}: {options.minutes:g} minutes of one thread", flush=True)
-    keys = dict(pair.split("=", 1) for pair in options.key)
-    made, how = METHODS[method](
-        folder, seed, 60 * options.minutes, out, {k: yaml.safe_load(v) for k, v in keys.items()}
-    )
+    keys = {k: yaml.safe_load(v) for k, v in (pair.split("=", 1) for pair in options.key)}
+    if options.critic_weights:
+        keys["networks.D.file"] = str(options.critic_weights)
+    made, how = METHODS[method](folder, seed, 60 * options.minutes, out, keys)
     public = seed == 0 and name not in options.unshown and not options.key
     shown = (OUT if public else options.runs) / f"{out.name}.png"
     shown.parent.mkdir(parents=True, exist_ok=True)
@@ -244,7 +244,8 @@ def main() -> None:
     parser.add_argument("--unshown", default="", help="sets whose pictures are not for the docs")
     parser.add_argument("--key", action="append", default=[], metavar="KEY=VALUE", help="another key of the recipe")
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "photos")
-    parser.add_argument("--feature-weights", type=Path)
+    parser.add_argument("--feature-weights", type=Path, help="MobileNet's, for the scores; else a download")
+    parser.add_argument("--critic-weights", type=Path, help="SqueezeNet's, for the recipe's D; else a download")
     options = parser.parse_args()
     if options.key and options.methods != "photos":
         parser.error("--key is for --methods photos")

@@ -244,8 +244,8 @@ ITEMS: dict[str, Item] = {
         recipe="ccgan",
         folder="flowers",
         shown=False,
-        note="Falls short: holes get the right colours under a grid of dots. The classifier has .49 right of 318 flowers"
-        " of four kinds, and .46 without the holes: one seed, and within chance.",
+        note="Falls short: holes get the right colours under a grid of dots. The classifier has .49 right of 318"
+        " flowers of four kinds, and .46 without the holes: one seed, and within chance.",
     ),
     "flowers_ccgan_labels_alone": Item(
         1200,

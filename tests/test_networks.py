@@ -56,6 +56,7 @@ CODES = {"unit_encoder", "unit_shared", "unit_decoder", "unit_critic", "munit_au
 CODES |= {"bicyclegan_encoder", "bicyclegan_critic"}  # in test_oracle_more.py
 # Those that enlarge pictures or look at them for a loss, and their critic: in test_oracle_super.py.
 CODES |= {"srgan_generator", "srgan_critic", "esrgan_generator", "digit_features", "vgg19_features"}
+CODES |= {"aided_critic"}  # in test_aided.py
 ROWS = [row for row in NETWORKS if row not in CODES]
 ONLY_32 = {"gan2014_conv_generator", "gan2014_conv_discriminator"}
 # What comes out, where it is not the picture of a generator, a translator or an auto-encoder.

@@ -62,6 +62,7 @@ NETWORKS: dict[str, str] = {
     "projection_critic": "gansmith.networks.sn:ProjectionCritic",
     "photo_generator": "gansmith.networks.photos:Generator",
     "photo_critic": "gansmith.networks.photos:Critic",
+    "aided_critic": "gansmith.networks.photos:AidedCritic",
     "r3gan_generator": "gansmith.networks.r3gan:Generator",
     "r3gan_critic": "gansmith.networks.r3gan:Critic",
     "line_generator": "gansmith.papers.line:Generator",

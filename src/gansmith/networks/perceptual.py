@@ -2,14 +2,17 @@
 
 import sys
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from gansmith.errors import UserError
 from gansmith.metrics import digits
+from gansmith.networks.blocks import Shape, at_least
 from gansmith.schema import Range
 from gansmith.weights import Published, read
 
@@ -20,6 +23,13 @@ VGG19 = Published(
     sha256="dcbb9e9d",
     megabytes=575,
     option="--networks.F.file PATH",
+)
+SQUEEZENET = Published(
+    "SqueezeNet",
+    url="https://download.pytorch.org/models/squeezenet1_1-b8a52dc0.pth",
+    sha256="b8a52dc0",
+    megabytes=5,
+    option="--networks.D.file PATH, or do without: --networks.D.name photo_critic",
 )
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -43,7 +53,34 @@ class DigitFeatures(nn.Module):
         return maps.unflatten(0, (len(x), -1)).flatten(1, 2)
 
 
-class VGG19Features(nn.Module):
+class Trained(nn.Module):
+    """The first layers of a network of torchvision's, `model`, with the weights that it got on ImageNet, frozen."""
+
+    def __init__(self, shape: Shape, what: Published, model: nn.Sequential, file: str | None, values: Values) -> None:
+        super().__init__()
+        if shape[0] not in (1, 3):
+            raise ValueError(f"data.channels is {shape[0]}; {what.name} looks at 1 or 3")
+        self.model, self.values = model, values
+        found, path = read(what, Path(file).expanduser() if file else None, partial(print, file=sys.stderr))
+        prefix = "features."
+        weights = {k.removeprefix(prefix): w for k, w in found.items() if k.startswith(prefix)}
+        here = model.state_dict()
+        if lacking := [k for k, w in here.items() if k not in weights or weights[k].shape != w.shape]:
+            raise UserError(
+                f"{path} is not {what.name}: it has no {prefix}{lacking[0]} of {tuple(here[lacking[0]].shape)}"
+            )
+        model.load_state_dict({k: weights[k].to(torch.get_default_dtype()) for k in here}, assign=True)
+        self.requires_grad_(False)
+        self.mean: Tensor
+        self.std: Tensor
+        self.register_buffer("mean", torch.tensor(MEAN).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(STD).view(3, 1, 1), persistent=False)
+
+    def normalised(self, x: Tensor) -> Tensor:
+        return (to_unit(x, self.values) - self.mean) / self.std
+
+
+class VGG19Features(Trained):
     """(N, 1 or 3, H, W) -> maps of VGG19 (Simonyan & Zisserman, 1409.1556), trained on ImageNet, after `layer` layers.
 
     36 is conv5_4 with its ReLU, 35 without. `file`: torchvision's weights, or their tensors as .safetensors; null:
@@ -52,31 +89,44 @@ class VGG19Features(nn.Module):
 
     def __init__(
         self,
-        shape: tuple[int, int, int],
+        shape: Shape,
         *,
         layer: Annotated[int, Range(1, 37)] = 36,
         file: str | None = None,
         values: Values = "signed",
     ) -> None:
-        super().__init__()
         from torchvision.models import vgg19
 
-        if shape[0] not in (1, 3):
-            raise ValueError(f"data.channels is {shape[0]}; VGG19 looks at 1 or 3")
         with torch.device("meta"):
-            self.model = vgg19().features[:layer]
-        self.values = values
-        found, path = read(VGG19, Path(file).expanduser() if file else None, partial(print, file=sys.stderr))
-        prefix = "features."
-        weights = {k.removeprefix(prefix): w for k, w in found.items() if k.startswith(prefix)}
-        here = self.model.state_dict()
-        if lacking := [k for k, w in here.items() if k not in weights or weights[k].shape != w.shape]:
-            raise UserError(f"{path} is not VGG19: it has no {prefix}{lacking[0]} of {tuple(here[lacking[0]].shape)}")
-        self.model.load_state_dict({k: weights[k].to(torch.get_default_dtype()) for k in here}, assign=True)
-        self.mean: Tensor
-        self.std: Tensor
-        self.register_buffer("mean", torch.tensor(MEAN).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(STD).view(3, 1, 1), persistent=False)
+            model = vgg19().features[:layer]
+        super().__init__(shape, VGG19, model, file, values)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.model((to_unit(x, self.values) - self.mean) / self.std)
+        return self.model(self.normalised(x))
+
+
+class SqueezeNetFeatures(Trained):
+    """(N, 1 or 3, H, W) -> four maps of SqueezeNet 1.1 (Iandola et al. 2016, 1602.07360), trained on ImageNet.
+
+    They have 64, 128, 256, 512 channels and a half, a quarter, an eighth, a sixteenth of H and W, rounded down. `file`
+    as for VGG19; the download is one of 5 MB.
+    """
+
+    MAPS = (64, 128, 256, 512)
+
+    def __init__(self, shape: Shape, *, file: str | None = None, values: Values = "signed") -> None:
+        from torchvision.models import squeezenet1_1
+
+        at_least(shape, 16)
+        with torch.device("meta"):
+            model = squeezenet1_1().features
+        super().__init__(shape, SQUEEZENET, model, file, values)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        # One pixel more, for its first layer has no border: then each map has half the size of the one before.
+        h = pad(self.normalised(x).expand(-1, 3, -1, -1), (0, 1, 0, 1), mode="replicate")
+        maps = []
+        for first, after in pairwise((0, 2, 5, 8, 13)):
+            h = self.model[first:after](h)
+            maps.append(h)
+        return maps

@@ -3,9 +3,10 @@
 Maps double where the size halves.
 """
 
-from torch import nn
+from torch import Tensor, nn
 
 from gansmith.networks.blocks import FromZ, Scores, Shape, UpConv, Width, halvings
+from gansmith.networks.perceptual import SqueezeNetFeatures
 
 
 class Generator(FromZ):
@@ -42,3 +43,36 @@ class Critic(Scores):
             layers.append(nn.LeakyReLU(0.2, inplace=True))
         h, w = (side >> len(maps) for side in shape[1:])
         super().__init__(*layers, nn.Flatten(), nn.Linear(maps[-1] * h * w, 1))
+
+
+class AidedCritic(nn.Module):
+    """Images (N, C, H, W) -> three scores (N,): of `Critic`, and of two heads on features of a frozen network.
+
+    The features are SqueezeNet's at an eighth and at a sixteenth of H and W; a head is convolutions of `head` maps down
+    to less than 8 pixels, then a linear layer. Source: Kumari et al. 2022 (arXiv 2112.09130), with one small network.
+    """
+
+    def __init__(
+        self, shape: Shape, *, width: Width = 32, most: Width = 256, head: Width = 64, file: str | None = None
+    ) -> None:
+        super().__init__()
+        self.pixels = Critic(shape, width=width, most=most)
+        self.features = SqueezeNetFeatures(shape, file=file)
+        self.heads = nn.ModuleList(
+            _head(maps, head, *(side >> halvings for side in shape[1:]))
+            for maps, halvings in zip(self.features.MAPS[2:], (3, 4), strict=True)
+        )
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        seen = self.features(x)[2:]
+        return self.pixels(x), *(head(maps) for head, maps in zip(self.heads, seen, strict=True))
+
+
+def _head(before: int, maps: int, h: int, w: int) -> Scores:
+    """Features (N, before, h, w) -> scores (N,)."""
+    layers: list[nn.Module] = [nn.Conv2d(before, maps, 1, bias=False)]
+    while min(h, w) > 4:
+        layers += [nn.BatchNorm2d(maps), nn.LeakyReLU(0.2, inplace=True), nn.Conv2d(maps, maps, 4, 2, 1, bias=False)]
+        h, w = h // 2, w // 2
+    layers += [nn.BatchNorm2d(maps), nn.LeakyReLU(0.2, inplace=True)]
+    return Scores(*layers, nn.Flatten(), nn.Linear(maps * h * w, 1))
