@@ -515,16 +515,20 @@ def test_shards_elsewhere_give_the_same_batches(shards: Path, store: Any, indexe
 
 @pytest.mark.parametrize("window", [1, 2, 3])
 def test_the_next_window_is_told_ahead(window: int) -> None:
-    """What each part of a batch comes to in the next window: the shards that it then reads, and no others."""
+    """What each part of a batch comes to in the next window: the shards that it then reads, and no others.
+
+    After the last window that is the first one of the next pass.
+    """
     edges = np.cumsum([0, 9, 8, 0, 11, 7, 10, 9])
-    order = Order(Layout(edges, np.zeros(54, np.uint64), window), "gansmith order 0 0", 4)
+    order, following = (Order(Layout(edges, np.zeros(54, np.uint64), window), f"{epoch}", 4) for epoch in range(2))
     size = order._turns * 4
-    for w in range(54 // size):
+    for w in range(-(-54 // size)):
+        here, start = (order, (w + 1) * size) if (w + 1) * size < 54 else (following, 0)
         for lo, hi in ((0, 4), (0, 1), (2, 4)):
-            places = np.add.outer(np.arange((w + 1) * size, min((w + 2) * size, 54) - 3, 4), np.arange(lo, hi)).ravel()
-            rows = [order[int(p) : int(p) + 1][0] for p in places]
+            places = np.add.outer(np.arange(start, min(start + size, 54) - 3, 4), np.arange(lo, hi)).ravel()
+            rows = [here[int(p) : int(p) + 1][0] for p in places]
             reads = {*(np.searchsorted(edges, rows, "right") - 1).tolist()}
-            told = order.ahead(slice(w * size + lo, w * size + hi))
+            told = order.ahead(slice(w * size + lo, w * size + hi), lambda: following)
             assert {s for s in told if edges[s] < edges[s + 1]} == reads and len(told) == len({*told})
 
 
@@ -538,6 +542,15 @@ def test_shards_from_elsewhere_come_ahead_of_their_window(shards: Path, store: A
     stream._read(0)
     files._fetching.shutdown()
     assert len(files.open.there) == 2
+    files._fetching = None
+    files.open.there.clear()
+    stream._read(6)  # the last whole one
+    files._fetching.shutdown()
+    here, following = (
+        {*(np.searchsorted(data.layout.edges, rows, "right") - 1).tolist()}
+        for rows in (stream._order(0, 0)[24:28], stream._order(0, 1)[:4])
+    )
+    assert not following <= here and following <= {*files.open.there}, "the first window of the next pass"
     files._fetching = None
     stream.close()
 

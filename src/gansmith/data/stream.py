@@ -6,6 +6,7 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from threading import Lock
 from time import perf_counter
@@ -240,13 +241,13 @@ class Stream(Iterator[Batch]):
         _, here = self._rows(position)
         raw: dict[str, Tensor] = {}
         for number, columns in enumerate(self._columns):
-            parts = [(self._order(number, epoch), part) for epoch, part in self._parts(number, here)]
-            index = np.concatenate([order[part] for order, part in parts])
+            parts = [(epoch, self._order(number, epoch), part) for epoch, part in self._parts(number, here)]
+            index = np.concatenate([order[part] for _, order, part in parts])
             if self.sets[number].layout:
                 images = self.sets[number].images
-                for order, part in parts if len(self.sets) == 1 else ():  # two orders would take each other's place
+                for epoch, order, part in parts if len(self.sets) == 1 else ():  # two would take each other's place
                     if isinstance(order, Order) and isinstance(images, Streamed):
-                        images.reader.fetch(order.ahead(part))
+                        images.reader.fetch(order.ahead(part, partial(self._order, number, epoch + 1)))
                 # Read together: what stands for a broken picture does so in all columns.
                 column = next(iter(columns.values()))
                 found = column.reader.read([own.name for own in columns.values()], column.where(index))

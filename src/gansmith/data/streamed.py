@@ -80,9 +80,13 @@ class Order:
             rows[here] = first + order[line[here] - self._starts[place]]
         return rows
 
-    def ahead(self, part: slice) -> list[int]:
-        """The shards that these places of a batch come to in the next window of the pass."""
+    def ahead(self, part: slice, following: Callable[[], Any]) -> list[int]:
+        """The shards that these places of a batch come to in the next window, which may be that of the next pass."""
         w = part.start // (self._turns * self._batch) + 1
+        return self._under(part, w) if w * self._turns * self._batch < self.n else following()._under(part, 0)
+
+    def _under(self, part: slice, w: int) -> list[int]:
+        """The shards that these places of a batch come to in window w, which may have no whole batch."""
         first, lo = w * self._turns * self._batch, part.start % self._batch
         whole = min(self._turns, (self.n - first) // self._batch)
         if whole <= 0 or part.stop <= part.start:
