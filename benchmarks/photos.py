@@ -184,7 +184,7 @@ def one(name: str, folder: Path, method: str, seed: int, options: argparse.Names
     out.parent.mkdir(parents=True, exist_ok=True)
     print(f"{name}, {method}, seed {seed}: {options.minutes:g} minutes of one thread", flush=True)
     keys = {k: yaml.safe_load(v) for k, v in (pair.split("=", 1) for pair in options.key)}
-    if options.critic_weights:
+    if options.critic_weights and not any(key.startswith("networks.D") for key in keys):
         keys["networks.D.file"] = str(options.critic_weights)
     made, how = METHODS[method](folder, seed, 60 * options.minutes, out, keys)
     public = seed == 0 and name not in options.unshown and not options.key

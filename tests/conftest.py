@@ -1,19 +1,24 @@
 """What the tests share: a cache of prepared pictures, small data for every game, recipes made small, two processes."""
 
+import atexit
 import multiprocessing
 import os
+import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, nullcontext
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from PIL import Image
 from torch.overrides import TorchFunctionMode
@@ -68,9 +73,9 @@ SMALL: dict[str, dict[str, Any]] = {
     "aae": {"prior.dim": 3, **{f"networks.{player}.widths": [8, 8] for player in ("E", "Dec", "D")}},
     **dict.fromkeys(("dcgan", "hinge_sn", "projection"), SMALL_CONV),
     "r3gan": {f"networks.{player}.{key}": 2 for player in "GD" for key in ("width", "most")},
-    "photos": {  # AidedCritic needs weights that do not ship: tests/test_aided.py makes some
-        **{"networks.G.width": 2, "networks.G.most": 2, "networks.D": {"name": "photo_critic", "width": 2, "most": 2}},
-        **{"channels": 1, "engine.precision": "float32"},
+    "photos": {
+        **{f"networks.{player}.{key}": 2 for player in "GD" for key in ("width", "most")},
+        **{"networks.D.head": 2, "channels": 1, "engine.precision": "float32"},
     },
     "pix2pix": {"networks.G.width": 2, "networks.G.depth": 4, "networks.D.width": 2},
     "cyclegan": {
@@ -118,7 +123,22 @@ SMALL: dict[str, dict[str, Any]] = {
 def small_flags(recipe: str, **more: Any) -> dict[str, Any]:
     """A shipped recipe's overrides that make it train in milliseconds on the data below."""
     held_back = {"data.validation": 2} if read_layer(recipe).keys["data"].get("validation") else {}
-    return {"img_size": 16, "batch_size": 8, "n_cpu": 2, **held_back, **SMALL[recipe], **more}
+    own = {"networks.D.file": str(squeezenet())} if recipe == "photos" else {}
+    return {"img_size": 16, "batch_size": 8, "n_cpu": 2, **held_back, **SMALL[recipe], **own, **more}
+
+
+@cache
+def squeezenet() -> Path:
+    """A file of random weights for a SqueezeNet, whose own do not ship."""
+    from torchvision.models import squeezenet1_1
+
+    folder = tempfile.mkdtemp(prefix="gansmith-weights-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        weights = {f"features.{k}": w for k, w in squeezenet1_1().features.state_dict().items()}
+    safetensors.torch.save_file(weights, Path(folder) / "squeezenet.safetensors")
+    return Path(folder) / "squeezenet.safetensors"
 
 
 @pytest.fixture

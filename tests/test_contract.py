@@ -100,7 +100,9 @@ def moves(made: Experiment) -> None:
     assert {p.name for movers in played for players in movers.values() for p in players} == {
         p.name for p in game.players
     }
-    assert {k for k, w in weights(*game.players).items() if w.dim() > 1 and torch.equal(w, start[k])} == set()
+    frozen = {f"{p.name}.{k}" for p in game.players for k, w in p.net.named_parameters() if not w.requires_grad}
+    stayed = {k for k, w in weights(*game.players).items() if w.dim() > 1 and torch.equal(w, start[k])}
+    assert stayed == {k for k in frozen if start[k].dim() > 1}
     for metrics in heard:
         assert {f"loss/{name}" for movers in played for name in movers} <= {*metrics}
         assert {f"grad/{player.name}" for player in game.players} <= {*metrics}

@@ -266,12 +266,13 @@ def build_network(
 ) -> nn.Module:
     """One player's network, on the CPU. It is handed by name what its positional parameters ask for:
 
-    latent_dim, shape (C, H, W), classes, how many the data has, and mean_image (C, H, W), the mean of the training
-    images in [0, 1], or None where trained weights follow.
+    latent_dim, shape (C, H, W), values, the range of the pictures, classes, how many the data has, and mean_image
+    (C, H, W), the mean of the training images in [0, 1], or None where trained weights follow.
     """
     handed = {
         "latent_dim": getattr(prior, "width", None),
         "shape": (recipe.data.channels, *recipe.data.size),
+        "values": recipe.data.values,
         "classes": classes,
         "mean_image": mean_image,
     }
@@ -294,7 +295,7 @@ def parameters(recipe: Recipe) -> dict[str, int]:
         if name not in game_of(recipe).frozen and ":" not in component.name:
             with torch.device("meta"):
                 network = build_network(recipe, name, prior, classes=10)
-            counts[name] = sum(p.numel() for p in network.parameters())
+            counts[name] = sum(p.numel() for p in network.parameters() if p.requires_grad)
     return counts
 
 

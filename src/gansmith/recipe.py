@@ -13,6 +13,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -92,10 +93,10 @@ LISTS = {  # kinds of which a recipe has a list, with an example
 }
 # What a game may be handed besides its players.
 PARTS = ("prior", "objective", "penalty", "noise", "accumulate", "everywhere")
-# What a run may be given anew when it goes on: how long, how watched, how computed, where its images lie.
+# What a run may be given anew when it goes on: how long, how watched, how computed, where images and weights lie.
 FREE = (
     *("n_epochs", "steps", "minutes", "sample_interval", "log_interval"),
-    *("data.name", "data.root", "data.n_cpu", "data.memory", "data.keep_mb", "data.max_broken"),
+    *("data.name", "data.root", "data.n_cpu", "data.memory", "data.keep_mb", "data.max_broken", "networks.*.file"),
     *(f"{at}.{key}" for at in ("checkpoint", "evaluation", "engine") for key in SECTIONS[at].__annotations__),
 )
 SHORT_NAMES = {  # of what lies deeper in a recipe, the post's own first; a star stands for every player
@@ -397,10 +398,14 @@ class _Checker:
         return {key: schema.convert(value, known[key], self.where(full[key])) for key, value in given.items()}
 
 
+def _is_free(key: str) -> bool:
+    return any(fnmatchcase(key, free) for free in FREE)
+
+
 def check_resumable(run: Path, flags: Mapping[str, Any]) -> None:
     """UserError for a flag that would change what a run trains."""
     for key in flags:
-        if SHORT_NAMES.get(key, "data.name" if key == "data" else key) not in FREE:
+        if not _is_free(SHORT_NAMES.get(key, "data.name" if key == "data" else key)):
             new = f"gansmith train {run / 'recipe.yaml'} --{key} ..."
             raise UserError(f"{key}: a run keeps its recipe, all but {', '.join(FREE)}; to start a new run: {new}")
 
@@ -410,7 +415,7 @@ def difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> str | None:
     before, now = dict(flatten(one)), dict(flatten(other))
     for key in {**before, **now}:
         lacks = not (key in before and key in now)  # an older gansmith may have lacked it; only components count
-        if key not in FREE and (key.endswith(".name") if lacks else before[key] != now[key]):
+        if not _is_free(key) and (key.endswith(".name") if lacks else before[key] != now[key]):
             return f"{key} was {before.get(key)} and is {now.get(key)}"
     return None
 

@@ -1,10 +1,10 @@
-"""Features of frozen networks that losses compare pictures by, in place of pixels."""
+"""Features of frozen networks, by which losses compare pictures and critics judge them."""
 
 import sys
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +29,7 @@ SQUEEZENET = Published(
     url="https://download.pytorch.org/models/squeezenet1_1-b8a52dc0.pth",
     sha256="b8a52dc0",
     megabytes=5,
-    option="--networks.D.file PATH, or do without: --networks.D.name photo_critic",
+    option="--networks.D.file PATH, or train without it: --networks.D.name photo_critic",
 )
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -54,13 +54,25 @@ class DigitFeatures(nn.Module):
 
 
 class Trained(nn.Module):
-    """The first layers of a network of torchvision's, `model`, with the weights that it got on ImageNet, frozen."""
+    """The first layers of a network of torchvision's, `model`, with the weights that it got on ImageNet, frozen.
+
+    On the meta device, where parameters are only counted, no weights are read. ValueError for 2 or 4 channels,
+    UserError for a file of anything else.
+    """
 
     def __init__(self, shape: Shape, what: Published, model: nn.Sequential, file: str | None, values: Values) -> None:
         super().__init__()
         if shape[0] not in (1, 3):
             raise ValueError(f"data.channels is {shape[0]}; {what.name} looks at 1 or 3")
-        self.model, self.values = model, values
+        if values not in get_args(Values):
+            raise ValueError(f"data.values is {values}; {what.name} looks at {' or '.join(get_args(Values))}")
+        self.model, self.values = model.requires_grad_(False), values
+        self.mean: Tensor
+        self.std: Tensor
+        self.register_buffer("mean", torch.tensor(MEAN).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(STD).view(3, 1, 1), persistent=False)
+        if self.mean.is_meta:
+            return
         found, path = read(what, Path(file).expanduser() if file else None, partial(print, file=sys.stderr))
         prefix = "features."
         weights = {k.removeprefix(prefix): w for k, w in found.items() if k.startswith(prefix)}
@@ -71,12 +83,9 @@ class Trained(nn.Module):
             )
         model.load_state_dict({k: weights[k].to(torch.get_default_dtype()) for k in here}, assign=True)
         self.requires_grad_(False)
-        self.mean: Tensor
-        self.std: Tensor
-        self.register_buffer("mean", torch.tensor(MEAN).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(STD).view(3, 1, 1), persistent=False)
 
     def normalised(self, x: Tensor) -> Tensor:
+        """Pictures as the network was trained on them, grey ones in three channels."""
         return (to_unit(x, self.values) - self.mean) / self.std
 
 
@@ -109,7 +118,7 @@ class SqueezeNetFeatures(Trained):
     """(N, 1 or 3, H, W) -> four maps of SqueezeNet 1.1 (Iandola et al. 2016, 1602.07360), trained on ImageNet.
 
     They have 64, 128, 256, 512 channels and a half, a quarter, an eighth, a sixteenth of H and W, rounded down. `file`
-    as for VGG19; the download is one of 5 MB.
+    as for VGG19, with a download of 5 MB. ValueError for pictures under 16x16.
     """
 
     MAPS = (64, 128, 256, 512)
@@ -123,8 +132,9 @@ class SqueezeNetFeatures(Trained):
         super().__init__(shape, SQUEEZENET, model, file, values)
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        # One pixel more, for its first layer has no border: then each map has half the size of the one before.
-        h = pad(self.normalised(x).expand(-1, 3, -1, -1), (0, 1, 0, 1), mode="replicate")
+        # One pixel more: the first layer has no border, and so each map has half the size of the one before. Columns,
+        # then rows: no pixel has a gradient of more than two terms, whose sum does not depend on their order.
+        h = pad(pad(self.normalised(x), (0, 1, 0, 0), mode="replicate"), (0, 0, 0, 1), mode="replicate")
         maps = []
         for first, after in pairwise((0, 2, 5, 8, 13)):
             h = self.model[first:after](h)

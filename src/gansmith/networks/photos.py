@@ -5,8 +5,8 @@ Maps double where the size halves.
 
 from torch import Tensor, nn
 
-from gansmith.networks.blocks import FromZ, Scores, Shape, UpConv, Width, halvings
-from gansmith.networks.perceptual import SqueezeNetFeatures
+from gansmith.networks.blocks import FromZ, Scores, Shape, UpConv, Width, check_multiple, halvings
+from gansmith.networks.perceptual import SqueezeNetFeatures, Values
 
 
 class Generator(FromZ):
@@ -35,7 +35,7 @@ class Generator(FromZ):
 class Critic(Scores):
     """Images (N, C, H, W) -> scores (N,): 4x4 convolutions of stride 2, LeakyReLU 0.2, BatchNorm after all but one."""
 
-    def __init__(self, shape: Shape, *, width: Width = 64, most: Width = 256) -> None:
+    def __init__(self, shape: Shape, *, width: Width = 32, most: Width = 256) -> None:
         maps = [min(width << i, most) for i in range(halvings(*shape[1:]))]
         layers: list[nn.Module] = [nn.Conv2d(shape[0], maps[0], 4, 2, 1), nn.LeakyReLU(0.2, inplace=True)]
         for before, after in zip(maps, maps[1:], strict=False):
@@ -48,20 +48,30 @@ class Critic(Scores):
 class AidedCritic(nn.Module):
     """Images (N, C, H, W) -> three scores (N,): of `Critic`, and of two heads on features of a frozen network.
 
-    The features are SqueezeNet's at an eighth and at a sixteenth of H and W; a head is convolutions of `head` maps down
-    to less than 8 pixels, then a linear layer. Source: Kumari et al. 2022 (arXiv 2112.09130), with one small network.
+    The features are SqueezeNet's at an eighth and at a sixteenth of H and W; a head is convolutions of `head` maps
+    until the shorter side has at most 4 pixels, then a linear layer. ValueError for sides that are no multiples of 4 or
+    under 16, and for 2 or 4 channels. Source: Kumari et al. 2022 (arXiv 2112.09130), with one small network.
     """
 
     def __init__(
-        self, shape: Shape, *, width: Width = 32, most: Width = 256, head: Width = 64, file: str | None = None
+        self,
+        shape: Shape,
+        values: Values,
+        *,
+        width: Width = 16,
+        most: Width = 128,
+        head: Width = 64,
+        file: str | None = None,
     ) -> None:
         super().__init__()
+        check_multiple(*shape[1:], 4, least=16)
+        if shape[0] not in (1, 3):
+            raise ValueError(f"data.channels is {shape[0]}; SqueezeNet looks at 1 or 3, and photo_critic at any number")
         self.pixels = Critic(shape, width=width, most=most)
-        self.features = SqueezeNetFeatures(shape, file=file)
-        self.heads = nn.ModuleList(
-            _head(maps, head, *(side >> halvings for side in shape[1:]))
-            for maps, halvings in zip(self.features.MAPS[2:], (3, 4), strict=True)
-        )
+        self.features = SqueezeNetFeatures(shape, file=file, values=values)
+        _, _, eighth, sixteenth = self.features.MAPS
+        h, w = shape[1:]
+        self.heads = nn.ModuleList((_head(eighth, head, h // 8, w // 8), _head(sixteenth, head, h // 16, w // 16)))
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         seen = self.features(x)[2:]
@@ -69,10 +79,11 @@ class AidedCritic(nn.Module):
 
 
 def _head(before: int, maps: int, h: int, w: int) -> Scores:
-    """Features (N, before, h, w) -> scores (N,)."""
-    layers: list[nn.Module] = [nn.Conv2d(before, maps, 1, bias=False)]
+    """Features (N, before, h, w) -> scores (N,). Maps of one pixel have no BatchNorm: one sample has no variance."""
+    norm = h * w > 1
+    layers: list[nn.Module] = [nn.Conv2d(before, maps, 1, bias=not norm)]
     while min(h, w) > 4:
         layers += [nn.BatchNorm2d(maps), nn.LeakyReLU(0.2, inplace=True), nn.Conv2d(maps, maps, 4, 2, 1, bias=False)]
         h, w = h // 2, w // 2
-    layers += [nn.BatchNorm2d(maps), nn.LeakyReLU(0.2, inplace=True)]
+    layers += [*([nn.BatchNorm2d(maps)] if norm else []), nn.LeakyReLU(0.2, inplace=True)]
     return Scores(*layers, nn.Flatten(), nn.Linear(maps * h * w, 1))
