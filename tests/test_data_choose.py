@@ -112,3 +112,9 @@ def test_no_flip_leaves_other_views() -> None:
     left = without_flip(recipe)
     assert [view["name"] for view in left] == ["jitter"]
     assert plan("photos", flags={"views": left}).recipe.views == recipe.views[:1]
+
+
+def test_a_folder_without_pictures_is_told_before_anything_is_chosen(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("no picture")
+    with pytest.raises(UserError, match=f"no pictures in {tmp_path}; looked for .*"):
+        choose(str(tmp_path), 64)

@@ -11,6 +11,7 @@ from unittest.mock import Mock
 
 import numpy as np
 import pytest
+from conftest import save_noise
 from PIL import Image
 
 from gansmith.data import ImageSet, Wanted, decoder, load_sets
@@ -183,6 +184,16 @@ def test_whole_pictures_are_made_small_one_by_one(folder: Path, monkeypatch: pyt
     monkeypatch.setattr("gansmith.data.prepare.decode", decode)
     (data,) = load(folder, PAIRS)
     assert seen == [2] * 5 and levels(data) == {"a": [*range(5)], "b": [*range(100, 105)]}
+
+
+def test_pictures_that_look_like_no_pairs_are_doubted_unless_the_recipe_is_sure(tmp_path: Path) -> None:
+    for pairs, doubts in (("auto", 1), ("halves", 0)):
+        save_noise(tmp_path / "square", 3, size=(6, 6))
+        load(tmp_path / "square", PAIRS, said := [], pairs=pairs)
+        assert sum("is 6x6, and half of it 3x6: is it a pair?" in line for line in said) == doubts
+    save_noise(tmp_path / "wide", 3, size=(4, 6))
+    load(tmp_path / "wide", PAIRS, said := [])
+    assert not any("is it a pair?" in line for line in said)
 
 
 def test_halves_left_is_a_unless_the_direction_is_b2a(folder: Path) -> None:

@@ -234,6 +234,15 @@ def test_a_stopped_run_is_not_made_shorter_than_it_is(
     assert contents(run) == before
 
 
+def test_rates_that_rise_again_with_a_new_length_are_told(
+    pictures: Path, small: Callable[..., dict[str, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    train("fast_mnist", steps=2, at=run, data=pictures, overrides=small("fast_mnist"))
+    train("fast_mnist", steps=4, at=run, resume=True, quiet=False)
+    assert "they follow the new length, and what had fallen rises again" in capsys.readouterr().out
+
+
 def test_changed_pictures_are_noticed(pictures: Path, finished: Path, tmp_path: Path) -> None:
     own = Path(shutil.copytree(pictures, tmp_path / "own"))
     next(own.iterdir()).unlink()

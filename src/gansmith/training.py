@@ -261,6 +261,8 @@ def _session(world: World, resolved: Resolved, out: Path | None, quiet: bool) ->
             say(f"{total:,} rounds are too few for pictures to show much: give --steps, or a greater --n_epochs")
         done = world.on_first(lambda: run is not None and runs.finished(run))
         _check_unfinished(run, done, recipe, experiment, total)
+        if done and any(one.args.get("unit") == "training" for one in recipe.schedules):
+            say("schedules count shares of the training: they follow the new length, and what had fallen rises again")
         _warn_of_rest(experiment, total, say)
         made = runs.created(out, resolved.label, recipe.data.name, lambda: state.round == 0)
         run = world.on_first(lambda: run or held.enter_context(made))

@@ -4,7 +4,8 @@ import hashlib
 import os
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -106,6 +107,8 @@ def _find(name: str, parts: Sequence[Part], wanted: Wanted, *, halves: bool = Fa
     if halves:
         left, right = "ab" if wanted.direction == "a2b" else "ba"
         wanted.say(f"{folders[0]}: the left half of each picture is {left}, the right half {right}")
+        if wanted.pairs == "auto":
+            _doubt(folders[0], samples[0][0], wanted.say)
 
     def read(index: int) -> Sample:
         files = [folder / file for folder, file in zip(folders, samples[index], strict=True)]
@@ -128,6 +131,15 @@ def _find(name: str, parts: Sequence[Part], wanted: Wanted, *, halves: bool = Fa
     prints = [fingerprint(listing.files) for listing in listings]
     path = wanted.path(name, *folders, *prints, *["halves"] * halves, *told)
     return Found(path, wanted, Source(name, len(samples), read, title, classes, broken, fields=fields))
+
+
+def _doubt(folder: Path, file: str, say: Callable[[str], None]) -> None:
+    """A warning where the first picture does not look like two side by side."""
+    with suppress(Exception), pictures.opened(folder / file) as image:  # what cannot be read preparing will name
+        w, h = image.size
+        if w < 1.5 * h:
+            text = f"warning: {printable(file)} is {w}x{h}, and half of it {w // 2}x{h}: is it a pair?"
+            say(f"{text} If all are, --data.pairs halves says so")
 
 
 def _partners(folders: Sequence[Path], listings: Sequence[Listing], wanted: Wanted) -> Samples:
@@ -246,16 +258,23 @@ def _list_part(part: Part, wanted: Wanted) -> Listing:
         heic = "; pip install pillow-heif, to read .heic" * any(e in (".heic", ".heif") for e in listing.others)
         wanted.say(f"passed over in {part.folder}: {listing.others.total()} files with other endings ({counts}){heic}")
     if not listing.files:
-        endings = " ".join(pictures.EXTENSIONS)
-        reason = f" ({listing.broken[0].why}: {listing.broken[0].file})" if listing.broken else ""
-        raise UserError(f"no pictures in {part.folder}{reason}; looked for {endings} there and in its subfolders")
+        raise _none(part.folder, listing)
     return listing
 
 
+def _none(folder: Path, listing: Listing) -> UserError:
+    endings = " ".join(pictures.EXTENSIONS)
+    reason = f" ({listing.broken[0].why}: {listing.broken[0].file})" if listing.broken else ""
+    return UserError(f"no pictures in {folder}{reason}; looked for {endings} there and in its subfolders")
+
+
 def training_files(folder: Path) -> list[Path]:
-    """The files of single pictures that a training on this folder takes."""
+    """The files of single pictures that a training on this folder takes; UserError where there are none."""
     part = _split(folder, "train") or Part(folder)
-    return [part.folder / name for name in list_folder(part.folder, spare=part.spare).files]
+    listing = list_folder(part.folder, spare=part.spare)
+    if not listing.files:
+        raise _none(part.folder, listing)
+    return [part.folder / name for name in listing.files]
 
 
 def fingerprint(files: Mapping[str, tuple[int, int]]) -> str:
