@@ -200,8 +200,15 @@ def test_games_meet_nothing_but_their_parts() -> None:
 
 
 def test_one_family_imports_no_other() -> None:
-    """Networks share `blocks`; games share what every game is, and the two-player game that some refine."""
-    shared = {"networks.blocks", "games.game", "games.critique", "games.pool", "games.two_player"}
+    """Networks share `blocks` and frozen features; games what every game is, and the game that some refine."""
+    shared = {
+        "networks.blocks",
+        "networks.perceptual",
+        "games.game",
+        "games.critique",
+        "games.pool",
+        "games.two_player",
+    }
     for kind in ("networks", "games"):
         assert {target for name, target in EDGES if place(name) == place(target) == kind} <= shared
 
