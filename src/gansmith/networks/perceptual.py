@@ -82,7 +82,6 @@ class Trained(nn.Module):
                 f"{path} is not {what.name}: it has no {prefix}{lacking[0]} of {tuple(here[lacking[0]].shape)}"
             )
         model.load_state_dict({k: weights[k].to(torch.get_default_dtype()) for k in here}, assign=True)
-        self.requires_grad_(False)
 
     def normalised(self, x: Tensor) -> Tensor:
         """Pictures as the network was trained on them, grey ones in three channels."""
