@@ -190,6 +190,7 @@ def test_help_shows_the_posts_options_with_its_defaults(cli: Gansmith) -> None:
         (["train", "ring", "--schedules.0.after", "40", "--steps", "1"], ["ends at 41", "a share, at most 1"]),
         (["train", "ring", "--schedules.0.unit", "rounds", "--schedules.0.over", "0.5", "--steps", "1"], ["whole"]),
         (["sample", "."], [". is not a run"]),
+        (["sample", "gan"], ["gan is a recipe, not a run: gansmith train gan makes one"]),
         (["train", "--out", "", "--steps", "1"], ["--out is empty; it needs a value"]),
     ],
     ids=" ".join,

@@ -259,8 +259,16 @@ def test_what_there_are_too_few_images_for_is_left_out_unless_it_is_named(few: D
     options: dict[str, Any] = {"data": data, "n": 60, "seeds": [0], "features": "mnist"}
     found = {receipt.measure for receipt in evaluate(of(few, "train"), **options, say=said.append)}
     assert "mmd" in found and not found & {"memorised", "memorised_pixels", "fd", "kd", "precision", "coverage"}
-    assert any(text.startswith("pr is left out: 19 real images: at least 50") for text in said)
-    assert sum(text.startswith("memorised is left out: 19 held-out images") for text in said) == 1
+    assert "pr is left out: of 19 real images it says little; it needs 1,000" in said
+    assert "memorised is left out: of 19 real images it says little; it needs 20" in said
+    sixty = Evaluator(replace(data, validation=60), reference="validation", features="mnist", say=quiet)
+    assert {"mmd", "memorised"} <= {*sixty.metrics} and not {"fd", "kd", "pr", "dc", "parzen_ll"} & {*sixty.metrics}
+    with pytest.raises(UserError, match=r"too few validation pictures \(19\)"):
+        Evaluator(replace(data, img_size=32), reference="validation", features="mnist", say=quiet)  # no features fit
+    with pytest.raises(UserError, match="19 real images: at least 50"):
+        evaluate(of(few, "train"), **options, metrics=["pr"], say=quiet)
+    with pytest.raises(UserError, match="19 held-out images"):
+        evaluate(of(few, "train"), **options, metrics=["memorised"], say=quiet)
     with pytest.raises(UserError, match=r"60 images.* at least 65"):
         evaluate(of(few, "train"), **options, metrics=["fd"], say=quiet)
 
@@ -465,7 +473,7 @@ def test_unpaired_translations_have_distances_and_no_truth(pairs: Path) -> None:
     what = recipe("cyclegan", pairs / "two")
     back = sampler(lambda b: -b, "b", "a", "signed")
     evaluator = Evaluator(what, maker=back.maker, reference="test", features="mnist", say=quiet)
-    assert evaluator.metrics == ["parzen_ll", "memorised_pixels"] and evaluator.most == 20
+    assert evaluator.metrics == ["memorised_pixels"] and evaluator.most == 20
     a = torch.cat([torch.from_numpy(np.array(Image.open(p)))[None] for p in sorted((pairs / "two/test/a").iterdir())])
     a = a.permute(0, 3, 1, 2) / 255
     made, real = evaluator.make(back, 20, 0), evaluator.to.real.pixels()

@@ -16,7 +16,7 @@ from gansmith import checkpoint, engine, schema
 from gansmith.augment import Augment, beside_unseen, sign_of_real
 from gansmith.data import ImageSet, load_sets
 from gansmith.data.addresses import is_shards
-from gansmith.data.choose import choose
+from gansmith.data.choose import FEWEST, choose
 from gansmith.data.load import row_of
 from gansmith.data.prepare import Needs, Wanted
 from gansmith.data.stream import Stream
@@ -101,10 +101,10 @@ def settled(recipe: Recipe, device: torch.device, say: Say) -> Recipe:
             channels=data.channels or channels,
             validation=held if data.validation < 0 else data.validation,
         )
-        h, w = data.size
+        (h, w), few = data.size, recipe.data.validation < 0 < data.validation < FEWEST
         say(
             f"chosen for {data.name}: --img_size {h if h == w else f'{h},{w}'} --channels {data.channels}"
-            f" --data.validation {data.validation}"
+            f" --data.validation {data.validation}" + few * f" (memorisation is told by no fewer than {FEWEST})"
         )
     if around.precision == "auto":
         around = replace(around, precision=engine.best_precision(device))

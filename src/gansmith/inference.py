@@ -22,7 +22,7 @@ from gansmith.engine import choose_device
 from gansmith.errors import UserError
 from gansmith.games.game import SAMPLE, Game, Maker
 from gansmith.priors import Codes, Prior
-from gansmith.recipe import Recipe, is_run, plan
+from gansmith.recipe import Recipe, is_run, plan, recipe_names
 from gansmith.run.folder import check_links
 from gansmith.run.pictures import to_uint8
 from gansmith.schema import did_you_mean
@@ -391,6 +391,8 @@ def open_run(
     """A run at its newest checkpoint that verifies, at a given round, or at the best kept."""
     run = Path(run)
     if not is_run(run):
+        if str(run) in recipe_names() and not run.exists():
+            raise UserError(f"{run} is a recipe, not a run: gansmith train {run} makes one, in runs/")
         pull = "; a run on the hub: gansmith pull it first" * str(run).startswith(hub.PREFIX)
         beside = run.absolute().parent.glob("*/") if run.name and not pull else ()
         near = did_you_mean(str(run), [str(run.with_name(one.name)) for one in beside if is_run(one)])

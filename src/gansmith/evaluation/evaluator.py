@@ -96,6 +96,15 @@ class Evaluator:
                     raise
                 say(f"all that needs features is left out: {error}")
         self.to = Reference(recipe, self.maker.imitates, reference, self.extractor, where, say)
+        if not self.named:
+            there = len(self.to.real)
+            for name in [m for m in self.metrics if METRICS[m].real > there]:
+                say(f"{name} is left out: of {there} real images it says little; it needs {METRICS[name].real:,}")
+                self.metrics.remove(name)
+            if not self.metrics:
+                raise UserError(
+                    f"{self.data.name}: there are too few {reference} pictures ({there}) to say anything by"
+                )
         self._real: dict[str, Measured | None] = {}
         self._parts = self._done = 0
         self._began = 0.0

@@ -376,6 +376,7 @@ class Metric:
     points: bool = False  # takes points of a mixture that is known, not pictures
     alone: Sequence[str] = ()  # sets that are scored by it and, unless more is named, by nothing else; no other set is
     n: int = 10_000
+    real: int = 1  # of fewer real images it says little: it must be named to be taken
     note: str = ""
 
     @property
@@ -431,11 +432,12 @@ METRICS: dict[str, Metric] = {
         },
         features=False,
         folds=True,
+        real=PARZEN_VALID,
         note="historical: says little of quality (Theis et al. 2016, arXiv 1511.01844)",
     ),
-    "fd": Metric(_frechet, {"fd": ("", "lower")}),  # arXiv 1706.08500
+    "fd": Metric(_frechet, {"fd": ("", "lower")}, real=1000),  # arXiv 1706.08500
     "kd": Metric(  # arXiv 1801.01401
-        _kernel, {"kd": ("", "lower")}, {"kernel": "(x.y/d + 1)^3", "subsets": "100 of 1000, seed 0"}
+        _kernel, {"kd": ("", "lower")}, {"kernel": "(x.y/d + 1)^3", "subsets": "100 of 1000, seed 0"}, real=1000
     ),
     "mmd": Metric(
         _mmd,
@@ -448,12 +450,14 @@ METRICS: dict[str, Metric] = {
         {"precision": ("", "higher"), "recall": ("", "higher")},
         {"k": 3},
         equal=True,
+        real=1000,
     ),
     "dc": Metric(  # arXiv 2002.09797
         partial(_balls, of=neighbours.density_coverage),
         {"density": ("", "1"), "coverage": ("", "higher")},
         {"k": 5},
         equal=True,
+        real=1000,
     ),
     "score": Metric(  # arXiv 1606.03498
         _inception_score, {"score": ("", "higher")}, {"splits": 10}, compares=False, logits=True
@@ -492,6 +496,7 @@ METRICS: dict[str, Metric] = {
         NEAREST,
         also=("train",),
         n=2000,
+        real=neighbours.FEWEST,
     ),
     "memorised_pixels": Metric(
         partial(_memorised, value="memorised_pixels", vectors=Images.flat_parts),
@@ -500,6 +505,7 @@ METRICS: dict[str, Metric] = {
         features=False,
         also=("train",),
         n=2000,
+        real=neighbours.FEWEST,
     ),
     **{
         name: Metric(
