@@ -237,11 +237,12 @@ def test_what_is_trained_on_what_is_said_unless_it_is_quiet(
 ) -> None:
     train(tmp_path / "quiet", 3, keys={"log_interval": 1})
     assert capfd.readouterr() == ("", "")
-    run = train(tmp_path / "run", 16, keys={"data.memory": "map"}, quiet=False)
+    run = train(tmp_path / "run", 14, keys={"data.memory": "map", "data.validation": 4}, quiet=False)
     text = "".join(capfd.readouterr())
-    for part in ("gan: Simultaneous", "cpu, seed 0", "60 images (1, 16, 16)", "by 2 threads", "to round 16 = 2 epochs"):
+    read = "56 images (1, 16, 16) from a memory map by 2 threads, 4 held back; to round 14 = 2 epochs"
+    for part in ("gan: Simultaneous", "cpu, seed 0", read):
         assert part in text, text
-    assert f"run folder: {run}" in text and re.search(r"round 16/16\b.*took", text)
+    assert f"run folder: {run}" in text and re.search(r"round 14/14\b.*took", text)
 
 
 # ---- not finite ------------------------------------------------------------------------------------------------

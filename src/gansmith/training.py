@@ -575,6 +575,7 @@ def _banner(session: Session, label: str, tensorboard: bool) -> str:
     begin = f"from round {experiment.state.round} " if experiment.state.round else ""
     events = "" if tensorboard or begin else "\nTensorBoard events are not written: pip install tensorboard"
     sets = "; ".join(f"{s.name}: {len(s):,} images {tuple(s.images.shape[1:])}" for s in stream.sets)
+    held = f", {recipe.data.validation:,} held back" * (recipe.data.validation > 0)
     flips = "\npictures are mirrored at random; --no-flip leaves that out" * any(v.name == "flip" for v in recipe.views)
     seen = ""
     if recipe.augment:
@@ -582,6 +583,6 @@ def _banner(session: Session, label: str, tensorboard: bool) -> str:
         seen = f"\nchanges of what D sees: {', '.join(change.name for change in recipe.augment)}{adapts}"
     return (
         f"{label}: {type(game).__name__}, {players} parameters, {session.world.device}{ranks},"
-        f" seed {recipe.seed}\n{sets} {where}; {begin}to round {total:,}"
+        f" seed {recipe.seed}\n{sets} {where}{held}; {begin}to round {total:,}"
         f" = {total / experiment.rounds_per_epoch:.4g} epochs{flips}{seen}\nrun folder: {session.run}{events}"
     )
