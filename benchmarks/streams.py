@@ -2,19 +2,23 @@
 
     python benchmarks/streams.py --repeats 5
     python benchmarks/streams.py --repeats 5 --n 20000 --side 256
+    python benchmarks/streams.py --repeats 7 --train fast_mnist    # a training on shards of its set, and from memory
 
 All decode the same files with as many worker processes, shuffle, and give float32 batches in [-1, 1] of the same size.
 Interleaved, each time one pass from its first batch to its last; the start of workers is left out. "from memory" is a
 second pass of pictures that gansmith keeps; "a folder" is its preparation, once; "decoding alone" is one process that
-does nothing else, with its share.
+does nothing else, with its share. With --train the rounds of a recipe are timed instead, in blocks of half a second or
+more: from memory, on shards whose pictures are kept, once a pass is through, and on shards that each pass decodes.
 """
 
 import argparse
+import math
 import os
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -22,6 +26,7 @@ from unittest.mock import patch
 import numpy as np
 import torch
 from PIL import Image
+from rounds import Bench
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -30,6 +35,9 @@ from gansmith.data.decoder import Form, decode
 from gansmith.data.pictures import to_array
 from gansmith.data.stream import Stream
 from gansmith.data.write_shards import write_shards
+from gansmith.engine import choose_device
+from gansmith.recipe import plan
+from gansmith.training import alone
 
 SIZE, BATCH = (64, 64), 64
 
@@ -120,6 +128,39 @@ def contenders(files: Path, shards: Path, n: int, workers: int) -> dict[str, Cal
     return found | {"webdataset": webdataset, "DataLoader over files": over_files, "decoding alone": alone}
 
 
+def training(recipe: str, folder: Path, repeats: int, workers: int) -> None:
+    """Prints how fast a recipe trains on shards of its own set, beside from memory: ratios of neighbouring blocks."""
+    data = plan(recipe).recipe.data
+    own: dict[str, Any] = {"n_cpu": workers, "data.validation": 0}
+    write_shards(Wanted(data.name, data.size, data.channels, say=lambda _: None), folder / "shards", per_shard=2000)
+    cases = {
+        "from memory": own,
+        "shards, kept": {**own, "data.name": str(folder / "shards"), "data.keep_mb": 4096},
+        "shards, decoded on every pass": {**own, "data.name": str(folder / "shards"), "data.keep_mb": 0},
+    }
+    device = choose_device("cpu")
+    with ExitStack() as held:
+        held.enter_context(alone(device, tf32=False))
+        found: dict[str, list[float]] = {name: [] for name in cases}
+        benches = {}
+        for i, (name, flags) in enumerate(cases.items()):
+            benches[name] = Bench(plan(recipe, flags=flags).recipe, device, folder / str(i), lambda _: None)
+            held.callback(benches[name].close)
+        rounds = max(2 * bench.warm_up() for bench in benches.values())
+        benches["shards, kept"].play(math.ceil(benches["shards, kept"].experiment.rounds_per_epoch))
+        for _ in range(repeats):
+            for name, bench in benches.items():
+                found[name].append(rounds / bench.play(rounds))
+    print(f"{recipe + ', on':32s} {'rounds/s, median (range)':>30s} {'of from memory, median (range)':>32s}")
+    for name, speeds in found.items():
+        shares = [s / m for s, m in zip(speeds, found["from memory"], strict=True)]
+        spread, wide = (f"({min(x):,.{digits}f} to {max(x):,.{digits}f})" for x, digits in ((speeds, 1), (shares, 2)))
+        print(
+            f"{name:32s} {statistics.median(speeds):10,.1f} {spread:>19s} {statistics.median(shares):12.2f} {wide:>19s}"
+        )
+    print(f"blocks of {rounds} rounds, {workers} workers, {os.cpu_count()} cores")
+
+
 def main() -> None:
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw, usage=argparse.SUPPRESS)
@@ -127,11 +168,15 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=6000, help="pictures, at least 1000")
     parser.add_argument("--side", type=int, default=64, help="of the JPEG files, in pixels")
     parser.add_argument("--workers", type=int, default=2, help="processes that decode")
+    parser.add_argument("--train", metavar="RECIPE", help="time its training on shards of its set, and from memory")
     options = parser.parse_args()
     for name, least in {"repeats": 1, "workers": 1, "n": 1000, "side": 8}.items():
         if getattr(options, name) < least:
             parser.error(f"--{name} is {getattr(options, name)}; it must be at least {least}")
     with tempfile.TemporaryDirectory() as folder:
+        if options.train:
+            training(options.train, Path(folder), options.repeats, options.workers)
+            return
         files, shards = Path(folder, "files"), Path(folder, "shards")
         make_files(files, options.n, options.side)
         write_shards(Wanted(str(files), say=lambda _: None), shards, per_shard=500)

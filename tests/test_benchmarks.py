@@ -23,6 +23,7 @@ from typing import Any
 import pytest
 import torch
 from click.testing import CliRunner
+from PIL import Image
 
 from gansmith.build import Experiment, build
 from gansmith.cli import main
@@ -249,6 +250,21 @@ def test_switches_prints_what_each_brings_or_why_it_cannot_be(ran: Ran, recipe: 
         [(ratio, low, high)] = matched(r"--\S+ \S+ +# +# +# +[+-]\d.*", [row])
         assert ratio == low == high
     assert [row.split()[:2] for row in (half, twice)] == [["--batch_size", "32"], ["--batch_size", "128"]]
+
+
+@pytest.mark.slow
+def test_streams_times_a_training_on_shards_beside_from_memory(ran: Ran, tmp_path: Path) -> None:
+    (tmp_path / "pictures").mkdir()
+    for i in range(130):
+        Image.new("L", (8, 8), i).save(tmp_path / "pictures" / f"{i}.png")
+    keys = {"data.name": str(tmp_path / "pictures"), "img_size": 8, "networks.G.widths": [16], "networks.D.widths": [8]}
+    (tmp_path / "small.yaml").write_text(to_yaml(plan("gan", flags=keys).recipe, "small"))
+    head, *rows, on = ran("streams", "--repeats", 1, "--train", tmp_path / "small.yaml")
+    assert "small.yaml, on" in head and "rounds, 2 workers" in on
+    found = matched(r"(.+?) +# +\(# to #\) +# +\(# to #\)", rows)
+    assert [name for name, *_ in found] == ["from memory", "shards, kept", "shards, decoded on every pass"]
+    for _, speed, low, high, share, *ends in found:
+        assert speed == low == high and [share, *ends] == [about(speed / found[0][1])] * 3
 
 
 def test_scaling_times_the_rounds_of_a_training(
