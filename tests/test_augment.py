@@ -1,12 +1,15 @@
 """Augmentation: the changes against their formulas, the hook, ADA's rule."""
 
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from conftest import CPU, experiment_of, rounds
+from PIL import Image
 from torch import Tensor, nn
 
 from gansmith import UserError
@@ -165,6 +168,18 @@ def test_what_cannot_be_augmented_or_steered_is_refused(data_of: Data) -> None:
         experiment_of("cyclegan", data_of("cyclegan"), **steered)
     with pytest.raises(UserError, match="held-back pictures alone: give --data.validation"):
         experiment_of("relativistic_gan", data_of("gan"), **steered)
+
+
+def test_held_back_pictures_that_tell_overfitting_are_of_all_classes(tmp_path: Path) -> None:
+    for shade, name in ((50, "a"), (200, "b")):
+        (tmp_path / name).mkdir()
+        for i in range(40):
+            Image.new("L", (8, 8), shade + i % 3).save(tmp_path / name / f"{i}.png")
+    keys = {"ada.target": 0.6, "data.validation": 30, "batch_size": 8, "img_size": 8}
+    made = experiment_of("relativistic_gan", str(tmp_path), **AUGMENTED, **keys)
+    assert made.augment is not None and isinstance(made.augment.overfitting, partial)
+    shades = made.augment.overfitting.args[1].mean((1, 2, 3))
+    assert len(shades) == 8 and (shades > 0).any() and (shades < 0).any()
 
 
 @pytest.mark.parametrize(("recipe", "more"), [("hinge_sn", {}), ("relativistic_gan", {"data.validation": 8})])

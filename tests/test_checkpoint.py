@@ -242,6 +242,14 @@ def positions(size: int) -> Iterator[int]:
     yield from sorted({*range(0, size, max(1, size // 40)), 0, 1, 7, 8, 9, size - 2, size - 1})
 
 
+def test_a_state_that_is_nested_beyond_reason_is_damaged(write: Write) -> None:
+    path = write(1)
+    (path / checkpoint.STATE).write_text("[" * 200_000)
+    with pytest.raises(checkpoint.Broken, match="damaged"):
+        checkpoint.read(path)
+    checkpoint.prune(path.parent, 1, 1, 0)
+
+
 @FILES
 def test_every_truncation_and_every_flipped_bit_is_noticed(name: str, write: Write) -> None:
     path = write(1)

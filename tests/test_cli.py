@@ -101,6 +101,12 @@ def at(run: Path | str, round: int) -> Path:
     return Path(run) / "checkpoints" / f"{round:08d}"
 
 
+def test_flags_that_a_run_cannot_take_are_refused(refused: Any, trained: Path) -> None:
+    assert "views: a run keeps its recipe" in refused("train", trained, "--no-flip", "--steps", 20)
+    words = ("evaluate", ".", "--data", trained, "--img_size", 64)
+    assert "whose pictures have a size and channels" in refused(*words)
+
+
 # ---- train -----------------------------------------------------------------------------------------------------
 
 
@@ -190,6 +196,7 @@ def test_help_shows_the_posts_options_with_its_defaults(cli: Gansmith) -> None:
         (["train", "ring", "--schedules.0.after", "40", "--steps", "1"], ["ends at 41", "a share, at most 1"]),
         (["train", "ring", "--schedules.0.unit", "rounds", "--schedules.0.over", "0.5", "--steps", "1"], ["whole"]),
         (["sample", "."], [". is not a run"]),
+        (["shards", ".", "out", "--img_size", "4"], ["--img_size and --channels are for named sets"]),
         (["sample", "gan"], ["gan is a recipe, not a run: gansmith train gan makes one"]),
         (["train", "--out", "", "--steps", "1"], ["--out is empty; it needs a value"]),
     ],

@@ -50,6 +50,12 @@ def test_pictures_are_looked_at_as_they_hang_and_where_training_takes_them(tmp_p
     assert choose(str(tmp_path), 64) == Choice((64, 32), 3, 0)  # there are test pictures, so none is held back
 
 
+def test_an_empty_folder_of_test_pictures_is_none(tmp_path: Path) -> None:
+    save(tmp_path, *[(32, 32)] * 40)
+    (tmp_path / "test").mkdir()
+    assert choose(str(tmp_path), 64).validation == 4
+
+
 def test_grey_pictures_have_one_channel_and_one_in_colour_makes_three(tmp_path: Path) -> None:
     assert choose(str(save(tmp_path / "a", *[(32, 32)] * 3, mode="L")), 64) == Choice((32, 32), 1, 0)
     save(tmp_path / "a" / "more", (32, 32))

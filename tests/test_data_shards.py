@@ -34,7 +34,7 @@ from gansmith.data.streamed import Layout, Order
 from gansmith.data.write_shards import index_shards, write_shards
 from gansmith.errors import UserError
 from gansmith.evaluation.evaluator import choose_reference
-from gansmith.recipe import plan, with_full_paths
+from gansmith.recipe import parsed, plan, to_yaml, with_full_paths
 
 LABELLED, PLAIN, PAIRS = (("x", "y"),), (("x",),), (("a", "b"),)
 Put = Callable[..., Path]
@@ -601,6 +601,10 @@ def test_an_address_in_somebody_elses_recipe_needs_trust(store: Any, tmp_path: P
     (tmp_path / "list.txt").write_text("memory://store/train-00.tar\n")
     with pytest.raises(UserError, match="if you trust that address"):
         load_sets(Wanted(plan(tmp_path / "theirs.yaml").recipe.data.name, (4, 4), 1))
+    (tmp_path / "theirs.yaml").write_text(f"data: {{name: '{tmp_path}/list.txt', img_size: 4}}\n")
+    again = parsed(to_yaml(plan(tmp_path / "theirs.yaml").recipe, "theirs"), "theirs")
+    assert again["data"]["name"] == f"{tmp_path}/list.txt"
+    (tmp_path / "theirs.yaml").write_text("data: {name: 'memory://store/train-00.tar', img_size: 4}\n")
     for trusted in (
         plan(tmp_path / "theirs.yaml", trust=True),
         plan("gan", flags={"data.name": "memory://store/train-00.tar"}),

@@ -418,6 +418,21 @@ def test_a_restart_goes_on_with_the_run_that_the_command_began(
         gansmith.train("gan", **options)
 
 
+def test_a_restart_keeps_what_was_chosen_and_timed_at_the_start(
+    new: New, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = {**new(**{"data.validation": -1, "channels": 0}), "device": "cpu", "quiet": True}
+    first = gansmith.train("gan", out=tmp_path / "first", steps=2, **keys)
+    keys["overrides"] |= {"start.run": str(first)}
+    run = gansmith.train("gan", out=tmp_path / "run", minutes=0.001, **keys)
+    begun = gansmith.plan(run).recipe
+    (run / ".unfinished").touch()
+    for name, value in {**places(0, 1, 1), "TORCHELASTIC_RESTART_COUNT": "1"}.items():
+        monkeypatch.setenv(name, value)
+    assert gansmith.plan(gansmith.train("gan", out=run, minutes=0.001, **keys)).recipe == begun
+    assert begun.data.channels == 1 and begun.data.validation > 0 and begun.start.digest
+
+
 def torchrun(*args: str, restarts: int = 0) -> subprocess.Popen[str]:
     own = ["--standalone", "--nproc-per-node", "2", "--max-restarts", str(restarts), "-m", "gansmith"]
     words = [sys.executable, "-m", "torch.distributed.run", *own, *args, "--device", "cpu"]

@@ -116,6 +116,20 @@ def test_copies_are_found_and_new_images_are_not_accused(few: Data, name: str) -
     assert new.value < 0.01 + 6 * math.sqrt(0.01 / 1000)  # the threshold is known to a third: 10 of 1,000 images
 
 
+@pytest.mark.parametrize("name", ["memorised", "memorised_pixels"])
+def test_mirrored_copies_are_found_where_the_training_saw_them(few: Data, name: str, tmp_path: Path) -> None:
+    recipe, mirrored = replace(as_recipe(few), views=plan("photos").recipe.views), of(few, "train")(100, 0).flip(3)
+    options: dict[str, Any] = {"n": 100, "seeds": (0,), "features": "mnist", "metrics": [name], "say": quiet}
+    [found] = evaluate(lambda n, s: mirrored, data=recipe, out=tmp_path, **options)
+    assert found.value == 1.0 and found.protocol["train"].endswith(", and mirrored")
+    picture = np.asarray(Image.open(tmp_path / f"nearest-{name}.png"))
+    scale = picture.shape[1] // (10 * 30 + 2)
+    first, second = (picture[2 * scale : 30 * scale : scale, x * scale : (x + 28) * scale : scale] for x in (2, 32))
+    assert np.array_equal(first, second)
+    [plain] = evaluate(lambda n, s: mirrored, data=few, **options)
+    assert plain.value < 0.5 and "mirrored" not in plain.protocol["train"]
+
+
 def test_the_pairs_that_are_drawn_are_samples_beside_their_originals(few: Data, tmp_path: Path) -> None:
     train = of(few, "train")(8, 0)
     samples = torch.cat([train[7:8], mnist("validation")[:150]])
@@ -579,6 +593,17 @@ def test_a_best_checkpoint_that_is_damaged_or_from_a_later_round_makes_place_for
     gansmith.train(run, steps=20, quiet=True)
     [now] = checkpoint.everything(run / "best")
     assert int(now.name) == 20 and checkpoint.verify(now)["score"]["value"] == logged(run)[20]
+
+
+def test_a_best_checkpoint_of_a_killed_session_stays_until_there_is_another(train: Train, tmp_path: Path) -> None:
+    run = train(tmp_path / "run", 20)
+    [kept] = checkpoint.everything(run / "best")
+    kept.rename(kept.with_name("00000030"))
+    options: dict[str, Any] = {"quiet": True, "overrides": {"evaluation.every": 50}}
+    gansmith.train(run, steps=25, **options)
+    assert [int(path.name) for path in checkpoint.everything(run / "best")] == [30]
+    gansmith.train(run, steps=50, **options)
+    assert int(checkpoint.everything(run / "best")[0].name) in (30, 50)
 
 
 @pytest.mark.parametrize(

@@ -110,6 +110,12 @@ def test_a_resume_before_the_first_line_leaves_no_line_of_the_end_in_between(
     assert rows(tmp_path / "twice") == rows(tmp_path / "once")
 
 
+def test_a_resume_with_another_interval_keeps_the_log(pictures: Path, small: Small, tmp_path: Path) -> None:
+    train("gan", steps=7, at=tmp_path, data=pictures, overrides=small("gan", log_interval=2))
+    train("gan", steps=11, at=tmp_path, resume=True, overrides={"log_interval": 10})
+    assert [row["round"] for row in rows(tmp_path)] == [2, 4, 6, 10, 11]
+
+
 @pytest.mark.parametrize("at", ["evaluate", "pictures"])
 def test_a_run_killed_before_its_first_round_goes_on(
     at: str, pictures: Path, small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -1,6 +1,7 @@
 """What a run leaves behind, where it may write, and how it ends when it cannot go on."""
 
 import json
+import os
 import re
 import sys
 from collections.abc import Callable
@@ -245,6 +246,25 @@ def test_what_is_trained_on_what_is_said_unless_it_is_quiet(
     assert f"run folder: {run}" in text and re.search(r"round 14/14\b.*took", text)
 
 
+def test_what_else_lies_in_a_run_does_no_harm(train: Train, tmp_path: Path) -> None:
+    run = train(tmp_path / "run", 2)
+    (run / "environment.json").write_text("{}")
+    assert saved(resume(run, 3))[0] == 3
+    assert [session["round"] for session in json.loads((run / "environment.json").read_text("utf-8"))] == [2]
+
+
+@pytest.mark.skipif(sys.platform in ("darwin", "win32"), reason="names of files are text there")
+def test_a_folder_whose_name_is_no_text_trains(pictures: Path, tmp_path: Path, train: Train) -> None:
+    odd = tmp_path / os.fsdecode(b"b\xffd")
+    odd.symlink_to(pictures, target_is_directory=True)
+    assert saved(train(tmp_path / "run", 1, data=odd))[0] == 1
+
+
+def test_a_resolved_recipe_takes_no_other_keys(tmp_path: Path) -> None:
+    with pytest.raises(gansmith.UserError, match=r"steps, optimizers.G.lr: a resolved recipe has them already"):
+        gansmith.train(plan("gan"), steps=7, out=tmp_path / "run", overrides={"optimizers.G.lr": 1.0})
+
+
 # ---- not finite ------------------------------------------------------------------------------------------------
 
 
@@ -354,6 +374,31 @@ def test_whatever_else_fails_later_is_raised_and_what_was_trained_is_saved(
 
 class Own(Discriminator):
     """A network that is not gansmith's."""
+
+
+class Masked(Discriminator):
+    """One whose buffer is infinite by design, and a part of which never trains."""
+
+    def __init__(self, shape: Any, *, widths: tuple[int, ...] = (8,)) -> None:
+        super().__init__(shape, widths=widths)
+        self.register_buffer("mask", torch.full((2, 2), -torch.inf).triu(1))
+        self.never = torch.nn.Dropout(0.5).eval()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        assert not self.never.training
+        return super().forward(self.never(x))
+
+
+def test_a_mask_of_infinities_and_a_part_that_never_trains_stay_as_they_are(train: Train, tmp_path: Path) -> None:
+    keys = {"networks.D": "test_run:Masked", "checkpoint.interval": 2, "sample_interval": 2}
+    run = train(tmp_path / "cut", 4, keys=keys)
+    assert saved(run)[:2] == [4, 2]
+    assert_same(resume(run, 6), train(tmp_path / "whole", 6, keys=keys), 6)
+    state = {"players": {"G": {"net": {"weight": torch.tensor([torch.nan]), "mask": torch.tensor([torch.inf])}}}}
+    constant = {"players.G.net.mask"}
+    assert checkpoint.not_finite(state) - constant == {"players.G.net.weight"}
+    with pytest.raises(checkpoint.Broken, match="diverged"):
+        checkpoint.verify(checkpoint.write(tmp_path, 1, state, info={}, constant=constant))
 
 
 def test_a_notebook_shows_the_film(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -117,6 +117,13 @@ def test_the_gif_goes_from_the_first_frame_to_the_last_and_rests_there(
         assert np.allclose([shade[2] for shade in shades], 255 - expected, atol=12)
 
 
+def test_frames_come_by_round_however_many_digits_it_has(tmp_path: Path) -> None:
+    (tmp_path / "growth").mkdir()
+    for name in ("999600", "1000000", "000000", "notes"):
+        (tmp_path / "growth" / f"{name}.png").touch()
+    assert [path.stem for path in pictures.frames(tmp_path)] == ["000000", "999600", "1000000"]
+
+
 def test_a_gif_is_enlarged_without_smoothing_and_its_strip_says_the_round(tmp_path: Path) -> None:
     picture = np.random.default_rng(0).choice(np.array([0, 255], np.uint8), (20, 60))
     for number in (0, 400, 800):

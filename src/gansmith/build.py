@@ -17,7 +17,7 @@ from gansmith.augment import Augment, beside_unseen, sign_of_real
 from gansmith.data import ImageSet, load_sets
 from gansmith.data.addresses import is_shards
 from gansmith.data.choose import FEWEST, choose
-from gansmith.data.load import row_of
+from gansmith.data.load import mixed, row_of
 from gansmith.data.prepare import Needs, Wanted
 from gansmith.data.stream import Stream
 from gansmith.data.values import VALUES
@@ -504,7 +504,8 @@ def _augment(recipe: Recipe, game: Game, noise: torch.Generator, world: World, s
             overfitting = sign_of_real
         elif game.needs == (("x",),) and recipe.data.validation:
             (unseen,) = load_split(recipe, "validation", say=say)
-            pictures = fields_of(recipe, [unseen], slice(0, recipe.batch_size), noise.device)["x"].to(critics[0].dtype)
+            some = mixed(len(unseen))[: recipe.batch_size]  # the first of a folder may be of one class
+            pictures = fields_of(recipe, [unseen], some, noise.device)["x"].to(critics[0].dtype)
             overfitting = partial(beside_unseen, critics[0].probe, pictures, world)
         else:
             raise UserError(

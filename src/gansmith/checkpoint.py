@@ -13,8 +13,9 @@ import math
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -72,8 +73,13 @@ def unpack(node: Any, tensors: Mapping[str, Tensor]) -> Any:
 # ---- writing ---------------------------------------------------------------------------------------------------
 
 
-def write(folder: Path, round: int, tree: Mapping[str, Any], *, info: Mapping[str, Any]) -> Path:
-    """Write one checkpoint and return its path: under a temporary name, synced, then renamed."""
+def write(
+    folder: Path, round: int, tree: Mapping[str, Any], *, info: Mapping[str, Any], constant: Set[str] = frozenset()
+) -> Path:
+    """Write one checkpoint and return its path: under a temporary name, synced, then renamed.
+
+    `constant` names tensors that may hold numbers that are not finite; see `not_finite`.
+    """
     final = folder / f"{round:08d}"
     temporary = folder / f".writing-{round:08d}"
     folder.mkdir(parents=True, exist_ok=True)
@@ -87,7 +93,7 @@ def write(folder: Path, round: int, tree: Mapping[str, Any], *, info: Mapping[st
         except SafetensorError as error:  # how it reports a full disk
             raise OSError(errno.EIO, str(error), str(temporary / TENSORS)) from None
         digests = {TENSORS: file_digest(temporary / TENSORS)}
-        finite = all_finite(x for at, x in tensors.items() if at.startswith("players."))
+        finite = _not_finite(tensors) <= constant
         body = {"schema": SCHEMA, "gansmith": __version__, "round": round, **info}
         body = strict_json.plain({**body, "sha256": digests, "finite": finite, "state": packed})
         text = json.dumps({"digest": _digest(body), **body}, allow_nan=False)
@@ -108,9 +114,16 @@ def write(folder: Path, round: int, tree: Mapping[str, Any], *, info: Mapping[st
     return final
 
 
-def all_finite(tensors: Iterable[Tensor]) -> bool:
-    """Whether no number with a point is nan or infinite."""
-    return all(bool(torch.isfinite(x).all()) for x in tensors if x.is_floating_point())
+def not_finite(tree: Mapping[str, Any]) -> Set[str]:
+    """Which tensors of a state's players hold nan or infinities: before the first round such as a mask's -inf."""
+    tensors: dict[str, Tensor] = {}
+    pack(tree["players"], tensors, "players")
+    return _not_finite(tensors)
+
+
+def _not_finite(tensors: Mapping[str, Tensor]) -> Set[str]:
+    floats = {at: x for at, x in tensors.items() if at.startswith("players.") and x.is_floating_point()}
+    return {at for at, x in floats.items() if not torch.isfinite(x).all()}
 
 
 def prune(folder: Path, round: int, keep: int, keep_every: int) -> None:
@@ -120,7 +133,7 @@ def prune(folder: Path, round: int, keep: int, keep_every: int) -> None:
     must one that is not finite push out one that is.
     """
     candidates = [p for p in everything(folder) if int(p.name) <= round]
-    kept = [*candidates[:1], *[p for p in candidates if _finite(p)][:keep]]
+    kept = [*candidates[:1], *islice(filter(_finite, candidates), keep)]
     for path in candidates:
         for_good = keep_every > 0 and int(path.name) > 0 and int(path.name) % keep_every == 0
         if path not in kept and not for_good:
@@ -130,7 +143,7 @@ def prune(folder: Path, round: int, keep: int, keep_every: int) -> None:
 def _finite(path: Path) -> bool:
     try:
         return bool(json.loads((path / STATE).read_text(encoding="utf-8")).get("finite", True))
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, AttributeError, RecursionError):
         return True  # what is broken in another way counts as ever
 
 
@@ -184,7 +197,7 @@ def verify(path: Path) -> dict[str, Any]:
             raise Broken("its training has diverged: it holds numbers that are not finite")
     except OSError as error:
         raise Broken(f"{Path(error.filename or path).name}: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise Broken(f"{STATE} is damaged") from None
     return dict(body)
 
@@ -196,7 +209,7 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         return unpack(body.pop("state"), load_file(path / TENSORS)), body
     except (OSError, SafetensorError) as error:
         raise Broken(f"{TENSORS}: {error}") from None
-    except (KeyError, TypeError, ValueError, AttributeError):
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError):
         raise Broken(f"{STATE} is damaged") from None
 
 

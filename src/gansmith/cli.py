@@ -257,7 +257,10 @@ def train(words: tuple[str, ...], out: Text, device: str, dry_run: bool, quiet: 
         check_resumable(Path(what), flags)
     resolved = plan(what, flags=flags)  # before the rest is imported: a wrong key is answered at once
     if no_flip:
-        resolved = plan(what, flags={**flags, "views": without_flip(resolved.recipe)})
+        views = {"views": without_flip(resolved.recipe)}
+        if is_run(what):
+            check_resumable(Path(what), views)
+        resolved = plan(what, flags={**flags, **views})
     if (named := flags.get("objective")) in set(recipe_names()) - {what} and not quiet:
         _note(f"--objective {named} is the loss alone; for the whole method: gansmith train {named}")
     if dry_run:
@@ -290,7 +293,7 @@ def _say_what_next(run: Path) -> None:
     from gansmith.build import game_of
     from gansmith.recipe import plan
 
-    recipe = plan(run).recipe  # with what was chosen at the start
+    recipe = plan(run, trust=True).recipe  # with what was chosen at the start; its modules are loaded already
     name = shlex.quote(str(run))
     first = next(iter(game_of(recipe).makers.values()))
     verb = "figure density" if recipe.data.size == (1, 1) else "translate" if first.pictures else "sample"
@@ -348,12 +351,16 @@ def sample(
         own = [f"-{traverse}-{i}" for i in range(columns)]
     elif by_class:
         pictures = sampler.sample([seed for seed in chosen for _ in range(columns)], [*range(columns)] * len(chosen))
-        own = [f"-class-{name}" for name in sampler.classes.names]
+        own = [f"-class-{name.replace('/', '_')}" for name in sampler.classes.names]
     else:
         pictures = sampler.sample(chosen, None if label is None else _class(label, sampler.classes.names))
         own = [""]
     names = [f"seed-{seed:0{digits}}{each}" for seed in chosen for each in own]
-    what = "-".join(filter(None, (label and f"class-{label}", traverse or f"seeds-{seeds or f'0-{len(chosen) - 1}'}")))
+    what = "-".join(
+        filter(
+            None, (label and f"class-{label.replace('/', '_')}", traverse or f"seeds-{seeds or f'0-{len(chosen) - 1}'}")
+        )
+    )
     path = _place(out, run, "sample", sampler, opened["ema"], what)
     save_images(pictures, path, columns=columns, names=names)
     told = f", columns: {', '.join(sampler.classes.names)}" if by_class else ""
@@ -539,6 +546,8 @@ def _real_images(data: Text, img_size: Text, channels: Text) -> Any:
     from gansmith.sections import Data
 
     if data is not None and is_run(Path(data)):
+        if img_size or channels:
+            raise UserError(f"{data} is a run, whose pictures have a size and channels: drop --img_size and --channels")
         return plan(Path(data)).recipe
     if data is None and (img_size or channels):
         raise UserError("--img_size and --channels go with --data; a run has its own")
@@ -662,6 +671,8 @@ def shards(what: str, out: Text, img_size: Text, channels: Text, **options: Any)
     if out is None:
         about = index_shards(Wanted(what, **how)).about
     else:
+        if (img_size or channels) and Path(what).is_dir():
+            raise UserError("--img_size and --channels are for named sets; the files of a folder go in as they are")
         data = _real_images(what, img_size, channels)
         about = write_shards(Wanted(what, data.size, data.channels, **how), Path(out), **options).about
     count, n = sum(rows for _, _, rows, _ in about["shards"]), len(about["shards"])

@@ -16,6 +16,7 @@ from gansmith.metrics.bootstrap import Values, interval
 from gansmith.recipe import Recipe, Resolved
 from gansmith.run.curves import LINES, plot_overlaid
 from gansmith.run.folder import write_text
+from gansmith.run.pictures import frames
 from gansmith.series import DIVERGED, last_line
 from gansmith.tables import Table
 
@@ -141,8 +142,7 @@ def write(found: Comparison) -> None:
     grids: dict[str, bytes] = {}
     for name, row in found.rows.items():
         if job := next((job for job in row if job.run in found.scores), None):
-            frames = sorted((job.run / "growth").glob("*.png"))
-            grids |= {f"{name}, seed {job.seed}": path.read_bytes() for path in frames[-1:]}
+            grids |= {f"{name}, seed {job.seed}": path.read_bytes() for path in frames(job.run)[-1:]}
     write_text(found.out / "compare.html", page(shown, len(found.rows), curves.read_bytes(), grids))
 
 

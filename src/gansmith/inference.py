@@ -20,6 +20,7 @@ from gansmith.data.attributes import wished
 from gansmith.data.values import VALUES
 from gansmith.engine import choose_device
 from gansmith.errors import UserError
+from gansmith.games.critique import evaluating
 from gansmith.games.game import SAMPLE, Game, Maker
 from gansmith.priors import Codes, Prior
 from gansmith.recipe import Recipe, is_run, plan, recipe_names
@@ -100,16 +101,9 @@ class Sampler:
 
     @contextmanager
     def _evaluating(self) -> Iterator[None]:
-        before = [net.training for net in self.nets]
-        for net in self.nets:
-            net.eval()
-        try:
-            # Else cuDNN rounds to TF32 by default, and other pictures would come out than during training.
-            with cuda_math(tf32=False):
-                yield
-        finally:
-            for net, training in zip(self.nets, before, strict=True):
-                net.train(training)
+        # Else cuDNN rounds to TF32 by default, and other pictures would come out than during training.
+        with evaluating(*self.nets), cuda_math(tf32=False):
+            yield
 
     def labels(self, labels: Labels, seeds: Sequence[int]) -> Tensor | None:
         """The labels (N,) of seeds: one for all, one for each, or, where nothing is said, seed modulo classes."""

@@ -474,6 +474,8 @@ def to_dict(recipe: Recipe) -> dict[str, Any]:
             return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
         if isinstance(value, Mapping):
             return {k: plain(v) for k, v in value.items()}
+        if isinstance(value, str):
+            return str(value)  # an address that is not trusted is one, too
         return [plain(v) for v in value] if isinstance(value, (tuple, list)) else value
 
     return plain(recipe)

@@ -13,6 +13,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -81,10 +82,12 @@ def train(
     what was trained until then is saved. Under torchrun all its processes train this one run (docs/distributed.md);
     RankLost where one of them dies.
     """
+    named = {"data.name": data, "steps": steps, "n_epochs": n_epochs, "minutes": minutes, "seed": seed}
+    flags = {key: str(v) if isinstance(v, Path) else v for key, v in named.items() if v is not None}
+    flags |= {**(overrides or {}), **keys}
+    if isinstance(what, Resolved) and flags:
+        raise UserError(f"{', '.join(flags)}: a resolved recipe has them already; give them to gansmith.plan, as flags")
     if not isinstance(what, Resolved):
-        named = {"data.name": data, "steps": steps, "n_epochs": n_epochs, "minutes": minutes, "seed": seed}
-        flags = {key: str(v) if isinstance(v, Path) else v for key, v in named.items() if v is not None}
-        flags |= {**(overrides or {}), **keys}
         if is_run(what):
             check_resumable(Path(what), flags)
         what = plan(what, flags=flags, trust=trust)
@@ -236,7 +239,7 @@ def _session(world: World, resolved: Resolved, out: Path | None, quiet: bool) ->
     say: Say = (lambda text: None) if quiet else print
     resolved = with_full_paths(resolved)
     with ExitStack() as held:
-        run = world.on_first(lambda: _found(resolved, out, say, held))
+        run, resolved = world.on_first(partial(_found, resolved, out, say, held))
         # A run that ended before its first checkpoint begins anew.
         saved = run if world.on_first(lambda: run is not None and _has_checkpoint(run)) else None
         recipe = resolved.recipe
@@ -288,19 +291,19 @@ def _session(world: World, resolved: Resolved, out: Path | None, quiet: bool) ->
                 session.record.summary(finished=state.round >= total)
 
 
-def _found(resolved: Resolved, out: Path | None, say: Say, held: ExitStack) -> Path | None:
-    """The run to go on with, locked; None where a new one is to be made."""
+def _found(resolved: Resolved, out: Path | None, say: Say, held: ExitStack) -> tuple[Path | None, Resolved]:
+    """The run to go on with, locked, or None where a new one is to be made; and by which recipe."""
     if resolved.run is not None and out is not None:
         raise UserError(f"--out {out}: the run {resolved.run} goes on in its own folder; drop --out")
     restarts = launch().restarts
     run = resolved.run
-    if run is None and restarts:
-        run = _started_before(out, resolved.recipe, restarts, say)
+    if run is None and restarts and (begun := _started_before(out, resolved.recipe, restarts, say)):
+        run, resolved = out, replace(resolved, recipe=begun)
     if run is None:
         runs.check_free(out)
     else:
         held.enter_context(runs.locked(run, wait=RESTART_PATIENCE if restarts else 0))
-    return run
+    return run, resolved
 
 
 def _has_checkpoint(run: Path) -> bool:
@@ -311,8 +314,10 @@ def _has_checkpoint(run: Path) -> bool:
 RESTART_PATIENCE = 60.0
 
 
-def _started_before(out: Path | None, recipe: Recipe, restarts: int, say: Say) -> Path | None:
-    """The run that the same command has begun before torchrun started it again; None if it did not get that far."""
+def _started_before(out: Path | None, recipe: Recipe, restarts: int, say: Say) -> Recipe | None:
+    """The recipe, as it was settled, of the run that the same command has begun in `out` before torchrun started it
+    again; None if it did not get that far.
+    """
     if out is None:
         raise UserError(
             f"torchrun has started this training again (restart {restarts}), and without --out nobody knows in which"
@@ -320,10 +325,22 @@ def _started_before(out: Path | None, recipe: Recipe, restarts: int, say: Say) -
         )
     if not is_run(out):
         return None
-    if changed := difference(to_dict(plan(out).recipe), to_dict(recipe)):
+    begun = plan(out).recipe
+    here, there = recipe.data, begun.data
+    size, channels = here.img_size or there.img_size, here.channels or there.channels
+    held = there.validation if here.validation < 0 else here.validation
+    recipe = replace(
+        recipe,
+        data=replace(here, img_size=size, channels=channels, validation=held),
+        start=replace(recipe.start, digest=begun.start.digest),
+        engine=begun.engine if recipe.engine.precision == "auto" else recipe.engine,
+    )
+    if recipe.minutes and not begun.minutes:  # they were timed then
+        recipe = replace(recipe, minutes=None, steps=begun.steps)
+    if changed := difference(to_dict(begun), to_dict(recipe)):
         raise UserError(f"{out} holds another run, so this one cannot go on there: {changed}; choose another --out")
     say(f"torchrun has started this training again (restart {restarts}): it goes on with {out}")
-    return out
+    return recipe
 
 
 def _check_alike(world: World, experiment: Experiment) -> None:
@@ -405,8 +422,8 @@ def _open(session: Session, resolved: Resolved, held: ExitStack) -> None:
     trust.remember(run, resolved.modules)
     runs.note_session(run, device=session.world.device, at_round=state.round)
     (run / runs.UNFINISHED).touch()
-    # A session that ended between two lines left one of its own; that at the interval comes again, whole.
-    at_line = state.round - state.round % recipe.log_interval
+    # A session that ended between two lines left one of its own; what it told comes again, in the next one.
+    at_line = state.round - bool(session.experiment.meters.state_dict()["count"])
     log = RunLog(run, at_round=at_line, scores_until=state.round) if state.round else RunLog(run)
     held.callback(log.close)
     session.record = Record(run, recipe, session.experiment, log, session.world.device, session.live.say)
@@ -514,9 +531,7 @@ def _kept(session: Session) -> str:
     state.gather_own(session.world.gather)
     if session.record is None:
         return ""
-    tensors: dict[str, torch.Tensor] = {}
-    checkpoint.pack(state.state_dict()["players"], tensors)
-    if checkpoint.all_finite(tensors.values()) and not moved:
+    if checkpoint.not_finite(state.state_dict()) <= session.record.constant and not moved:
         return f"the state before it is saved in {session.record.checkpoint()}"
     # A state in the middle of a round is none that an uninterrupted training passes through.
     with suppress(UserError):

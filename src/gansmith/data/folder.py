@@ -288,7 +288,12 @@ def fingerprint(files: Mapping[str, tuple[int, int]]) -> str:
 
 def has_split(folder: Path, split: str, needs: Needs = (("x",),), pairs: str = "auto") -> bool:
     """Whether the folder has pictures for this split, "train" or "test", of the kind that is needed."""
-    return bool(_parts(folder, split, needs, pairs))
+    parts = _parts(folder, split, needs, pairs)
+    return bool(parts) and all(map(_any_picture, parts))
+
+
+def _any_picture(part: Part) -> bool:
+    return any(path.name.lower().endswith(pictures.EXTENSIONS) for path in part.folder.rglob("*"))
 
 
 def _parts(folder: Path, split: str, needs: Needs, pairs: str = "auto") -> list[Part]:

@@ -70,6 +70,10 @@ def load_sets(wanted: Wanted) -> tuple[ImageSet, ...]:
         _check_fields(what, row.gives, needs)
     if (k := wanted.labelled) is not None and UNLABELLED not in needs:
         raise UserError(f"data.labelled is {k}, and the game sees no pictures without labels: it must be null")
+    if (wanted.attributes or wanted.columns) and "bits" not in wanted.fields:
+        raise UserError("data.attributes and data.columns are for games with attributes, and this has none: drop them")
+    if wanted.pairs != "auto" and kind(needs) == "plain":
+        raise UserError(f"data.pairs is {wanted.pairs}, and the game takes single pictures: it must be auto")
     whole = replace(wanted, split="train") if split == "validation" and not row.validation else wanted
     module, _, function = row.load.partition(":")
     found = getattr(import_module(module), function)(what, whole)
@@ -249,8 +253,7 @@ def taken(found: ImageSet, rows: Labels, digest: str) -> ImageSet:
 def budget(labels: Labels, k: int) -> Labels:
     """k places of labels (n,), ascending, as many of each class as can be: in the order `mixed`, class after class."""
     order = mixed(len(labels))
-    turn = np.empty_like(order)
-    for y in np.unique(labels):
-        own = labels[order] == y
-        turn[own] = np.arange(own.sum())
+    _, which, counts = np.unique(labels[order], return_inverse=True, return_counts=True)
+    turn = np.empty_like(order)  # of each picture within its class
+    turn[np.argsort(which, kind="stable")] = np.concatenate([np.arange(n) for n in counts])
     return np.sort(order[np.argsort(turn, kind="stable")[:k]])

@@ -256,6 +256,8 @@ class Evaluator:
             folds = self.to.folds if row.folds else [self.to]
             for split in (self.to.split, *row.also):
                 protocol[split] = ", ".join(fold.described(split) for fold in folds)
+        if "train" in row.also and measures.mirrors(self.recipe, self.to.field):
+            protocol["train"] += ", and mirrored"
         if data.name not in SHUFFLED and (row.equal or row.ceiling or row.paired):
             protocol["order of real images"] = "drawn once, seed 0"  # the first of them are taken, here or for `real`
         if row.equal or row.paired:

@@ -60,6 +60,7 @@ class Stored:
     places: Labels
     field: str = ""
     recipe: Recipe | None = None
+    mirrored: bool = False
 
     def __len__(self) -> int:
         return len(self.places)
@@ -75,13 +76,20 @@ class Stored:
     def pixels(self) -> Tensor:
         """(N, C, H, W) in [0, 1]"""
         if self.recipe is not None and shown_by(self.recipe):
-            return VALUES[self.values].to_unit(self.fields(torch.device("cpu"))[self.field])
-        return to_pixels(self.data.columns.get(self.field, self.data.images), self.values, self.places)
+            found = VALUES[self.values].to_unit(self.fields(torch.device("cpu"))[self.field])
+        else:
+            found = to_pixels(self.data.columns.get(self.field, self.data.images), self.values, self.places)
+        return found.flip(3) if self.mirrored else found
 
 
 def shown_by(recipe: Recipe) -> list[str]:
     """The recipe's views that make or change what is shown, and do not only vary it."""
     return [view.name for view in recipe.views if not resolve("views", view.name, view.trusted).augments]
+
+
+def mirrors(recipe: Recipe, field: str) -> bool:
+    """Whether a training saw images of this field mirrored at random."""
+    return any(view.name == "flip" and field in view.args["of"] for view in recipe.views)
 
 
 class Images:
@@ -174,6 +182,16 @@ class Reference:
         if split not in self._splits:
             self._splits[split] = Images(self.stored(split, self.field), self.extractor, self.device)
         return self._splits[split]
+
+    def trained_on(self) -> list[Images]:
+        """The training images, and where some were mirrored, all of them mirrored, too."""
+        train = self.of("train")
+        if not mirrors(self.recipe, self.field):
+            return [train]
+        if "mirrored" not in self._splits:
+            stored = replace(self.stored("train", self.field), mirrored=True)
+            self._splits["mirrored"] = Images(stored, self.extractor, self.device)
+        return [train, self._splits["mirrored"]]
 
     @property
     def folds(self) -> Sequence[Reference]:
@@ -328,13 +346,18 @@ def _memorised(
     A share far above the expected one says that training images were copied; one at or below it says little: a copy
     shifted by one pixel is far from its original (Theis et al. 2016, arXiv 1511.01844).
     """
-    train = to.of("train")
+    seen = to.trained_on()
+
+    def parts() -> Iterator[Tensor]:
+        return (part for images in seen for part in vectors(images))
+
     if value not in to.thresholds:
-        to.thresholds[value] = threshold(vectors(train), torch.cat([*vectors(to.real)]))
+        to.thresholds[value] = threshold(parts(), torch.cat([*vectors(to.real)]))
     limit = to.thresholds[value]
-    distances, indices = nearest_of_parts(torch.cat([*vectors(samples)]), vectors(train))
+    distances, indices = nearest_of_parts(torch.cat([*vectors(samples)]), parts())
     nearest = distances.argsort()[:shown]
-    originals = torch.cat([train.pixels(slice(i, i + 1)) for i in indices[nearest].tolist()])
+    places = [divmod(i, len(seen[0])) for i in indices[nearest].tolist()]
+    originals = torch.cat([seen[which].pixels(slice(i, i + 1)) for which, i in places])
     both = to_uint8(torch.stack([samples.pixels()[nearest.cpu()], originals], 1).flatten(0, 1))
     pairs = both.reshape(len(nearest), 2, *originals.shape[1:])
     return Measured({value: share(distances < limit.distance)}, limit._asdict(), pairs)

@@ -1,6 +1,7 @@
 """What D says, brought to one form: the only place that knows the shapes of discriminators' outputs."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from math import log
 from typing import Any, NamedTuple
 
@@ -71,14 +72,24 @@ def score(net: Critic) -> Callable[[Tensor], Tensor]:
     return one
 
 
+@contextmanager
+def evaluating(*nets: nn.Module) -> Iterator[None]:
+    """Networks in eval mode; afterwards each of their modules is in its own mode again: a part may never train."""
+    before = [(module, module.training) for net in nets for module in net.modules()]
+    for net in nets:
+        net.eval()
+    try:
+        yield
+    finally:
+        for module, training in before:
+            module.training = training
+
+
 @torch.no_grad()
 def judge(D: nn.Module, x: Tensor) -> Tensor:
     """D's score of each of x (N, C, H, W), in eval mode: (N,). D stays in the mode that it was in."""
-    was_training = D.training
-    try:
-        return score(D.eval())(x)
-    finally:
-        D.train(was_training)
+    with evaluating(D):
+        return score(D)(x)
 
 
 def theory(c: Critique) -> dict[str, Tensor]:

@@ -28,7 +28,7 @@ from gansmith.papers.networks2014 import Maxout, MaxoutConv
 from gansmith.priors import Codes, Normal, Prior, Uniform
 from gansmith.recipe import Recipe, plan
 from gansmith.run.export import LOOKED_AT, save_film, save_images
-from gansmith.run.pictures import FILMS, enlarged, grid, growth_gif, save_png, to_uint8
+from gansmith.run.pictures import FILMS, enlarged, frames, grid, growth_gif, save_png, to_uint8
 from gansmith.schema import did_you_mean
 
 
@@ -405,9 +405,8 @@ def growth(source: Source, seeds: Sequence[int], path: Path) -> None:
     """The film of the run's own growth pictures up to the round, as the training itself draws it at its end."""
     if not source.ema:
         raise UserError("the figure growth joins pictures that the training has drawn; it takes no --raw")
-    frames = sorted(path for path in (source.run / "growth").glob("*.png") if path.stem.isdigit())
     path.parent.mkdir(parents=True, exist_ok=True)
-    growth_gif([frame for frame in frames if int(frame.stem) <= source.sampler.round], path)
+    growth_gif([frame for frame in frames(source.run) if int(frame.stem) <= source.sampler.round], path)
     if not path.exists():
         raise UserError(f"{source.run / 'growth'} holds no pictures to make a film of")
 

@@ -100,7 +100,7 @@ def _safetensors(program: ExportedProgram, inputs: Tensors, made: Tensor, folder
     (folder / "model.py").write_text(Template(template).substitute(words), encoding="utf-8")
     shutil.copymode(folder / "model.py", folder / "model.safetensors")  # which safetensors keeps from all others
     alone = "import runpy, sys; sys.modules['gansmith'] = None; runpy.run_path(sys.argv[1], run_name='__main__')"
-    command = [sys.executable, "-I", "-c", alone, str((folder / "model.py").resolve())]
+    command = [sys.executable, "-P", "-c", alone, str((folder / "model.py").resolve())]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise UserError(

@@ -134,7 +134,8 @@ def note_session(run: Path, *, device: torch.device, at_round: int) -> None:
     try:
         sessions = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        sessions = []
+        sessions = None
+    sessions = sessions if isinstance(sessions, list) else []  # whatever else a stranger's run may hold
     started = datetime.now(UTC).isoformat(timespec="seconds")
     sessions.append({"started": started, "round": at_round, **environment(device)})
     write_text(path, json.dumps(sessions, indent=1) + "\n")

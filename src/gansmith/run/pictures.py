@@ -80,6 +80,12 @@ def save_png(image: Image.Image, path: Path) -> None:
         image.save(part, format="PNG")
 
 
+def frames(run: Path) -> list[Path]:
+    """The run's pictures of its fixed samples, by round."""
+    paths = (run / "growth").glob("*.png")
+    return sorted((path for path in paths if path.stem.isdigit()), key=lambda path: int(path.stem))
+
+
 def growth_gif(frames: Sequence[Path], out: Path) -> set[str]:
     """Join PNG frames, whose names are their rounds, into a looping GIF with the round under each picture.
 

@@ -29,7 +29,7 @@ from gansmith.run import health
 from gansmith.run.curves import plot_curves
 from gansmith.run.folder import UNFINISHED
 from gansmith.run.log import RunLog, read_metrics
-from gansmith.run.pictures import grid, growth_gif, of_one_size, save_png, stacked, to_uint8
+from gansmith.run.pictures import frames, grid, growth_gif, of_one_size, save_png, stacked, to_uint8
 
 if TYPE_CHECKING:
     from gansmith.evaluation.receipts import Receipt
@@ -70,7 +70,7 @@ class Record:
                 say=lambda text: None,
             )
             self.evaluator.check_best(recipe.evaluation.best)
-        checkpoint.drop(self.run / "best", experiment.state.round)  # what a killed session kept comes again
+        self.constant = checkpoint.not_finite(experiment.state.state_dict())
         self.latest: Mapping[str, torch.Tensor] = {}
         self.scores: Sequence[Receipt] = ()  # of this session's latest evaluation
         self._drawn, self._drawing = time.perf_counter(), 1.0  # when the film and the curves were drawn, in how long
@@ -232,11 +232,16 @@ class Record:
         for receipt in receipts:
             if receipt.measure == best and receipt.better_than(self._best_so_far(receipt.metric)):
                 self._write(self.run / "best", score={"metric": receipt.metric, "value": receipt.value})
+                checkpoint.drop(self.run / "best", state.round)
                 checkpoint.prune(self.run / "best", state.round, 1, 0)
 
     def _best_so_far(self, metric: str) -> float:
-        """The score of the checkpoint in best/; nan where there is none of this metric."""
-        for path in checkpoint.everything(self.run / "best"):
+        """The score of the checkpoint in best/; nan where there is none of this metric.
+
+        That of a later round, which a killed session kept, does not count yet, and stays until there is another.
+        """
+        there = checkpoint.everything(self.run / "best")
+        for path in (path for path in there if int(path.name) <= self.experiment.state.round):
             try:
                 score = checkpoint.verify(path)["score"]
             except checkpoint.Broken as error:
@@ -269,15 +274,15 @@ class Record:
         info = {"images": state.images, "device": self.device.type, "recipe": to_dict(self.recipe), **more}
         if classes.names:
             info["classes"] = [classes.names, classes.counts]
-        checkpoint.write(folder, state.round, state.state_dict(), info=info)
+        checkpoint.write(folder, state.round, state.state_dict(), info=info, constant=self.constant)
 
     def summary(self, *, finished: bool) -> None:
         """The pictures that tell the whole run: growth.gif and curves.png."""
         state, began = self.experiment.state, time.perf_counter()
         if finished and state.round % self.recipe.sample_interval:  # a run that was stopped goes on with its film
             self.pictures()
-        paths = sorted(path for path in (self.run / "growth").glob("*.png") if path.stem.isdigit())
-        bad = growth_gif([path for path in paths if int(path.stem) <= state.round], self.run / "growth.gif")
+        paths = [path for path in frames(self.run) if int(path.stem) <= state.round]
+        bad = growth_gif(paths, self.run / "growth.gif")
         for text in bad.difference(self._said):
             self.say(f"the film goes without {text}")
         self._said |= bad
