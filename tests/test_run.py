@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -256,7 +257,7 @@ def test_what_else_lies_in_a_run_does_no_harm(train: Train, tmp_path: Path) -> N
 @pytest.mark.skipif(sys.platform in ("darwin", "win32"), reason="names of files are text there")
 def test_a_folder_whose_name_is_no_text_trains(pictures: Path, tmp_path: Path, train: Train) -> None:
     odd = tmp_path / os.fsdecode(b"b\xffd")
-    odd.symlink_to(pictures, target_is_directory=True)
+    shutil.copytree(pictures, odd)
     assert saved(train(tmp_path / "run", 1, data=odd))[0] == 1
 
 
