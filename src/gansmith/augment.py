@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from gansmith.games.critique import mean, scores
-from gansmith.schema import Fraction, NonNegativeFloat
+from gansmith.schema import Fraction
 from gansmith.world import World
 
 Change = Callable[[Tensor], Tensor]  # pictures (n, C, h, w) -> pictures; what happens to each sample is drawn already
@@ -30,10 +30,6 @@ class Draws:
         """U(low, high), (n, 1, 1, 1)."""
         x = torch.rand(self.n, 1, 1, 1, generator=self.generator, device=self.generator.device)
         return low + (high - low) * x
-
-    def normal(self, deviation: float) -> Tensor:
-        """N(0, deviation^2), (n, 1, 1, 1)."""
-        return deviation * torch.randn(self.n, 1, 1, 1, generator=self.generator, device=self.generator.device)
 
     def integers(self, low: int, high: int) -> Tensor:
         """Uniform in low..high, both included, (n, 1, 1, 1)."""
@@ -81,33 +77,8 @@ def cutout(draws: Draws, size: tuple[int, int], *, ratio: Fraction = 0.5) -> Cha
     return lambda x: x * outside
 
 
-def scaling(draws: Draws, size: tuple[int, int], *, spread: NonNegativeFloat = 0.2, shift: Fraction = 0.125) -> Change:
-    """Enlarged by 2^N(0, spread^2), stretched by as much again, shifted by N(0, shift^2) of a side; borders mirror.
-
-    ADA's (appendix B) without its rotations: two products with matrices of weights, one for rows and one for columns.
-    """
-    zoom, stretch = 2 ** draws.normal(spread), 2 ** draws.normal(spread)
-    rows = _resampling(size[0], zoom / stretch, draws.normal(shift))
-    columns = _resampling(size[1], zoom * stretch, draws.normal(shift)).transpose(2, 3)
-    return lambda x: rows.to(x.dtype) @ x @ columns.to(x.dtype)
-
-
-def _resampling(side: int, zoom: Tensor, shift: Tensor) -> Tensor:
-    """Weights (n, 1, side, side) of the old pixels, last, in each new one: tents, wider where a picture shrinks."""
-    pixels = torch.arange(side, device=zoom.device)
-    place = (pixels.view(1, 1, side, 1) + 0.5 - side / 2 - shift * side) / zoom + side / 2
-    mirrored = side - (place % (2 * side) - side).abs()
-    weights = (1 - (mirrored - pixels - 0.5).abs() * zoom.clamp(max=1)).clamp(min=0)
-    return weights / weights.sum(3, keepdim=True)
-
-
-CHANGES: dict[str, Callable[..., Change]] = {
-    "colour": colour,
-    "translation": translation,
-    "cutout": cutout,
-    "scaling": scaling,
-}
-"""DiffAugment's three policies, Zhao et al. 2020 (arXiv 2006.10738), section 3.2 and the authors' code; and of ADA."""
+CHANGES: dict[str, Callable[..., Change]] = {"colour": colour, "translation": translation, "cutout": cutout}
+"""DiffAugment's three policies: Zhao et al. 2020 (arXiv 2006.10738), section 3.2 and the authors' code."""
 
 
 class Augment:

@@ -11,7 +11,7 @@ from gansmith.errors import UserError
 
 TABLE = "attributes.csv"  # read where it lies beside the pictures and nothing else is said
 MOST = 20  # values of a column that is not yes and no; one with more, such as a name, is hardly an attribute
-YES, NO = ("1", "1.0", "true", "yes"), ("0", "0.0", "-1", "false", "no", "")
+YES, NO = ("1", "1.0", "true", "yes"), ("0", "0.0", "-1", "-1.0", "false", "no", "")
 
 
 def read_table(path: Path, columns: Sequence[str] | None) -> tuple[tuple[str, ...], dict[str, tuple[float, ...]]]:
