@@ -129,9 +129,8 @@ LARGE = ("pix2pix", "cyclegan")  # the largest graphs; each takes a minute or mo
 @compiler
 @pytest.mark.filterwarnings("default")  # torch's own, while it compiles
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("name", "n"), [("gan", 2), *(pytest.param(name, 9, marks=pytest.mark.large) for name in LARGE)]
-)
+@pytest.mark.large  # .ci/run compiles in the next test alone
+@pytest.mark.parametrize(("name", "n"), [("gan", 2), *((name, 9) for name in LARGE)])
 def test_compiled_networks_play_like_eager_ones(name: str, n: int, make: Make) -> None:
     """In float64, where rounds of training do not blow rounding up to the size of a mistake; 9 have a short batch."""
     eager, compiled = (make(name, dtype=torch.float64, compile=on) for on in (False, True))

@@ -310,6 +310,8 @@ def test_the_commands_of_the_readme_run(tmp_path: Path, monkeypatch: pytest.Monk
             words = [*words, "--steps", "3", "--seeds", "1", "--n", "50"]
         if words[0] == "verify":
             words = [*words, "--steps", "2"]
+        if words[0] == "evaluate":
+            words = [*words, "--n", "200"]
         run(*words)
     assert Path("runs").is_dir()
 
