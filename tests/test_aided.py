@@ -116,7 +116,11 @@ def test_weights_from_torch_s_cache_are_read_once_they_are_verified(
 
 def test_what_it_cannot_look_at_and_other_files_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for shape, values, said in (
-        ((4, 32, 32), "signed", "data.channels is 4; SqueezeNet looks at 1 or 3, and photo_critic at any number"),
+        (
+            (4, 32, 32),
+            "signed",
+            "data.channels is 4; SqueezeNet looks at 1 or 3; --networks.D.name photo_critic takes 4",
+        ),
         ((3, 10, 10), "signed", "img_size is 10; .* at least 16; the nearest is 16"),
         ((3, 32, 32), "gcn", "data.values is gcn; SqueezeNet looks at signed or unit"),
     ):

@@ -371,6 +371,7 @@ def test_the_newest_good_one_is_taken_and_the_broken_ones_are_said(write: Write,
     assert said == [
         f"skipped the broken checkpoint {folder / '00000004'}: tensors.safetensors does not match its digest",
         f"skipped the broken checkpoint {folder / '00000003'}: state.json: No such file or directory",
+        f"the newest that is good is {folder / '00000002'}",
     ]
     for name in ("00000001", "00000002"):
         (folder / name / checkpoint.STATE).write_text("{}", encoding="utf-8")

@@ -585,7 +585,8 @@ def test_recipes(cli: Gansmith, refused: Callable[..., str], trained: Path) -> N
     Path("folder").mkdir()
     assert cli("recipes", "cp", "began", "folder")[0] == 0
     assert plan("folder/began.yaml").recipe == plan("began").recipe
-    assert "no/where" in refused("recipes", "cp", "gan", "no/where/x.yaml")
+    assert cli("recipes", "cp", "gan", "no/where/x.yaml")[0] == 0 and Path("no/where/x.yaml").is_file()
+    assert refused("train", "gan", "folder").endswith("one recipe, file or run at a time; did you mean --data folder?")
 
 
 def test_verify_says_exact_or_what_differs(

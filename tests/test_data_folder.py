@@ -109,13 +109,17 @@ def test_class_folders(folder: Path) -> None:
     (data,) = load(folder, LABELLED)
     assert data.classes == ("cat", "dog") and levels(data) == {"x": [2, 1, 3]}
     assert data.columns["y"].tolist() == [0, 1, 1]
-    with pytest.raises(UserError, match="no folders a and b for the train split, nor just two others; give .*mnist_co"):
+    with pytest.raises(
+        UserError, match="no folders a and b for the train split, nor two subfolders alone; give .*mnist_co"
+    ):
         load(folder, DOMAINS)
     assert load(folder / "dog")[0].labels is None  # a single folder is no class
     put(folder, {"4": 4})
     (data,) = load(folder, (("b",),), said := [])
     assert levels(data) == {"b": [4, 2, 1, 3]} and data.classes == () and "without labels" in said[0]
-    with pytest.raises(UserError, match="no labels in .*faces; give a folder with one subfolder per class"):
+    with pytest.raises(
+        UserError, match=r"no labels in .*faces: 4.png lies in no subfolder; give a folder with one subfolder per class"
+    ):
         load(folder, LABELLED)
     with pytest.raises(UserError, match="it must name one picture, such as x, or two, such as a and b"):
         load(folder, (("a", "b", "c"),))
@@ -207,7 +211,9 @@ def test_halves_left_is_a_unless_the_direction_is_b2a(folder: Path) -> None:
     assert f"{folder / 'train'}: the left half of each picture is b, the right half a" in said
     assert levels(*load(folder, PAIRS, split="test")) == {"a": [9], "b": [109]}
     assert has_split(folder, "test", PAIRS) and not has_split(folder, "test", DOMAINS)
-    with pytest.raises(UserError, match="nor just two others; .*for files with both side by side: --data.pairs halves"):
+    with pytest.raises(
+        UserError, match="nor two subfolders alone; .*for files with both side by side: --data.pairs halves"
+    ):
         load(folder, DOMAINS)
     assert levels(*load(folder, DOMAINS, pairs="halves", direction="b2a")) == levels(turned)
     Image.fromarray(np.repeat(np.array([[2570, 51400]] * 4, np.uint16), 4, 1)).save(folder / "val" / "9.png")
@@ -318,8 +324,15 @@ def test_one_place_of_every_stretch_at_random() -> None:
 def test_what_cannot_be_held_back_is_refused(folder: Path) -> None:
     put(folder, {f"{i:02}": i for i in range(20)})
     for n, split in ((20, "train"), (1000, "validation"), (-1, "train")):
-        with pytest.raises(UserError, match=rf"data\.validation is {n}, .* has 20 images in all; .*of them is 2$"):
+        with pytest.raises(
+            UserError, match=rf"data\.validation is {n}, .* has 20 images in all; .*of them is --data.validation 2$"
+        ):
             load(folder, validation=n, split=split)
+    said: list[str] = []
+    assert len(load(folder, validation=12, said=said)[0]) == 8
+    assert any(
+        "warning: 12 of the 20 images" in text and "--data.validation 2 holds a tenth back" in text for text in said
+    )
     with pytest.raises(UserError, match="has no validation images: --data.validation N holds N back"):
         load(folder, split="validation")
     with pytest.raises(UserError, match="tfd has validation images of its own: it must be 0"):

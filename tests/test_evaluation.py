@@ -273,11 +273,13 @@ def test_what_there_are_too_few_images_for_is_left_out_unless_it_is_named(few: D
     options: dict[str, Any] = {"data": data, "n": 60, "seeds": [0], "features": "mnist"}
     found = {receipt.measure for receipt in evaluate(of(few, "train"), **options, say=said.append)}
     assert "mmd" in found and not found & {"memorised", "memorised_pixels", "fd", "kd", "precision", "coverage"}
-    assert "pr is left out: of 19 real images it says little; it needs 1,000" in said
-    assert "memorised is left out: of 19 real images it says little; it needs 20" in said
+    assert "pr is left out: 19 real images are too few; it needs 1,000" in said
+    assert "memorised is left out: 19 real images are too few; it needs 20" in said
     sixty = Evaluator(replace(data, validation=60), reference="validation", features="mnist", say=quiet)
+    one = scores(of(few, "train"), "memorised", data=replace(data, validation=60), reference="validation", n=60)
+    assert one["memorised"].better == "0.016"  # 1 of 61: what new images have
     assert {"mmd", "memorised"} <= {*sixty.metrics} and not {"fd", "kd", "pr", "dc", "parzen_ll"} & {*sixty.metrics}
-    with pytest.raises(UserError, match=r"too few validation pictures \(19\)"):
+    with pytest.raises(UserError, match="19 validation pictures are too few to score by"):
         Evaluator(replace(data, img_size=32), reference="validation", features="mnist", say=quiet)  # no features fit
     with pytest.raises(UserError, match="19 real images: at least 50"):
         evaluate(of(few, "train"), **options, metrics=["pr"], say=quiet)
@@ -654,3 +656,13 @@ def test_the_verb_prints_receipts_as_json_or_as_a_table_and_keeps_them(autoencod
     assert str(autoencoder) in shown[0] and shown[0].split()[-3:] == ["real", "images", "better"]
     assert len([line for line in shown if line.startswith("parzen_ll_90 (nats)")]) == 1
     assert any("historical" in line for line in shown) and any("standard error" in line for line in shown)
+
+
+def test_copies_of_photos_are_told_by_features_alone_unless_pixels_are_named() -> None:
+    said: list[str] = []
+    what = as_recipe(Data(name="cifar10", img_size=32, channels=3, validation=20))
+    case = evaluation._case(what, evaluation.choose_maker(evaluation.game_of(what)), "mobilenet", "validation")
+    found = evaluation._chosen(None, case, said.append)
+    assert "memorised" in found and "memorised_pixels" not in found
+    assert any(text.startswith("memorised_pixels is left out: in pixels any blurred photo") for text in said)
+    assert evaluation._chosen(["memorised_pixels"], case, quiet) == ["memorised_pixels"]

@@ -246,7 +246,7 @@ def test_rates_that_rise_again_with_a_new_length_are_told(
     run = tmp_path / "run"
     train("fast_mnist", steps=2, at=run, data=pictures, overrides=small("fast_mnist"))
     train("fast_mnist", steps=4, at=run, resume=True, quiet=False)
-    assert "they follow the new length, and what had fallen rises again" in capsys.readouterr().out
+    assert "with the new length, rates that had fallen rise again" in capsys.readouterr().out
 
 
 def test_changed_pictures_are_noticed(pictures: Path, finished: Path, tmp_path: Path) -> None:

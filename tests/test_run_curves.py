@@ -37,7 +37,7 @@ def draw(folder: Path, rows: list[dict[str, Any]], monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(Figure, "savefig", lambda self, *a, **k: drawn.append(self) or save(self, *a, **k))
     metrics = folder / "metrics.jsonl"
     metrics.write_text("".join(json.dumps(row) + "\n" for row in rows) + tail)
-    plot_curves(metrics, folder / "curves.png", "a run")
+    plot_curves(metrics, folder / "curves.png", "a run \N{HANGUL SYLLABLE HAN}")
     with Image.open(folder / "curves.png") as image:
         assert image.format == "PNG" and np.asarray(image.convert("L")).std() > 5  # not an empty page
     assert sorted(p.name for p in folder.iterdir()) == ["curves.png", "metrics.jsonl"]

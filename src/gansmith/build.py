@@ -86,7 +86,9 @@ def settled(recipe: Recipe, device: torch.device, say: Say) -> Recipe:
         if is_shards(data.name):
             lacking = {"--img_size": data.img_size == 0, "--channels": not data.channels}
             lacking["--data.validation 0" if data.per_shard else "--data.validation"] = data.validation < 0
-            raise UserError(f"shards are not looked at: give {', '.join(k for k, lacks in lacking.items() if lacks)}")
+            raise UserError(
+                f"nothing is chosen by looking at shards: give {', '.join(k for k, lacks in lacking.items() if lacks)}"
+            )
         row_of(data.name)  # or an error, before anything is chosen
         if len(needs_of(recipe)) > 1 or "x" not in needs_of(recipe)[0]:
             raise UserError(
@@ -104,7 +106,7 @@ def settled(recipe: Recipe, device: torch.device, say: Say) -> Recipe:
         (h, w), few = data.size, recipe.data.validation < 0 < data.validation < FEWEST
         say(
             f"chosen for {data.name}: --img_size {h if h == w else f'{h},{w}'} --channels {data.channels}"
-            f" --data.validation {data.validation}" + few * f" (memorisation is told by no fewer than {FEWEST})"
+            f" --data.validation {data.validation}" + few * f" (too few to tell memorisation, which takes {FEWEST})"
         )
     if around.precision == "auto":
         around = replace(around, precision=engine.best_precision(device))

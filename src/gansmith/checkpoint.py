@@ -222,7 +222,7 @@ def fits(path: Path) -> Iterator[None]:
         raise
     except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
         where = path.parents[1] / "recipe.yaml"
-        why = (str(error) or type(error).__name__).splitlines()[0]
+        why = " ".join((str(error) or type(error).__name__).split("\n\t")[:2]).splitlines()[0]
         raise UserError(f"{path} does not fit {where}: {why}") from None
 
 
@@ -232,6 +232,8 @@ def newest_good(folder: Path, say: Callable[[str], None]) -> Path:
     for path in paths:
         try:
             verify(path)
+            if path != paths[0]:
+                say(f"the newest that is good is {path}")
             return path
         except Broken as reason:
             if not path.exists():  # pruned by a training that goes on beside, which has written a newer one

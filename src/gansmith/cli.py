@@ -746,6 +746,7 @@ def recipes_cp(name: str, path: Text) -> None:
     target = target / f"{name}.yaml" if target.is_dir() else target
     if target.suffix not in (".yaml", ".yml"):
         raise UserError(f"{target}: a recipe's file ends in .yaml")
+    target.parent.mkdir(parents=True, exist_ok=True)
     try:
         with target.open("x", encoding="utf-8") as file:
             file.write(text)
@@ -814,7 +815,9 @@ def recipe_words(
     """(WHAT, flags) of a command line with one WHAT at most."""
     found, flags = _split(words, options)
     if len(found) > 1:
-        raise UserError(f"{found[0]} and {found[1]}: one recipe, file or run at a time")
+        folder = next((one for one in found if Path(one).is_dir() and not (Path(one) / "recipe.yaml").exists()), None)
+        near = f"; did you mean --data {shlex.quote(folder)}?" if folder else ""
+        raise UserError(f"{found[0]} and {found[1]}: one recipe, file or run at a time{near}")
     return (found[0] if found else default), flags
 
 

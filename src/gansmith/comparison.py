@@ -137,7 +137,7 @@ def write(found: Comparison) -> None:
     """table.md, curves.png, and both in one page beside the last pictures of each row's first run."""
     shown, curves = table(found), found.out / "curves.png"
     logs = [[path for job in row if (path := job.run / "metrics.jsonl").exists()] for row in found.rows.values()]
-    plot_overlaid(logs, curves)
+    plot_overlaid(logs, curves, [*map(printable, found.rows)])
     write_text(found.out / "table.md", shown.markdown())
     grids: dict[str, bytes] = {}
     for name, row in found.rows.items():

@@ -209,7 +209,7 @@ def plan(what: str | Path = "gan", *, flags: Mapping[str, Any] | None = None, tr
     layers = [read_layer(path / "recipe.yaml" if a_run else what), Layer("flag", flags or {}, typed=True)]
     asked = os.environ.get("GANSMITH_TRUST") == "1"  # by --trust, which ranks and children inherit
     trust = trust or asked or (run is not None and remembered(run))
-    resolved = combine(*layers, label=path.stem if run is None else run.name, trust=trust)
+    resolved = combine(*layers, label=path.stem if run is None else run.resolve().name, trust=trust)
     return replace(resolved, run=path if a_run else None)
 
 

@@ -243,6 +243,8 @@ def _session(world: World, resolved: Resolved, out: Path | None, quiet: bool) ->
         # A run that ended before its first checkpoint begins anew.
         saved = run if world.on_first(lambda: run is not None and _has_checkpoint(run)) else None
         recipe = resolved.recipe
+        if run is not None and saved is None:
+            say(f"there is no checkpoint in {run}: it begins anew")
         if saved is None:
             digest = world.on_first(lambda: start_digest(resolved.recipe, say))
             recipe = world.on_first(lambda: settled(resolved.recipe, world.device, say))
@@ -265,7 +267,7 @@ def _session(world: World, resolved: Resolved, out: Path | None, quiet: bool) ->
         done = world.on_first(lambda: run is not None and runs.finished(run))
         _check_unfinished(run, done, recipe, experiment, total)
         if done and any(one.args.get("unit") == "training" for one in recipe.schedules):
-            say("schedules count shares of the training: they follow the new length, and what had fallen rises again")
+            say("schedules count shares of the training: with the new length, rates that had fallen rise again")
         _warn_of_rest(experiment, total, say)
         made = runs.created(out, resolved.label, recipe.data.name, lambda: state.round == 0)
         run = world.on_first(lambda: run or held.enter_context(made))

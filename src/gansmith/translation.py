@@ -60,8 +60,8 @@ def translate(
     targets = _targets(files, folder, seeds)
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--out {folder} is a file; it must be a folder")
-    if out is not None and (there := next((path for path in targets if path.exists()), None)):
-        raise UserError(f"{there} exists; choose another --out")
+    if out is not None and folder.is_dir() and (there := next(folder.iterdir(), None)):
+        raise UserError(f"--out {folder} is not empty: it holds {printable(there.name)}; choose another --out")
     for _, path in files:  # all of them before the first is written
         _read(path, sampler, resize, given)
     began = said = time.monotonic()

@@ -52,7 +52,7 @@ def verified(what: Published, path: Path) -> bytes:
     if not digest.startswith(what.sha256):
         raise UserError(
             f"{path} is not {Path(what.url).name}, or not all of it: {len(data):,} bytes, and its sha256 begins with"
-            f" {digest[:8]}; remove it, or give {what.option}"
+            f" {digest[:8]}; give another file, by {what.option}, or none for a download"
         )
     return data
 

@@ -71,7 +71,9 @@ def find_folder(what: str, wanted: Wanted) -> list[Found]:
     if not parts and _in_one(sort, wanted.pairs):
         raise UserError(f"{folder} has no test split; it would be the pictures in {folder / 'test'}")
     if not parts:
-        text = f"{folder} has no folders a and b for the {split} split" + ", nor just two others" * (sort == "domains")
+        text = f"{folder} has no folders a and b for the {split} split" + ", nor two subfolders alone" * (
+            sort == "domains"
+        )
         raise UserError(f"{text}; give {advice(wanted.needs)}; for files with both side by side: --data.pairs halves")
     if len(parts) == 2:
         a, b = parts if wanted.direction == "a2b" else parts[::-1]
@@ -188,7 +190,8 @@ def _classes(where: str, samples: Samples, wanted: Wanted) -> tuple[tuple[str, .
         wanted.say(f"{len(classes)} subfolders are classes{unused}: {names}")
         return tuple(classes), [number[top] for top in tops]
     if wanted.fields & {"y", "bits"}:
-        one = f": {classes[0]} is the only class" if "" not in tops and classes else ""
+        alone = f": {classes[0]} is the only class" if classes else ""
+        one = f": {printable(samples[tops.index('')][0])} lies in no subfolder" if classes and "" in tops else alone
         what = "labels" if "y" in wanted.fields else "attributes"
         raise UserError(f"there are no {what} in {where}{one}; give {advice(wanted.needs)}")
     if "" in tops and classes:

@@ -14,6 +14,7 @@ from gansmith.data.addresses import Untrusted, first_remote, is_shards
 from gansmith.data.cache import Draft, entry_path, load_entry
 from gansmith.data.imageset import ImageSet, Labels
 from gansmith.data.named import NAMED
+from gansmith.data.pictures import EXTENSIONS
 from gansmith.data.prepare import UNLABELLED, Needs, Wanted, advice, described, kind
 from gansmith.data.streamed import Streamed, permutation
 from gansmith.data.toy import TOYS
@@ -115,7 +116,12 @@ def row_of(what: str) -> Known:
     if what and folder.is_dir():
         return _FOLDER
     if what and folder.exists():
-        raise UserError(f"{what} is a file; unpack it and give the folder with the pictures")
+        own = (
+            "give its folder"
+            if what.lower().endswith(EXTENSIONS)
+            else "unpack it and give the folder with the pictures"
+        )
+        raise UserError(f"{what} is a file; {own}")
     if "/" in what or "\\" in what or what.startswith((".", "~")):
         beside = (str(folder.with_name(one.name)) for one in folder.absolute().parent.glob("*/"))
         raise UserError(f"no such folder: {folder.resolve()}{did_you_mean(str(folder), beside)}")
@@ -183,8 +189,11 @@ def _held_back(found: ImageSet, mixed: bool, wanted: Wanted) -> ImageSet:
             raise UserError(f"{found.name} has no validation images: --data.validation N holds N back, in a new run")
         return found
     if not 0 < validation < n:
-        right = f"it must leave images to train on: a tenth of them is {max(1, n // 10)}"
+        right = f"it must leave images to train on: a tenth of them is --data.validation {max(1, n // 10)}"
         raise UserError(f"data.validation is {validation}, and {found.name} has {n} images in all; {right}")
+    if split == "train" and 4 * validation > n:
+        fewer = f"--data.validation {max(1, n // 10)} holds a tenth back"
+        wanted.say(f"warning: {validation} of the {n} images of {found.name} are held back; {fewer}")
     if mixed:
         here = slice(n - validation, None) if split == "validation" else slice(n - validation)
         columns = {name: column[here] for name, column in found.columns.items()}

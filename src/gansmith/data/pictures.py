@@ -1,6 +1,7 @@
 """One picture file, of any mode and size, as uint8 of one size."""
 
 import contextlib
+import warnings
 from importlib.util import find_spec
 from io import BytesIO
 from pathlib import Path
@@ -25,6 +26,8 @@ FORMATS = [
 
 MEGAPIXELS = 200
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # channels -> Pillow mode
+
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # data.max_megapixels decides, and is told
 
 
 def open_picture(path: Path | BytesIO, megapixels: int = MEGAPIXELS) -> Image.Image:
@@ -69,8 +72,9 @@ def why_broken(error: Exception) -> str:
 
 
 def printable(name: str | Path) -> str:
-    """A file name as text that any terminal takes: bytes that are not UTF-8 are escaped."""
-    return str(name).encode("utf-8", "backslashreplace").decode()
+    """A file name as text of one line that any terminal takes: what cannot be printed is escaped."""
+    text = str(name).encode("utf-8", "backslashreplace").decode()
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def in_colour(image: Image.Image) -> bool:

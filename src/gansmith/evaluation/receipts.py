@@ -128,7 +128,7 @@ def table(columns: Sequence[Sequence[Receipt]]) -> Table:
         values = [next((r.text() for r in column if r.metric == metric), "") for column in columns]
         unit = f" ({first.unit})" if first.unit else ""
         rows.append([f"{metric}{unit}", *values, number(first.real), first.better])
-    several = any(receipt.spread is not None for receipt in named.values())
+    several = any(receipt.spread is not None and "low" not in receipt.details for receipt in named.values())
     spread = "+-: standard deviation over sets of samples" if several else "one set of samples"
     notes = [f"{metric} is {receipt.note}" for metric, receipt in named.items() if receipt.note]
     head = ["score", *heads, "real images", "better"]

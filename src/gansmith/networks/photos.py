@@ -66,7 +66,9 @@ class AidedCritic(nn.Module):
         super().__init__()
         check_multiple(*shape[1:], 4, least=16)
         if shape[0] not in (1, 3):
-            raise ValueError(f"data.channels is {shape[0]}; SqueezeNet looks at 1 or 3, and photo_critic at any number")
+            raise ValueError(
+                f"data.channels is {shape[0]}; SqueezeNet looks at 1 or 3; --networks.D.name photo_critic takes 4"
+            )
         self.pixels = Critic(shape, width=width, most=most)
         self.features = SqueezeNetFeatures(shape, file=file, values=values)
         _, _, eighth, sixteenth = self.features.MAPS

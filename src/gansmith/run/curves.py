@@ -1,7 +1,8 @@
 """One picture of how a run went, from its metrics.jsonl."""
 
+import warnings
 from collections.abc import Mapping, Sequence
-from itertools import cycle
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ _PANELS = {
 # What tells the rows of `plot_overlaid` apart: colour and dash, by the names that HTML has for them, too.
 LINES = [(colour, dash) for dash in ("solid", "dashed", "dotted") for colour in (*_COLOURS.values(), *_MORE_COLOURS)]
 
+_ASIAN = ("Noto Sans CJK KR", "Noto Sans CJK JP", "NanumGothic", "Malgun Gothic", "Apple SD Gothic Neo", "AppleGothic")
 _SEEN = "images seen by D (thousands)"
 _Curve = tuple[NDArray[np.float64], NDArray[np.float64]]
 
@@ -46,7 +48,7 @@ def plot_curves(metrics: Path, out: Path, title: str) -> None:
     if not (drawn := {label: shown for label, shown in found.items() if shown}):
         raise UserError(f"{metrics} holds nothing to draw: no loss/, D/, grad/ or game/ values")
     figure, axes = panels(len(drawn), 0.9 + 2.2 * len(drawn))
-    figure.suptitle(title, fontsize=12)
+    figure.suptitle(title, fontsize=12, fontfamily=_fonts())
     for ax, (label, shown) in zip(axes, drawn.items(), strict=True):
         _draw(ax, rows, shown)
         ax.set_ylabel(label)
@@ -56,8 +58,8 @@ def plot_curves(metrics: Path, out: Path, title: str) -> None:
     save(figure, out)
 
 
-def plot_overlaid(rows: Sequence[Sequence[Path]], out: Path) -> None:
-    """Draw all values of several logs, a panel each, as a PNG: row i of metrics.jsonl in LINES[i], without names.
+def plot_overlaid(rows: Sequence[Sequence[Path]], out: Path, names: Sequence[str] = ()) -> None:
+    """Draw all values of several logs, a panel each, as a PNG: row i of metrics.jsonl in LINES[i].
 
     A line is the mean of a row's runs, with a faint one for each; where these were logged at other rounds, only the
     runs themselves. UserError with nothing to draw.
@@ -82,6 +84,12 @@ def plot_overlaid(rows: Sequence[Sequence[Path]], out: Path) -> None:
             ax.set_yscale("log")
         ax.set_title(key, fontsize=10, loc="left", parse_math=False)
         ax.set_xlabel(_SEEN, fontsize=8)
+    if names:
+        from matplotlib.lines import Line2D
+
+        styles: Any = islice(cycle(LINES), len(names))
+        lines = [Line2D([], [], color=colour, linestyle=dash) for colour, dash in styles]
+        figure.legend(lines, names, loc="outside upper left", frameon=False, fontsize=8)
     save(figure, out)
 
 
@@ -103,8 +111,17 @@ def panels(n: int, height: float, columns: int = 1) -> tuple[Any, Any]:
     return figure, axes
 
 
+def _fonts() -> list[str]:
+    """matplotlib's own font, which lacks Asian scripts, and those of them that are installed."""
+    from matplotlib.font_manager import fontManager
+
+    there = {font.name for font in fontManager.ttflist}
+    return ["DejaVu Sans", *(name for name in _ASIAN if name in there)]
+
+
 def save(figure: Any, out: Path) -> None:
-    with replacing(out) as part:
+    with replacing(out) as part, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph")  # no font has it: a box stands for it
         figure.savefig(part, format="png")
 
 

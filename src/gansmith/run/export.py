@@ -44,8 +44,8 @@ def save_images(pictures: NDArray[np.uint8], path: Path, *, columns: int, names:
             np.savez_compressed(file, images=pictures, names=np.array(names, dtype=str))
     else:
         path.mkdir(exist_ok=True)
-        if there := next(path.glob("*.png"), None):
-            raise UserError(f"{path} holds pictures already, such as {there.name}; give an empty folder, or a new one")
+        if there := next(path.iterdir(), None):
+            raise UserError(f"{path} is not empty: it holds {there.name}; give an empty folder, or a new one")
         for picture, name in zip(pictures, names, strict=True):
             save_png(grid(picture[None], 1, pad=0), path / f"{name}.png")
 

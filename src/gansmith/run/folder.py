@@ -108,7 +108,9 @@ def locked(run: Path, wait: float = 0) -> Iterator[None]:
     try:
         held = FileLock(run / ".lock").acquire(timeout=wait)
     except Timeout:
-        raise UserError(f"another training writes to {run}; wait for it, or choose another --out") from None
+        raise UserError(
+            f"another training writes to {run}; wait for it, or train a new run in another folder"
+        ) from None
     with held:
         yield
 

@@ -287,7 +287,7 @@ class Record:
             self.say(f"the film goes without {text}")
         self._said |= bad
         if read_metrics(self.run / "metrics.jsonl"):  # none where a signal came before the first round
-            plot_curves(self.run / "metrics.jsonl", self.run / "curves.png", self.run.name)
+            plot_curves(self.run / "metrics.jsonl", self.run / "curves.png", self.run.resolve().name)
         self._drawn = time.perf_counter()
         self._drawing = self._drawn - began
         if finished:
