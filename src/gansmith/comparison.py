@@ -166,7 +166,6 @@ def page(shown: Table, rows: int, curves: bytes, grids: Mapping[str, bytes]) -> 
         above="\n".join(f"<p>{escape(line)}</p>" for line in shown.above),
         table="\n".join([cells(shown.head, "th"), *(cells(line, "td", mark) for line, mark in marked)]),
         below="\n".join(f'<p class="note">{escape(line)}</p>' for line in shown.below),
-        legend="".join(f"{mark}{escape(line[0])} &emsp; " for line, mark in marked[:rows]),
         curves=picture(curves, "curves of all rows"),
         pictures="\n".join(figure.format(picture(png, name), escape(name)) for name, png in grids.items()),
     )
