@@ -444,7 +444,7 @@ def test_a_damaged_entry_is_said_and_made_anew(folder: Path, cache: Path) -> Non
         assert file.name == "set.json" or any("making it anew" in text and str(entry) in text for text in said)
         assert data.digest == whole.digest and levels(data) == {"x": [0, 1]} and data.columns["y"].tolist() == [0, 1]
         load(folder, said=(said := []))
-        assert said == ["2 subfolders are classes, which a recipe without labels does not use: a, b"]
+        assert said == ["2 subfolders are classes, for recipes with labels: a, b"]
         assert list(cache.iterdir()) == [entry]
 
 

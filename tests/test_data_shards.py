@@ -238,6 +238,15 @@ def test_pairs_and_attributes_go_into_shards_and_come_out(tmp_path: Path) -> Non
             path.write_bytes(png(10 * (side == "b") + i))
     write_shards(Wanted(str(tmp_path / "pairs"), say=lambda _: None), tmp_path / "p", pairs=True)
     pairs = load(tmp_path / "p", PAIRS)
+    (tmp_path / "halves").mkdir()
+    for i in range(4):
+        both = [Image.open(tmp_path / "pairs" / side / f"{i}.png") for side in ("a", "b")]
+        (whole := Image.new(both[0].mode, (2 * both[0].width, both[0].height))).paste(both[0], (0, 0))
+        whole.paste(both[1], (both[0].width, 0))
+        whole.save(tmp_path / "halves" / f"{i}.png")
+    write_shards(Wanted(str(tmp_path / "halves"), say=lambda _: None), tmp_path / "h", pairs=True)
+    halves = load(tmp_path / "h", PAIRS)
+    assert all((halves.columns[side][:] == pairs.columns[side][:]).all() for side in ("a", "b"))
     assert (pairs.columns["b"][:][:, 0, 0, 0] - pairs.columns["a"][:][:, 0, 0, 0]).tolist() == [10] * 4
     turned = load(tmp_path / "p", PAIRS, direction="b2a")
     assert (turned.columns["a"][0] == pairs.columns["b"][0]).all()

@@ -95,6 +95,8 @@ def settled(recipe: Recipe, device: torch.device, say: Say) -> Recipe:
                 f"data.img_size, data.channels and data.validation are chosen for single pictures, and"
                 f" {recipe.game.name} takes others: give all three"
             )
+        if data.name == "mnist":
+            say("warning: these are MNIST's digits; for your own pictures: --data FOLDER")
         size, channels, held = choose(data.name, 64 if device.type == "cpu" else 128)
         own = size if data.img_size == 0 else data.img_size
         data = replace(

@@ -654,7 +654,7 @@ def _goes_on() -> Iterator[None]:
 @_option("--img_size", "INT|H,W", "of a named set: the size of its pictures  [28]")
 @_option("--channels", "INT", "of a named set: 1 or 3  [1]", _CHANNELS)
 @_option("--n_cpu", "INT", "threads  [8]", _COUNT, 8)
-@click.option("--pairs", is_flag=True, help="of a folder: pictures of equal names in folders a and b are pairs")
+@click.option("--pairs", is_flag=True, help="of a folder: pairs in folders a and b, or side by side in each file")
 def shards(what: str, out: Text, img_size: Text, channels: Text, **options: Any) -> None:
     """Write the pictures of a folder, as they are, or of a named set to shards (WebDataset's) in the new folder OUT.
 

@@ -186,7 +186,7 @@ def _classes(where: str, samples: Samples, wanted: Wanted) -> tuple[tuple[str, .
     if "" not in tops and len(classes) > 1:
         number = {name: index for index, name in enumerate(classes)}
         names = ", ".join(map(printable, classes[:10])) + ", ..." * (len(classes) > 10)
-        unused = ", which a recipe without labels does not use" * wanted.fields.isdisjoint(("y", "bits"))
+        unused = ", for recipes with labels" * wanted.fields.isdisjoint(("y", "bits"))
         wanted.say(f"{len(classes)} subfolders are classes{unused}: {names}")
         return tuple(classes), [number[top] for top in tops]
     if wanted.fields & {"y", "bits"}:

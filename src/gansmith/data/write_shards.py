@@ -44,8 +44,8 @@ def index_shards(wanted: Wanted) -> Index:
 def write_shards(wanted: Wanted, out: Path, *, per_shard: int = 1000, pairs: bool = False) -> Index:
     """The training pictures of a folder, or of a named set at its size, as shards in a new folder, with their index.
 
-    With `pairs` those of equal names in two folders a and b are one sample. All are mixed once and for all, so that
-    each shard holds some of every class. Broken ones are left out.
+    With `pairs` those of equal names in two folders a and b, or the halves of each, are one sample. All are mixed once
+    and for all, so that each shard holds some of every class. Broken ones are left out.
     """
     source = _source(wanted, pairs)
     broken = list(source.broken)
@@ -93,7 +93,7 @@ def _source(wanted: Wanted, pairs: bool) -> Source:
     if is_shards(what) or not folder.is_dir():
         raise UserError(f"{what} is no folder of pictures and no named set ({', '.join(KNOWN)})")
     needs: Needs = (("a", "b"),) if pairs else (("x", "bits"),) if (folder / TABLE).is_file() else (("x",),)
-    (found,) = find_folder(what, replace(wanted, needs=needs, pairs="folders" if pairs else "auto"))
+    (found,) = find_folder(what, replace(wanted, needs=needs))
     return found.source
 
 

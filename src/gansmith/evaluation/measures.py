@@ -170,7 +170,7 @@ class Reference:
             try:
                 self._sets[split] = load_split(self.recipe, split, fold=self.fold, say=self.say, progress=False)
             except UserError as error:
-                hint = "; compare with other images: reference validation (see data.validation) or train"
+                hint = "; if the set has moved: gansmith train RUN --data FOLDER; else --reference validation or train"
                 raise UserError(f"{error}{hint if split == self.split == 'test' else ''}") from None
         data, needs = self.recipe.data, game_of(self.recipe).needs
         found = next(one for one, fields in zip(self._sets[split], needs, strict=True) if field in fields)
