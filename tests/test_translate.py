@@ -228,7 +228,7 @@ def test_what_cannot_be_translated_or_written_is_refused(runs: dict[str, Path], 
         ("nowhere.png", "out", "there is no picture or folder nowhere.png"),
         ("empty", "out", "no pictures in empty"),
         ("a.jpg", "file", "--out file is a file; it must be a folder"),
-        ("in/a.png", "in", "--out in is not empty: it holds a.png; choose another --out"),
+        ("in/a.png", "in", "in is not empty: it holds a.png; give an empty folder"),
     ]
     before = (here / "in/a.png").read_bytes()
     for pictures, out, said in wrong:

@@ -15,6 +15,7 @@ from gansmith.data.pictures import EXTENSIONS, open_picture, printable, to_array
 from gansmith.errors import UserError
 from gansmith.hub import PREFIX
 from gansmith.inference import Kind, Round, Sampler, load
+from gansmith.run.atomic import check_empty
 from gansmith.run.pictures import grid, save_png, to_uint8
 
 SAY_SECONDS = 10.0
@@ -60,8 +61,8 @@ def translate(
     targets = _targets(files, folder, seeds)
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--out {folder} is a file; it must be a folder")
-    if out is not None and folder.is_dir() and (there := next(folder.iterdir(), None)):
-        raise UserError(f"--out {folder} is not empty: it holds {printable(there.name)}; choose another --out")
+    if out is not None:
+        check_empty(folder)
     for _, path in files:  # all of them before the first is written
         _read(path, sampler, resize, given)
     began = said = time.monotonic()

@@ -20,6 +20,13 @@ def replacing(path: Path) -> Iterator[Path]:
         part.unlink(missing_ok=True)
 
 
+def check_empty(folder: Path) -> None:
+    """UserError where a folder holds anything that is not hidden: pictures made now would mix with those there."""
+    names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else ()
+    if there := next((name for name in names if not name.startswith(".")), None):
+        raise UserError(f"{folder} is not empty: it holds {ascii(there)[1:-1]}; give an empty folder, or a new one")
+
+
 @contextmanager
 def new_folder(folder: Path) -> Iterator[Path]:
     """Give a temporary folder beside `folder`, which it becomes if the block ends without an error.

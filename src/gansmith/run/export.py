@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gansmith.errors import UserError
-from gansmith.run.atomic import replacing
+from gansmith.run.atomic import check_empty, replacing
 from gansmith.run.pictures import enlarged, grid, save_pages, save_png
 
 ONE: dict[str, dict[str, Any]] = {  # the endings of a single picture, and how Pillow writes it
@@ -44,8 +44,7 @@ def save_images(pictures: NDArray[np.uint8], path: Path, *, columns: int, names:
             np.savez_compressed(file, images=pictures, names=np.array(names, dtype=str))
     else:
         path.mkdir(exist_ok=True)
-        if there := next(path.iterdir(), None):
-            raise UserError(f"{path} is not empty: it holds {there.name}; give an empty folder, or a new one")
+        check_empty(path)
         for picture, name in zip(pictures, names, strict=True):
             save_png(grid(picture[None], 1, pad=0), path / f"{name}.png")
 
