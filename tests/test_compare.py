@@ -408,7 +408,7 @@ def test_rows_are_drawn_over_each_other_each_in_its_colour(tmp_path: Path) -> No
         for seed, path in enumerate(paths):
             lines = [{"round": k, "images": 8 * k, "loss/$D_$": row + 0.1 * seed} for k in range(1, 20)]
             path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    plot_overlaid(logs, tmp_path / "curves.png", ["one", "\N{HANGUL SYLLABLE HAN}"])
+    plot_overlaid(logs, tmp_path / "curves.png", ["a$x_{$", "\N{HANGUL SYLLABLE HAN}"])
     pixels = np.asarray(Image.open(tmp_path / "curves.png").convert("RGB")).reshape(-1, 3).astype(int)
     for colour, _ in LINES[:2]:
         assert (np.abs(pixels - ImageColor.getrgb(colour)).sum(1) < 30).sum() > 200

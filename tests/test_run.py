@@ -241,10 +241,14 @@ def test_what_is_trained_on_what_is_said_unless_it_is_quiet(
     assert capfd.readouterr() == ("", "")
     run = train(tmp_path / "run", 14, keys={"data.memory": "map", "data.validation": 4}, quiet=False)
     text = "".join(capfd.readouterr())
+    assert "are held back;" not in text
     read = "56 images (1, 16, 16) from a memory map by 2 threads, 4 held back; to round 14 = 2 epochs"
     for part in ("gan: Simultaneous", "cpu, seed 0", read):
         assert part in text, text
     assert f"run folder: {run}" in text and re.search(r"round 14/14\b.*took", text)
+    train(tmp_path / "few", 1, keys={"data.validation": 30}, quiet=False)
+    text = "".join(capfd.readouterr())
+    assert "warning: 30 of the 60 images" in text and "are held back; --data.validation 6 holds a tenth back" in text
 
 
 def test_what_else_lies_in_a_run_does_no_harm(train: Train, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from gansmith.data import ImageSet, load_sets
 from gansmith.data.addresses import is_shards
 from gansmith.data.choose import FEWEST, choose
 from gansmith.data.load import mixed, row_of
-from gansmith.data.prepare import Needs, Wanted
+from gansmith.data.prepare import Needs, Wanted, kind
 from gansmith.data.stream import Stream
 from gansmith.data.values import VALUES
 from gansmith.data.views import Draws, View, keys_of, to_load
@@ -76,7 +76,11 @@ def settled(recipe: Recipe, device: torch.device, say: Say) -> Recipe:
     """The same with what it leaves to its data and the device: the pictures' size and channels, how many are held back,
     the precision.
     """
-    data, around = recipe.data, recipe.engine
+    data, around, needs = recipe.data, recipe.engine, needs_of(recipe)
+    if (data.attributes or data.columns) and not any("bits" in fields for fields in needs):
+        raise UserError("data.attributes and data.columns are for games with attributes, and this has none: drop them")
+    if data.pairs != "auto" and kind(needs) == "plain":
+        raise UserError(f"data.pairs is {data.pairs}, and the game takes single pictures: it must be auto")
     if (best := recipe.evaluation.best) and not recipe.evaluation.every:
         raise UserError(
             f"evaluation.best is {best}, and evaluation.every is 0, so that nothing is scored: set both, or"

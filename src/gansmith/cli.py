@@ -6,6 +6,7 @@ import shlex
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from functools import reduce
@@ -121,6 +122,7 @@ def main(context: click.Context) -> None:
     gansmith sample RUN                 pictures from a run
     gansmith translate RUN PICTURES     pictures out of yours (pix2pix, cyclegan)
     """
+    warnings.filterwarnings("ignore", message="Image size")  # Pillow's; data.max_megapixels says what is too large
     if launch().size > 1 and context.invoked_subcommand not in (None, "train"):
         raise UserError(f"torchrun is for train; {context.invoked_subcommand} runs in one process")
     # Idle OpenMP threads spin; where another process wants the core, that can slow training twenty times. Measured:
@@ -491,7 +493,7 @@ def figure(name: str, run: str, **opened: Any) -> None:
     "--metrics",
     "LIST",
     "of parzen_ll, fd, kd, mmd, pr, dc, score, classes, stacked, memorised, memorised_pixels; of pairs psnr, ssim, l1;"
-    " of points modes; of classes told accuracy; of clusters cluster_accuracy, nmi, ari  [all possible]",
+    " of points modes; of classes told accuracy; of clusters cluster_accuracy, nmi, ari  [all that tell something]",
     read=_listed,
 )
 @_option("--n", "N", "samples in a set  [what is usual for each metric]", _TWO_OR_MORE)
@@ -660,7 +662,7 @@ def shards(what: str, out: Text, img_size: Text, channels: Text, **options: Any)
 
     Without OUT: write the index of SHARDS, which are on this machine, beside them.
     """
-    from gansmith.data import Wanted
+    from gansmith.data import Wanted, data_names
     from gansmith.data.shards import counted
     from gansmith.data.write_shards import index_shards, write_shards
     from gansmith.recipe import is_run
@@ -671,7 +673,7 @@ def shards(what: str, out: Text, img_size: Text, channels: Text, **options: Any)
     if out is None:
         about = index_shards(Wanted(what, **how)).about
     else:
-        if (img_size or channels) and Path(what).is_dir():
+        if (img_size or channels) and what not in data_names():
             raise UserError("--img_size and --channels are for named sets; the files of a folder go in as they are")
         data = _real_images(what, img_size, channels)
         about = write_shards(Wanted(what, data.size, data.channels, **how), Path(out), **options).about

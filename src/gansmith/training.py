@@ -264,6 +264,8 @@ def _session(world: World, resolved: Resolved, out: Path | None, quiet: bool) ->
         experiment.total = total
         if total < FEW and not recipe.steps and saved is None:
             say(f"{total:,} rounds are too few for pictures to show much: give --steps, or a greater --n_epochs")
+        if saved is None:
+            _warn_of_few(recipe.data.validation, experiment, say)
         done = world.on_first(lambda: run is not None and runs.finished(run))
         _check_unfinished(run, done, recipe, experiment, total)
         if done and any(one.args.get("unit") == "training" for one in recipe.schedules):
@@ -369,6 +371,14 @@ def _check_unfinished(run: Path | None, done: bool, recipe: Recipe, experiment: 
         f"{run} {how}: {state.round:,} rounds, {experiment.stream.epoch:.4g} epochs; to train it further give a greater"
         f" length, such as {f'--steps {2 * state.round}' if recipe.steps else longer}"
     )
+
+
+def _warn_of_few(held: int, experiment: Experiment, say: Say) -> None:
+    """Say where more than a quarter of a set is held back: recipes do not know how large it is."""
+    for one in experiment.stream.sets:
+        if 4 * held > (n := len(one) + held):
+            fewer = f"--data.validation {n // 10} holds a tenth back"
+            say(f"warning: {held} of the {n} images of {one.name} are held back; {fewer}")
 
 
 def _warn_of_rest(experiment: Experiment, total: int, say: Say) -> None:

@@ -50,9 +50,10 @@ def verified(what: Published, path: Path) -> bytes:
     data = _bytes(what, path)
     digest = hashlib.sha256(data).hexdigest()
     if not digest.startswith(what.sha256):
+        own = path.parent == cache()
         raise UserError(
             f"{path} is not {Path(what.url).name}, or not all of it: {len(data):,} bytes, and its sha256 begins with"
-            f" {digest[:8]}; give another file, by {what.option}, or none for a download"
+            f" {digest[:8]}; {'remove it, or give' if own else 'give another by'} {what.option}"
         )
     return data
 

@@ -97,7 +97,15 @@ class Decoder:
         # The folder of this very package, and no other that happens to be where the command is typed (-P).
         paths = [str(Path(gansmith.__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-c", "from gansmith.data.decoder import main; main()", json.dumps(form)],
+            [
+                sys.executable,
+                "-P",
+                "-W",
+                "ignore",
+                "-c",
+                "from gansmith.data.decoder import main; main()",
+                json.dumps(form),
+            ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},

@@ -292,11 +292,7 @@ def fingerprint(files: Mapping[str, tuple[int, int]]) -> str:
 def has_split(folder: Path, split: str, needs: Needs = (("x",),), pairs: str = "auto") -> bool:
     """Whether the folder has pictures for this split, "train" or "test", of the kind that is needed."""
     parts = _parts(folder, split, needs, pairs)
-    return bool(parts) and all(map(_any_picture, parts))
-
-
-def _any_picture(part: Part) -> bool:
-    return any(path.name.lower().endswith(pictures.EXTENSIONS) for path in part.folder.rglob("*"))
+    return bool(parts) and all(list_folder(part.folder, spare=part.spare).files for part in parts)
 
 
 def _parts(folder: Path, split: str, needs: Needs, pairs: str = "auto") -> list[Part]:

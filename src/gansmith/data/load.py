@@ -71,10 +71,6 @@ def load_sets(wanted: Wanted) -> tuple[ImageSet, ...]:
         _check_fields(what, row.gives, needs)
     if (k := wanted.labelled) is not None and UNLABELLED not in needs:
         raise UserError(f"data.labelled is {k}, and the game sees no pictures without labels: it must be null")
-    if (wanted.attributes or wanted.columns) and "bits" not in wanted.fields:
-        raise UserError("data.attributes and data.columns are for games with attributes, and this has none: drop them")
-    if wanted.pairs != "auto" and kind(needs) == "plain":
-        raise UserError(f"data.pairs is {wanted.pairs}, and the game takes single pictures: it must be auto")
     whole = replace(wanted, split="train") if split == "validation" and not row.validation else wanted
     module, _, function = row.load.partition(":")
     found = getattr(import_module(module), function)(what, whole)
@@ -191,9 +187,6 @@ def _held_back(found: ImageSet, mixed: bool, wanted: Wanted) -> ImageSet:
     if not 0 < validation < n:
         right = f"it must leave images to train on: a tenth of them is --data.validation {max(1, n // 10)}"
         raise UserError(f"data.validation is {validation}, and {found.name} has {n} images in all; {right}")
-    if split == "train" and 4 * validation > n:
-        fewer = f"--data.validation {max(1, n // 10)} holds a tenth back"
-        wanted.say(f"warning: {validation} of the {n} images of {found.name} are held back; {fewer}")
     if mixed:
         here = slice(n - validation, None) if split == "validation" else slice(n - validation)
         columns = {name: column[here] for name, column in found.columns.items()}

@@ -1,7 +1,6 @@
 """One picture file, of any mode and size, as uint8 of one size."""
 
 import contextlib
-import warnings
 from importlib.util import find_spec
 from io import BytesIO
 from pathlib import Path
@@ -26,8 +25,6 @@ FORMATS = [
 
 MEGAPIXELS = 200
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # channels -> Pillow mode
-
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # data.max_megapixels decides, and is told
 
 
 def open_picture(path: Path | BytesIO, megapixels: int = MEGAPIXELS) -> Image.Image:

@@ -109,7 +109,8 @@ def _members(source: Source, index: int) -> tuple[list[tuple[str, bytes]], list[
             if isinstance(given, Path):
                 made.append((f"{side}{given.suffix[1:].lower()}", given.read_bytes()))
             else:
-                image.save(file := io.BytesIO(), "PNG")
+                plain = image if image.mode in ("1", "L", "LA", "P", "RGB", "RGBA") else image.convert("RGB")
+                plain.save(file := io.BytesIO(), "PNG")
                 made.append((f"{side}png", file.getvalue()))
     except UserError:
         raise

@@ -97,13 +97,7 @@ class Evaluator:
                 say(f"all that needs features is left out: {error}")
         self.to = Reference(recipe, self.maker.imitates, reference, self.extractor, where, say)
         if not self.named:
-            there = len(self.to.real)
-            for name in [m for m in self.metrics if METRICS[m].real > there]:
-                say(f"{name} is left out: {there} real images are too few; it needs {METRICS[name].real:,}")
-                self.metrics.remove(name)
-            if not self.metrics:
-                enough = "put 20 or more into a folder test beside the others, or hold so many back in a new run"
-                raise UserError(f"{self.data.name}: {there} {reference} pictures are too few to score by; {enough}")
+            self._leave_out_what_says_little()
         self._real: dict[str, Measured | None] = {}
         self._parts = self._done = 0
         self._began = 0.0
@@ -111,6 +105,27 @@ class Evaluator:
         if self.maker.pictures:
             there = min(len(self.to.stored(reference, field)) for field in self.maker.pictures)
             self.limit(there, f"{reference} pictures to make samples from")
+
+    def _leave_out_what_says_little(self) -> None:
+        """Of few real images, and of blurred photos: say what is left out; UserError if that is all."""
+        if {"memorised", "memorised_pixels"} <= {*self.metrics} and self.data.channels == 3:
+            self.say(
+                "memorised_pixels is left out: in pixels any blurred photo is near to many; memorised takes features"
+            )
+            self.metrics.remove("memorised_pixels")
+        if len(self.to.folds) > 1:  # their authors' own numbers
+            return
+        for name in list(self.metrics):
+            of = "validation" if "validation" in METRICS[name].also else self.to.split
+            if (there := len(self.to.of(of))) < (fewest := METRICS[name].real):
+                self.say(f"{name} is left out: {there} {of} images are too few; it needs {fewest:,}")
+                self.metrics.remove(name)
+        if not self.metrics:
+            there, split = len(self.to.real), self.to.split
+            raise UserError(
+                f"{self.data.name}: nothing is left that can be scored by {there} {split} images; put 20 or more into a"
+                " folder test beside the others, or hold so many back in a new run"
+            )
 
     def share(self, other: Evaluator) -> None:
         """Take over what another has computed of the same real images."""
@@ -256,8 +271,6 @@ class Evaluator:
             folds = self.to.folds if row.folds else [self.to]
             for split in (self.to.split, *row.also):
                 protocol[split] = ", ".join(fold.described(split) for fold in folds)
-        if "train" in row.also and measures.mirrors(self.recipe, self.to.field):
-            protocol["train"] += ", and mirrored"
         if data.name not in SHUFFLED and (row.equal or row.ceiling or row.paired):
             protocol["order of real images"] = "drawn once, seed 0"  # the first of them are taken, here or for `real`
         if row.equal or row.paired:
@@ -315,7 +328,13 @@ def evaluate(
             assert one.sampler is not None
             found = score_labels(one.sampler, one.recipe, reference, mine, n, one.about, say)
         else:
-            evaluator = Evaluator(one.recipe, maker=one.maker, metrics=mine, reference=reference, **options)
+            try:
+                evaluator = Evaluator(one.recipe, maker=one.maker, metrics=mine, reference=reference, **options)
+            except UserError as error:
+                if len(subjects) == 1 or mine is not None:
+                    raise
+                say(f"{one.about.get('maker', one.about['what'])} is left out: {error}")
+                continue
             if last is not None:
                 evaluator.share(last)
             last = evaluator
@@ -325,7 +344,7 @@ def evaluate(
         if out is not None:
             _keep(found, pictures, out, _label(what, out, one, ema), say)
     if not receipts:
-        raise UserError(f"{', '.join(names or ())}: nothing here can be scored by that")
+        raise UserError(f"{', '.join(names)}: nothing here can be scored by that" if names else "nothing can be scored")
     return receipts
 
 
@@ -501,8 +520,6 @@ def _chosen(names: Sequence[str] | None, case: measures.Case, say: Say) -> list[
     if names is None:
         alone = [name for name, row in METRICS.items() if case.data.name in row.alone]
         reasons = {m: METRICS[m].why_not(case) for m in alone or [m for m, row in METRICS.items() if not row.alone]}
-        if case.data.channels == 3 and not reasons.get("memorised", "no features"):
-            reasons["memorised_pixels"] = "in pixels any blurred photo is near to many; memorised compares features"
         for name, reason in reasons.items():
             if reason and (case.paired or not METRICS[name].paired):  # no one misses a truth where there is none
                 say(f"{name} is left out: {reason}")

@@ -170,7 +170,7 @@ class Reference:
             try:
                 self._sets[split] = load_split(self.recipe, split, fold=self.fold, say=self.say, progress=False)
             except UserError as error:
-                hint = "; if the set has moved: gansmith train RUN --data FOLDER; else --reference validation or train"
+                hint = "; compare with other images: --reference validation (see data.validation) or train"
                 raise UserError(f"{error}{hint if split == self.split == 'test' else ''}") from None
         data, needs = self.recipe.data, game_of(self.recipe).needs
         found = next(one for one, fields in zip(self._sets[split], needs, strict=True) if field in fields)
@@ -360,7 +360,8 @@ def _memorised(
     originals = torch.cat([seen[which].pixels(slice(i, i + 1)) for which, i in places])
     both = to_uint8(torch.stack([samples.pixels()[nearest.cpu()], originals], 1).flatten(0, 1))
     pairs = both.reshape(len(nearest), 2, *originals.shape[1:])
-    return Measured({value: share(distances < limit.distance)}, limit._asdict(), pairs)
+    details = {**limit._asdict(), **({"mirrored": True} if len(seen) > 1 else {})}
+    return Measured({value: share(distances < limit.distance)}, details, pairs)
 
 
 class Case(NamedTuple):

@@ -128,8 +128,10 @@ def table(columns: Sequence[Sequence[Receipt]]) -> Table:
         values = [next((r.text() for r in column if r.metric == metric), "") for column in columns]
         unit = f" ({first.unit})" if first.unit else ""
         rows.append([f"{metric}{unit}", *values, number(first.real), first.better])
+    sets = max((len(receipt.values) for receipt in named.values()), default=1)
     several = any(receipt.spread is not None and "low" not in receipt.details for receipt in named.values())
-    spread = "+-: standard deviation over sets of samples" if several else "one set of samples"
+    means = f"means over {sets} sets of samples" if sets > 1 else "one set of samples"
+    spread = "+-: standard deviation over sets of samples" if several else means
     notes = [f"{metric} is {receipt.note}" for metric, receipt in named.items() if receipt.note]
     head = ["score", *heads, "real images", "better"]
     return Table(head, rows, left=(0, len(head) - 1), below=[spread, *errors, *notes])

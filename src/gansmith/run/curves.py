@@ -48,7 +48,7 @@ def plot_curves(metrics: Path, out: Path, title: str) -> None:
     if not (drawn := {label: shown for label, shown in found.items() if shown}):
         raise UserError(f"{metrics} holds nothing to draw: no loss/, D/, grad/ or game/ values")
     figure, axes = panels(len(drawn), 0.9 + 2.2 * len(drawn))
-    figure.suptitle(title, fontsize=12, fontfamily=_fonts())
+    figure.suptitle(title, fontsize=12, fontfamily=_fonts(), parse_math=False)
     for ax, (label, shown) in zip(axes, drawn.items(), strict=True):
         _draw(ax, rows, shown)
         ax.set_ylabel(label)
@@ -89,7 +89,11 @@ def plot_overlaid(rows: Sequence[Sequence[Path]], out: Path, names: Sequence[str
 
         styles: Any = islice(cycle(LINES), len(names))
         lines = [Line2D([], [], color=colour, linestyle=dash) for colour, dash in styles]
-        figure.legend(lines, names, loc="outside upper left", frameon=False, fontsize=8)
+        legend = figure.legend(
+            lines, names, loc="outside upper left", frameon=False, prop={"family": _fonts(), "size": 8}
+        )
+        for text in legend.get_texts():
+            text.set_parse_math(False)
     save(figure, out)
 
 

@@ -236,12 +236,8 @@ class Record:
                 checkpoint.prune(self.run / "best", state.round, 1, 0)
 
     def _best_so_far(self, metric: str) -> float:
-        """The score of the checkpoint in best/; nan where there is none of this metric.
-
-        That of a later round, which a killed session kept, does not count yet, and stays until there is another.
-        """
-        there = checkpoint.everything(self.run / "best")
-        for path in (path for path in there if int(path.name) <= self.experiment.state.round):
+        """The score of the checkpoint in best/, of a later round, too, from before a kill; nan where there is none."""
+        for path in checkpoint.everything(self.run / "best"):
             try:
                 score = checkpoint.verify(path)["score"]
             except checkpoint.Broken as error:
