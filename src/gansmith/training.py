@@ -262,10 +262,8 @@ def _session(world: World, resolved: Resolved, out: Path | None, quiet: bool) ->
         recipe = _with_steps(world, recipe, experiment, say)
         total = recipe.steps or math.ceil(recipe.n_epochs * experiment.rounds_per_epoch - 1e-9)
         experiment.total = total
-        if total < FEW and not recipe.steps and saved is None:
-            say(f"{total:,} rounds are too few for pictures to show much: give --steps, or a greater --n_epochs")
         if saved is None:
-            _warn_of_few(recipe.data.validation, experiment, say)
+            _warn_of_few(recipe, experiment, total, say)
         done = world.on_first(lambda: run is not None and runs.finished(run))
         _check_unfinished(run, done, recipe, experiment, total)
         if done and any(one.args.get("unit") == "training" for one in recipe.schedules):
@@ -373,8 +371,11 @@ def _check_unfinished(run: Path | None, done: bool, recipe: Recipe, experiment: 
     )
 
 
-def _warn_of_few(held: int, experiment: Experiment, say: Say) -> None:
-    """Say where more than a quarter of a set is held back: recipes do not know how large it is."""
+def _warn_of_few(recipe: Recipe, experiment: Experiment, total: int, say: Say) -> None:
+    """Say where rounds, or pictures to train on, are few: recipes do not know how large a set is."""
+    held = recipe.data.validation
+    if total < FEW and not recipe.steps:
+        say(f"{total:,} rounds are too few for pictures to show much: give --steps, or a greater --n_epochs")
     for one in experiment.stream.sets:
         if 4 * held > (n := len(one) + held):
             fewer = f"--data.validation {n // 10} holds a tenth back"

@@ -328,15 +328,9 @@ def evaluate(
             assert one.sampler is not None
             found = score_labels(one.sampler, one.recipe, reference, mine, n, one.about, say)
         else:
-            try:
-                evaluator = Evaluator(one.recipe, maker=one.maker, metrics=mine, reference=reference, **options)
-            except UserError as error:
-                if len(subjects) == 1 or mine is not None:
-                    raise
-                say(f"{one.about.get('maker', one.about['what'])} is left out: {error}")
+            evaluator = _evaluator(one, mine, last, alone=len(subjects) == 1, reference=reference, **options)
+            if evaluator is None:
                 continue
-            if last is not None:
-                evaluator.share(last)
             last = evaluator
             about, sets = _sets(what, one.sampler, evaluator, seeds, say)
             found, pictures = evaluator(sets, {**one.about, **about}), evaluator.pictures
@@ -346,6 +340,22 @@ def evaluate(
     if not receipts:
         raise UserError(f"{', '.join(names)}: nothing here can be scored by that" if names else "nothing can be scored")
     return receipts
+
+
+def _evaluator(
+    one: Subject, mine: Sequence[str] | None, last: Evaluator | None, *, alone: bool, say: Say, **options: Any
+) -> Evaluator | None:
+    """For one subject; None, which is said, where nothing tells anything of it and there are others."""
+    try:
+        evaluator = Evaluator(one.recipe, maker=one.maker, metrics=mine, say=say, **options)
+    except UserError as error:
+        if alone or mine is not None:
+            raise
+        say(f"{one.about.get('maker', one.about['what'])} is left out: {error}")
+        return None
+    if last is not None:
+        evaluator.share(last)
+    return evaluator
 
 
 def check_seeds(seeds: Sequence[int]) -> None:
