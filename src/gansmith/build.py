@@ -94,7 +94,7 @@ def settled(recipe: Recipe, device: torch.device, say: Say) -> Recipe:
                 f"nothing is chosen by looking at shards: give {', '.join(k for k, lacks in lacking.items() if lacks)}"
             )
         row_of(data.name)  # or an error, before anything is chosen
-        if len(needs_of(recipe)) > 1 or "x" not in needs_of(recipe)[0]:
+        if len(needs) > 1 or "x" not in needs[0]:
             raise UserError(
                 f"data.img_size, data.channels and data.validation are chosen for single pictures, and"
                 f" {recipe.game.name} takes others: give all three"

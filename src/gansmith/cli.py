@@ -358,11 +358,8 @@ def sample(
         pictures = sampler.sample(chosen, None if label is None else _class(label, sampler.classes.names))
         own = [""]
     names = [f"seed-{seed:0{digits}}{each}" for seed in chosen for each in own]
-    what = "-".join(
-        filter(
-            None, (label and f"class-{label.replace('/', '_')}", traverse or f"seeds-{seeds or f'0-{len(chosen) - 1}'}")
-        )
-    )
+    of_class = f"class-{label.replace('/', '_')}-" if label else ""
+    what = of_class + (traverse or f"seeds-{seeds or f'0-{len(chosen) - 1}'}")
     path = _place(out, run, "sample", sampler, opened["ema"], what)
     save_images(pictures, path, columns=columns, names=names)
     told = f", columns: {', '.join(sampler.classes.names)}" if by_class else ""

@@ -376,9 +376,9 @@ def _warn_of_few(recipe: Recipe, experiment: Experiment, total: int, say: Say) -
     held = recipe.data.validation
     if total < FEW and not recipe.steps:
         say(f"{total:,} rounds are too few for pictures to show much: give --steps, or a greater --n_epochs")
-    for one in experiment.stream.sets:
+    for one in experiment.stream.sets if recipe.data.labelled is None else ():  # few are wanted then
         if 4 * held > (n := len(one) + held):
-            fewer = f"--data.validation {n // 10} holds a tenth back"
+            fewer = f"--data.validation {max(1, n // 10)} holds a tenth back"
             say(f"warning: {held} of the {n} images of {one.name} are held back; {fewer}")
 
 

@@ -58,9 +58,8 @@ def cache_folder() -> Path:
 
 def entry_path(name: str, *parts: object) -> Path:
     """Where the set `name` lies when it was made from `parts` (content and preprocessing, as text)."""
-    key = hashlib.sha256(
-        "\n".join(str(part) for part in (name, *parts)).encode("utf-8", "backslashreplace")
-    ).hexdigest()
+    made_from = "\n".join(str(part) for part in (name, *parts))
+    key = hashlib.sha256(made_from.encode("utf-8", "backslashreplace")).hexdigest()  # a folder's name may be no text
     slug = re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-")[:40] or "set"
     return cache_folder() / f"{slug}-{key[:20]}"
 

@@ -56,6 +56,9 @@ def decode(data: Sequence[bytes | Path | Image.Image], form: Form) -> tuple[Byte
     return out, told
 
 
+CODE = "from gansmith.data.decoder import main; main()"  # what the process runs
+
+
 class Decoders:
     """`n` such processes, started when they are first needed, for any number of threads; one alone is this process."""
 
@@ -97,15 +100,7 @@ class Decoder:
         # The folder of this very package, and no other that happens to be where the command is typed (-P).
         paths = [str(Path(gansmith.__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
         self._process = subprocess.Popen(
-            [
-                sys.executable,
-                "-P",
-                "-W",
-                "ignore",
-                "-c",
-                "from gansmith.data.decoder import main; main()",
-                json.dumps(form),
-            ],
+            [sys.executable, "-P", "-W", "ignore", "-c", CODE, json.dumps(form)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},

@@ -71,9 +71,8 @@ def find_folder(what: str, wanted: Wanted) -> list[Found]:
     if not parts and _in_one(sort, wanted.pairs):
         raise UserError(f"{folder} has no test split; it would be the pictures in {folder / 'test'}")
     if not parts:
-        text = f"{folder} has no folders a and b for the {split} split" + ", nor two subfolders alone" * (
-            sort == "domains"
-        )
+        two = ", nor two subfolders alone" * (sort == "domains")
+        text = f"{folder} has no folders a and b for the {split} split{two}"
         raise UserError(f"{text}; give {advice(wanted.needs)}; for files with both side by side: --data.pairs halves")
     if len(parts) == 2:
         a, b = parts if wanted.direction == "a2b" else parts[::-1]

@@ -34,7 +34,7 @@ def new_folder(folder: Path) -> Iterator[Path]:
     UserError if something is there already, but for an empty folder.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"{folder} exists and is not an empty folder; choose another --out")
+        raise UserError(f"{folder} exists and is not an empty folder; give another one")
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as temporary:
         part = Path(temporary) / folder.name
