@@ -185,8 +185,8 @@ def _terminal(file: TextIO) -> Console | None:
 
 
 def _speed(since: tuple[float, int] | None, until: deque[tuple[float, int]]) -> float | None:
-    """Images per second from `since` to the latest of `until`, None if no time has passed."""
-    if since is None or until[-1][0] <= since[0]:
+    """Images per second from `since` to the latest of `until`, None if there were none or no time has passed."""
+    if since is None or until[-1][0] <= since[0] or until[-1][1] <= since[1]:
         return None
     return (until[-1][1] - since[1]) / (until[-1][0] - since[0])
 
