@@ -13,7 +13,7 @@ from torch import Tensor
 from torchvision.models import squeezenet1_1
 
 import gansmith
-from gansmith.checkpoint import newest_good, read
+from gansmith.checkpoint import newest_good
 from gansmith.errors import UserError
 from gansmith.networks import perceptual
 from gansmith.networks.perceptual import SqueezeNetFeatures
@@ -84,7 +84,7 @@ def test_the_features_never_move_and_are_needed_neither_to_sample_nor_in_the_sam
     with pytest.raises(UserError, match=r"the SqueezeNet weights .* cannot be read"):
         gansmith.train(run, steps=5, **OPTIONS)
     gansmith.train(run, steps=5, overrides={"networks.D.file": str(squeezenet())}, **OPTIONS)
-    net = read(newest_good(run / "checkpoints", print))[0]["players"]["D"]["net"]
+    net = newest_good(run / "checkpoints", print).tree["players"]["D"]["net"]
     for name, there in safetensors.torch.load_file(squeezenet()).items():
         assert torch.equal(net[name.replace("features.", "features.model.", 1)], there)
 

@@ -355,7 +355,7 @@ def test_a_rank_without_memory_says_so_and_the_others_end(both: Both, new: New, 
     for said, (out, error) in zip(says, both(train_here, "gan", options), strict=True):
         assert out == "" and error.startswith(f"RankLost: {said}")
         assert error.endswith(f"; {run} goes on from its newest checkpoint")
-    assert checkpoint.newest_good(run / "checkpoints", pytest.fail).name == "00000002"
+    assert checkpoint.newest_good(run / "checkpoints", pytest.fail).path.name == "00000002"
 
 
 # ---- killed, and started again -----------------------------------------------------------------------------------
@@ -391,7 +391,7 @@ def test_when_a_rank_is_killed_the_others_end_with_one_line(
     # The store lies on rank 0: torch may warn first, in its own words, that it is gone.
     said = err[err.index("gansmith: ") :] if victim == 0 else err
     assert re.fullmatch(rf"{broke}; {run} goes on from its newest checkpoint\n", said)
-    assert checkpoint.newest_good(run / "checkpoints", pytest.fail).name == "00000020"
+    assert checkpoint.newest_good(run / "checkpoints", pytest.fail).path.name == "00000020"
     assert not list((run / "checkpoints").glob(".*"))
 
 
@@ -470,4 +470,4 @@ def test_ctrl_c_of_torchrun_saves(started: list[Any], new: New, tmp_path: Path) 
     assert process.returncode != 0
     assert f"stopped by SIGINT and saved; go on with: gansmith train {run}\n" in err
     newest = checkpoint.newest_good(run / "checkpoints", pytest.fail)
-    assert int(newest.name) >= 25 and int(newest.name) % 1000 and (run / "growth.gif").exists()
+    assert int(newest.path.name) >= 25 and int(newest.path.name) % 1000 and (run / "growth.gif").exists()

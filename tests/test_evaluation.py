@@ -644,15 +644,6 @@ def test_fewer_draws_of_a_seed_are_the_first_of_more() -> None:
     assert not torch.equal(many[:37], drawn.draw(37, 4)) and not torch.equal(many[:100], many[1100:])
 
 
-def test_a_checkpoint_that_is_pruned_while_it_is_opened_makes_place_for_the_next(
-    autoencoder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    gone = [autoencoder / "checkpoints" / "00000001"]
-    kept = checkpoint.newest_good(autoencoder / "checkpoints", quiet)
-    monkeypatch.setattr(checkpoint, "newest_good", lambda f, say: gone.pop() if gone else kept)
-    assert load(autoencoder, device="cpu", say=quiet).round == int(kept.name) and not gone
-
-
 # ---- the command line --------------------------------------------------------------------------------------------
 
 

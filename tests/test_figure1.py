@@ -18,12 +18,12 @@ import gansmith
 from gansmith import Sampler, UserError
 from gansmith.data import Wanted, load_sets
 from gansmith.data.stream import Stream
-from gansmith.data.toy import TOYS, Mixture
 from gansmith.inference import open_run
 from gansmith.papers import figures
 from gansmith.papers.density import Stage, distance_of_d, jsd, optimal_d, pushforward
 from gansmith.papers.figures import four_stages, stage
 from gansmith.papers.line import Generator
+from gansmith.papers.toy import TOYS, Mixture
 from gansmith.priors import Normal, Uniform
 
 Numbers = NDArray[np.float64]

@@ -11,6 +11,7 @@ from unittest.mock import create_autospec
 
 import numpy as np
 import pytest
+import torch
 
 import gansmith
 import gansmith.portable.publish  # before anything of it is replaced
@@ -110,6 +111,16 @@ def test_a_name_of_the_hub_is_loaded_once_for_each_commit(hub: Hub, run: Path, m
     monkeypatch.setenv("GANSMITH_TRUST", "1")
     with pytest.raises(gansmith.UserError, match="a stranger's"):
         gansmith.load(f"hf:{REPO}")
+
+
+def test_a_mask_of_infinities_is_pushed_as_it_is(hub: Hub, run: Path, tmp_path: Path) -> None:
+    masked = Path(shutil.copytree(run, tmp_path / "masked"))
+    _, tree, info = checkpoint.newest_good(masked / "checkpoints", quiet)
+    tree["players"]["D"]["net"]["mask"] = torch.tensor(-torch.inf)
+    checkpoint.write(masked / "checkpoints", info["round"], tree, info=info, constant={"players.D.net.mask"})
+    gansmith.push(masked, REPO, say=quiet)
+    pulled = checkpoint.newest_good(gansmith.pull(REPO, out=tmp_path / "pulled", say=quiet) / "checkpoints", quiet)
+    assert pulled.tree["players"]["D"]["net"]["mask"] == -torch.inf
 
 
 def test_a_pulled_run_imports_nothing(hub: Hub, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

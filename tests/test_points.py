@@ -17,9 +17,10 @@ import gansmith
 from gansmith import UserError
 from gansmith.cli import main
 from gansmith.data import Wanted, load_sets
-from gansmith.data.toy import TOYS, Mixture
+from gansmith.data.load import KNOWN
 from gansmith.evaluation.evaluator import Evaluator, evaluate
 from gansmith.papers.points import FIELD, SIDE, draw_points, over_density
+from gansmith.papers.toy import TOYS, Mixture
 from gansmith.recipe import Data, plan
 from gansmith.run.log import read_metrics
 
@@ -242,3 +243,7 @@ def test_a_generator_of_pictures_is_refused() -> None:
     flags = {"networks.G": {"name": "mlp_generator"}, "steps": 1}
     with pytest.raises(UserError, match="data.values is raw, and the network of G makes images in the range of signed"):
         gansmith.train("ring", quiet=True, overrides=flags)
+
+
+def test_the_sets_are_known_by_name() -> None:
+    assert {name for name, row in KNOWN.items() if row.load == "gansmith.papers.toy:load_toy"} == {*TOYS}

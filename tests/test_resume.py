@@ -162,13 +162,18 @@ def test_a_resume_skips_what_is_broken_and_the_end_is_the_same(
     assert rows(run) == rows(tmp_path / "once")
 
 
-def test_a_diverged_checkpoint_pushes_out_no_good_one(tmp_path: Path) -> None:
-    for round in range(1, 6):
-        weight = torch.full((2,), float("inf") if round > 2 else 1.0)
-        checkpoint.write(tmp_path, round, {"players": {"G": {"net": {"w": weight}}}}, info={})
-        checkpoint.prune(tmp_path, round, 2, 0)
-    assert [path.name for path in checkpoint.everything(tmp_path)] == ["00000005", "00000002", "00000001"]
-    assert checkpoint.newest_good(tmp_path, lambda text: None).name == "00000002"
+def test_a_state_that_is_not_finite_is_not_written_and_pushes_out_no_good_one(pictures: Path, tmp_path: Path) -> None:
+    says: list[str] = []
+
+    def spoil(record: Record) -> bool:
+        if record.experiment.state.round == 3:
+            record.say = says.append
+            record.experiment.game.G.net.register_buffer("far", torch.tensor(torch.inf))
+        return False
+
+    train("gan", steps=5, at=tmp_path / "run", data=pictures, enough=spoil, overrides={"checkpoint.interval": 1})
+    assert [path.name for path in checkpoint.everything(tmp_path / "run/checkpoints")] == ["00000003", "00000002"]
+    assert says == [f"round {n} is not saved: players.G.net.far is not finite" for n in (4, 5)]
 
 
 # ---- what may change, and what may not ---------------------------------------------------------------------------
@@ -322,5 +327,5 @@ def test_compare_finds_one_flipped_bit_one_changed_value_and_nothing_else(done: 
     del tree["players"]["G"]["net"]["model.0.bias"]
     assert compare(zero, written("less")).different == ("players.G.net.model.0.bias",)
     tree["players"]["G"]["net"]["model.2.weight"][0] = float("nan")
-    with pytest.raises(checkpoint.Broken, match="has diverged"):
-        checkpoint.read(written("nan"))
+    with pytest.raises(checkpoint.Broken, match=r"players\.G\.net\.model\.2\.weight is not finite"):
+        written("nan")

@@ -193,6 +193,7 @@ def _stream(recipe: Recipe, game: Game, sets: Sequence[ImageSet], world: World) 
         rank=world.rank,
         ranks=world.size,
         copies=launch().local_size if world.device.type == "cpu" else 1,
+        free=engine.free_memory(world.device),
     )
 
 
@@ -368,7 +369,7 @@ def start_digest(recipe: Recipe, say: Say) -> str | None:
     """The digest of the weights that all players start from, None where they start as their networks make them."""
     if recipe.start.run is None:
         return None
-    _, info = _weights(Path(recipe.start.run), "start.run", say)
+    info = _weights(recipe.start.run, "start.run", say).info
     digest = str(info["sha256"][checkpoint.TENSORS][:12])
     if recipe.start.digest not in (None, digest):
         raise UserError(
@@ -385,27 +386,31 @@ def _start(recipe: Recipe, networks: Mapping[str, nn.Module], frozen: Collection
     """
     players = networks.keys() - frozen
     run = recipe.start.run if players else None
-    there = {} if run is None else _weights(Path(run), "start.run", say)[0]["players"]
+    newest = None if run is None else _weights(run, "start.run", say)
+    there = {} if newest is None else newest.tree["players"]
     for name, network in networks.items():
         if (own := recipe.networks[name].args.get("weights")) is not None:
-            _start_from(Path(own), name, network, f"networks.{name}.weights", raw=name not in frozen, say=say)
-        elif run is None or name in frozen:
+            key = f"networks.{name}.weights"
+            _start_from(_weights(own, key, say), own, name, network, key, raw=name not in frozen, say=say)
+        elif newest is None or name in frozen:
             continue
         elif name in there or not there.keys() & players:
-            _start_from(Path(run), name, network, "start.run", raw=recipe.start.raw, say=say)
+            _start_from(newest, run, name, network, "start.run", raw=recipe.start.raw, say=say)
         else:
             say(f"{name} starts anew: {run} has no such player")
 
 
-def _weights(run: Path, key: str, say: Say) -> tuple[dict[str, Any], dict[str, Any]]:
-    if not is_run(run):
+def _weights(run: str, key: str, say: Say) -> checkpoint.Read:
+    if not is_run(Path(run)):
         raise UserError(f"{key}: {run} is not a run, so there are no weights to start from")
-    return checkpoint.read(checkpoint.newest_good(run / "checkpoints", say))
+    return checkpoint.newest_good(Path(run, "checkpoints"), say)
 
 
-def _start_from(run: Path, name: str, network: nn.Module, key: str, *, raw: bool, say: Say) -> None:
+def _start_from(
+    newest: checkpoint.Read, run: str | None, name: str, network: nn.Module, key: str, *, raw: bool, say: Say
+) -> None:
     """Load the weights that the player of this name has in a run: all of them, into places of the same names."""
-    tree, info = _weights(run, key, say)
+    _, tree, info = newest
     if name not in tree["players"]:
         raise UserError(f"{key}: {run} has no player {name} (it has: {', '.join(tree['players'])})")
     saved, here = tree["players"][name], network.state_dict()

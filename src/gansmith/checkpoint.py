@@ -15,9 +15,8 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Set
 from contextlib import contextmanager
-from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
@@ -34,6 +33,14 @@ TENSORS, STATE = "tensors.safetensors", "state.json"
 
 class Broken(Exception):
     """A checkpoint does not verify; the text says why."""
+
+
+class Read(NamedTuple):
+    """A checkpoint that was read: where it lies, the state's tree on the CPU, and state.json without it."""
+
+    path: Path
+    tree: dict[str, Any]
+    info: dict[str, Any]
 
 
 # ---- a tree of tensors and plain values, as one flat dict of tensors and JSON -----------------------------------
@@ -78,24 +85,26 @@ def write(
 ) -> Path:
     """Write one checkpoint and return its path: under a temporary name, synced, then renamed.
 
-    `constant` names tensors that may hold numbers that are not finite; see `not_finite`.
+    Broken where a player's tensor holds numbers that are not finite, but for those that `constant` names; see
+    `not_finite`.
     """
+    tensors: dict[str, Tensor] = {}
+    packed = pack(tree, tensors)
+    if bad := _not_finite(tensors) - constant:
+        raise Broken(f"{min(bad)} is not finite")
     final = folder / f"{round:08d}"
     temporary = folder / f".writing-{round:08d}"
     folder.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(temporary, ignore_errors=True)  # what a killed process left
     temporary.mkdir()
     try:
-        tensors: dict[str, Tensor] = {}
-        packed = pack(tree, tensors)
         try:
             save_file(tensors, temporary / TENSORS)
         except SafetensorError as error:  # how it reports a full disk
             raise OSError(errno.EIO, str(error), str(temporary / TENSORS)) from None
         digests = {TENSORS: file_digest(temporary / TENSORS)}
-        finite = _not_finite(tensors) <= constant
         body = {"schema": SCHEMA, "gansmith": __version__, "round": round, **info}
-        body = strict_json.plain({**body, "sha256": digests, "finite": finite, "state": packed})
+        body = strict_json.plain({**body, "sha256": digests, "state": packed})
         text = json.dumps({"digest": _digest(body), **body}, allow_nan=False)
         (temporary / STATE).write_text(text, encoding="utf-8")
         shutil.copymode(temporary / STATE, temporary / TENSORS)  # which safetensors keeps from all others
@@ -129,28 +138,11 @@ def _not_finite(tensors: Mapping[str, Tensor]) -> Set[str]:
 def prune(folder: Path, round: int, keep: int, keep_every: int) -> None:
     """Of the checkpoints up to `round` remove all but the newest `keep` and the multiples of `keep_every` (0: none).
 
-    Later ones stay: a resume has skipped them as broken, and they must not push out those that are written now. Nor
-    must one that is not finite push out one that is.
+    Later ones stay: a resume has skipped them as broken, and they must not push out those that are written now.
     """
-    candidates = [p for p in everything(folder) if int(p.name) <= round]
-    kept = [*candidates[:1], *islice(filter(_finite, candidates), keep)]
-    for path in candidates:
+    for path in [path for path in everything(folder) if int(path.name) <= round][keep:]:
         for_good = keep_every > 0 and int(path.name) > 0 and int(path.name) % keep_every == 0
-        if path not in kept and not for_good:
-            shutil.rmtree(path)
-
-
-def _finite(path: Path) -> bool:
-    try:
-        return bool(json.loads((path / STATE).read_text(encoding="utf-8")).get("finite", True))
-    except (OSError, ValueError, AttributeError, RecursionError):
-        return True  # what is broken in another way counts as ever
-
-
-def drop(folder: Path, after: int) -> None:
-    """Remove the checkpoints of rounds beyond `after`."""
-    for path in everything(folder):
-        if int(path.name) > after:
+        if not for_good:
             shutil.rmtree(path)
 
 
@@ -193,7 +185,7 @@ def verify(path: Path) -> dict[str, Any]:
             raise Broken(f"{STATE} does not match its digest")
         if file_digest(path / TENSORS) != body["sha256"][TENSORS]:  # no other name is read, whatever stands there
             raise Broken(f"{TENSORS} does not match its digest")
-        if body.get("finite") is False:
+        if body.get("finite") is False:  # which older versions wrote
             raise Broken("its training has diverged: it holds numbers that are not finite")
     except OSError as error:
         raise Broken(f"{Path(error.filename or path).name}: {error.strerror}") from None
@@ -226,15 +218,15 @@ def fits(path: Path) -> Iterator[None]:
         raise UserError(f"{path} does not fit {where}: {why}") from None
 
 
-def newest_good(folder: Path, say: Callable[[str], None]) -> Path:
+def newest_good(folder: Path, say: Callable[[str], None]) -> Read:
     """The newest checkpoint that verifies, saying which broken ones were skipped; UserError if there is none."""
     paths = everything(folder)
     for path in paths:
         try:
-            verify(path)
+            tree, info = read(path)
             if path != paths[0]:
                 say(f"the newest that is good is {path}")
-            return path
+            return Read(path, tree, info)
         except Broken as reason:
             if not path.exists():  # pruned by a training that goes on beside, which has written a newer one
                 return newest_good(folder, say)

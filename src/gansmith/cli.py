@@ -328,8 +328,8 @@ def sample(
     if traverse and label:
         raise UserError("--traverse varies a code of the noise; --label does not go with it")
     columns, rows = _grid(grid or ("10x10" if traverse else "8x8"))
-    from gansmith.inference import load
-    from gansmith.papers.points import POINTS
+    from gansmith.inference import load, open_run
+    from gansmith.papers.points import POINTS, save_points
     from gansmith.run.export import save_images
 
     sampler = load(run, kind="latent", say=_note, **opened)
@@ -338,7 +338,9 @@ def sample(
             raise UserError(f"{run} makes numbers, not pictures: --label, --grid and --traverse do not go with it")
         seeds = seeds or f"0-{POINTS - 1}"
         path = _place(out, run, "sample", sampler, opened["ema"], f"seeds-{seeds}")
-        return _sample_points(run, sampler, _seeds(seeds), path, opened["round"])
+        at = open_run(run, "best" if opened["round"] == "best" else sampler.round, _note)
+        save_points(at, sampler, _seeds(seeds), path)
+        return click.echo(f"{len(_seeds(seeds))} points of round {sampler.round}: {path}")
     by_class = sampler.maker.labelled and label is None and not traverse and grid is None
     if by_class:
         columns = len(sampler.classes.names)
@@ -370,28 +372,6 @@ def _place(out: Path | None, run: str, verb: str, sampler: Any, ema: bool, what:
     """`out`, or a picture in the run, of one on the hub here, whose name says how it was made."""
     folder, weights = Path("." if run.startswith("hf:") else run), "" if ema else "-raw"
     return out or folder / f"{verb}-{sampler.round:06d}{weights}-{what}.png"
-
-
-def _sample_points(run: str, sampler: Any, seeds: list[int], path: Path, round: int | Text) -> None:
-    import numpy as np
-
-    from gansmith.inference import open_run
-    from gansmith.papers.points import points_picture
-    from gansmith.run.atomic import replacing
-    from gansmith.run.pictures import save_png
-
-    suffix = path.suffix.lower()
-    if suffix not in (".png", ".npz") or path.is_dir():
-        raise UserError(f"{path}: it must be a file that ends in .png (a picture) or .npz (an array)")
-    points = sampler.generate(sampler.latents(seeds))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if suffix == ".png":
-        opened = open_run(run, "best" if round == "best" else sampler.round, _note)
-        save_png(points_picture(opened, points), path)
-    else:
-        with replacing(path) as part, part.open("wb") as file:
-            np.savez_compressed(file, points=points.flatten(1).cpu().numpy(), seeds=np.array(seeds))
-    click.echo(f"{len(points)} points of round {sampler.round}: {path}")
 
 
 def _class(label: str, names: Sequence[str]) -> int:

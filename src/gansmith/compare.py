@@ -211,8 +211,8 @@ class Scoring:
     def kept(self, job: Job) -> tuple[list[Receipt], list[str]]:
         """The receipts that are there, and the metrics that are missing."""
         check_links(job.run)
-        body = checkpoint.verify(checkpoint.newest_good(job.run / "checkpoints", _silent))
-        of = (body["sha256"][checkpoint.TENSORS][:12], self.n)
+        newest = checkpoint.newest_good(job.run / "checkpoints", _silent)
+        of = (newest.info["sha256"][checkpoint.TENSORS][:12], self.n)
         mine = [r for r in read(job.run / SCORES) if (r.subject.get("checkpoint"), r.subject.get("n")) == of]
         mine = [receipt for receipt in mine if VALUE_OF.get(receipt.measure, receipt.measure) in self.metrics]
         values = {name: {name} if name in LABELS else {*METRICS[name].values} for name in self.metrics}

@@ -49,8 +49,8 @@ def free_memory(device: torch.device) -> float:
         # What torch has taken and does not use is free, too.
         taken, used = torch.cuda.memory_reserved(device), torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + taken - used
-    found = _told("/proc/meminfo", r"^MemAvailable: *(\d+) kB$")
-    return 1024 * int(found[1]) if found else math.inf
+    found, limit = _told("/proc/meminfo", r"^MemAvailable: *(\d+) kB$"), _told("/sys/fs/cgroup/memory.max", r"^\d+$")
+    return min(1024 * int(found[1]) if found else math.inf, int(limit[0]) if limit else math.inf)
 
 
 def _told(path: str, pattern: str) -> re.Match[str] | None:

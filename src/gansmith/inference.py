@@ -396,23 +396,25 @@ def open_run(
     folder = run / ("best" if round == "best" else "checkpoints")
     if round == "best" and not checkpoint.everything(folder):
         raise UserError(f"{run} keeps no best checkpoint: that takes evaluation.every and evaluation.best")
-    path = folder / f"{round:08d}" if isinstance(round, int) else checkpoint.newest_good(folder, say)
-    if isinstance(round, int) and not path.is_dir():
-        have = ", ".join(str(int(p.name)) for p in checkpoint.everything(folder)) or "none"
-        raise UserError(f"{run} has no checkpoint of round {round} (it has: {have})")
-    try:
-        opened = Opened(path, recipe, *checkpoint.read(path))
-    except checkpoint.Broken as error:
-        if not isinstance(round, int) and not path.exists():  # pruned by a training that goes on beside
-            return open_run(run, round, say, trust=trust)
-        raise UserError(f"the checkpoint {path} is broken: {error}") from None
+    if isinstance(round, int):
+        path = folder / f"{round:08d}"
+        if not path.is_dir():
+            have = ", ".join(str(int(p.name)) for p in checkpoint.everything(folder)) or "none"
+            raise UserError(f"{run} has no checkpoint of round {round} (it has: {have})")
+        try:
+            tree, info = checkpoint.read(path)
+        except checkpoint.Broken as error:
+            raise UserError(f"the checkpoint {path} is broken: {error}") from None
+    else:
+        path, tree, info = checkpoint.newest_good(folder, say)
+    opened = Opened(path, recipe, tree, info)
     with checkpoint.fits(path):
         _ = opened.classes, int(opened.info["round"]), [opened.has_average(name) for name in recipe.networks]
     return opened
 
 
 def load(
-    run: str | Path,
+    run: str | Path | Opened,
     *,
     maker: str | None = None,
     to: str | None = None,
@@ -429,21 +431,7 @@ def load(
     average where the run has one. A `run` hf:owner/name[@revision] is fetched from the Hugging Face hub into the cache.
     UserError where there is no such run, maker or checkpoint.
     """
-    opened = open_run(hub.local(run, say, trust=trust), round, say, trust=trust)
-    return sampler_of(opened, maker=maker, to=to, kind=kind, ema=ema, device=device, say=say)
-
-
-def sampler_of(
-    opened: Opened,
-    *,
-    maker: str | None = None,
-    to: str | None = None,
-    kind: Kind | None = None,
-    ema: bool = True,
-    device: str = "auto",
-    say: Callable[[str], None] = print,
-) -> Sampler:
-    """A maker of a run that is open, chosen as in `load`."""
+    opened = run if isinstance(run, Opened) else open_run(hub.local(run, say, trust=trust), round, say, trust=trust)
     recipe, game = opened.recipe, game_of(opened.recipe)
     chosen = choose_maker(game, maker, to, kind)
     has_average = all(map(opened.has_average, chosen.players))

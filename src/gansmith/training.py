@@ -45,8 +45,6 @@ from gansmith.run.record import Record
 from gansmith.schedules import Clock
 from gansmith.world import World
 
-Read = tuple[Path, dict[str, Any], dict[str, Any]]  # a checkpoint: its path, its tree, its info
-
 
 class Stopped(KeyboardInterrupt):
     """A signal ended the training after a whole round; the run is saved and can be resumed."""
@@ -256,7 +254,7 @@ def _session(world: World, resolved: Resolved, out: Path | None, quiet: bool) ->
         state = experiment.state
         if saved is not None:
             newest = world.on_first(lambda: _newest(saved, recipe, say))
-            with world.together(), checkpoint.fits(newest[0]):
+            with world.together(), checkpoint.fits(newest.path):
                 _load(newest, recipe, experiment, say, world)
         _check_alike(world, experiment)
         recipe = _with_steps(world, recipe, experiment, say)
@@ -549,26 +547,23 @@ def _kept(session: Session) -> str:
     # A state in the middle of a round is none that an uninterrupted training passes through.
     with suppress(UserError):
         good = checkpoint.newest_good(session.run / "checkpoints", lambda text: None)
-        return f"the newest good checkpoint is {good}"
+        return f"the newest good checkpoint is {good.path}"
     return "there is no checkpoint from before"
 
 
 # ---- starting --------------------------------------------------------------------------------------------------
 
 
-def _newest(run: Path, recipe: Recipe, say: Say) -> Read:
-    path = checkpoint.newest_good(run / "checkpoints", say)
-    try:
-        tree, info = checkpoint.read(path)
-    except checkpoint.Broken as error:
-        raise UserError(f"the checkpoint {path} is broken: {error}") from None
-    with checkpoint.fits(path):
-        if changed := difference(info["recipe"], to_dict(recipe)):
-            raise UserError(f"{path} does not fit {run / 'recipe.yaml'}: {changed}; start a new run with that recipe")
-    return path, tree, info
+def _newest(run: Path, recipe: Recipe, say: Say) -> checkpoint.Read:
+    newest = checkpoint.newest_good(run / "checkpoints", say)
+    with checkpoint.fits(newest.path):
+        if changed := difference(newest.info["recipe"], to_dict(recipe)):
+            where = run / "recipe.yaml"
+            raise UserError(f"{newest.path} does not fit {where}: {changed}; start a new run with that recipe")
+    return newest
 
 
-def _load(newest: Read, recipe: Recipe, experiment: Experiment, say: Say, world: World) -> None:
+def _load(newest: checkpoint.Read, recipe: Recipe, experiment: Experiment, say: Say, world: World) -> None:
     """Take the checkpoint's state, and of several processes each its own random streams."""
     (path, tree, info), rank, size, device = newest, world.rank, world.size, world.device
     others, state = tree.get("ranks", []), experiment.state

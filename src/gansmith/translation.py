@@ -10,8 +10,8 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
-from gansmith.data.folder import list_folder
-from gansmith.data.pictures import EXTENSIONS, open_picture, printable, to_array, why_broken
+from gansmith.data.folder import Part, list_part
+from gansmith.data.pictures import open_picture, printable, to_array, why_broken
 from gansmith.errors import UserError
 from gansmith.hub import PREFIX
 from gansmith.inference import Kind, Round, Sampler, load
@@ -84,10 +84,7 @@ def translate(
 def _files(path: Path) -> Iterator[tuple[str, Path]]:
     """(name, file) of a picture, or of all below a folder."""
     if path.is_dir():
-        names = [*list_folder(path).files]
-        if not names:
-            raise UserError(f"no pictures in {path}; looked for {' '.join(EXTENSIONS)}")
-        yield from ((name, path / name) for name in names)
+        yield from ((name, path / name) for name in list_part(Part(path)).files)
     elif path.is_file():
         yield path.name, path
     else:

@@ -41,24 +41,17 @@ class Part(NamedTuple):
     spare: bool = False
 
 
-class Found(NamedTuple):
-    """What is to be prepared, how, and where the result lies."""
-
-    path: Path
-    wanted: Wanted
-    source: Source
-
-    def load(self) -> ImageSet:
-        return prepare(self.path, self.wanted, lambda: self.source)
-
-
 def load_folder(what: str, wanted: Wanted) -> tuple[ImageSet, ...]:
     """The pictures below a folder: one set, or of two domains two."""
-    return tuple(found.load() for found in find_folder(what, wanted))
+
+    def load(path: Path, source: Source) -> ImageSet:
+        return prepare(path, wanted, lambda: source)
+
+    return tuple(load(*found) for found in find_folder(what, wanted))
 
 
-def find_folder(what: str, wanted: Wanted) -> list[Found]:
-    """The pictures below a folder, in the order of their relative names.
+def find_folder(what: str, wanted: Wanted) -> list[tuple[Path, Source]]:
+    """The pictures below a folder, in the order of their relative names, and where what is prepared of them lies.
 
     With folder/train or folder/test the split chooses between these. Single pictures in at least two first-level
     folders and none beside them are labelled by that folder; otherwise they are unlabelled, wherever they lie. Pairs
@@ -90,10 +83,10 @@ def find_folder(what: str, wanted: Wanted) -> list[Found]:
     return [_find(folder.name, parts, wanted, halves=len(parts) == 1 and sort != "plain")]
 
 
-def _find(name: str, parts: Sequence[Part], wanted: Wanted, *, halves: bool = False) -> Found:
+def _find(name: str, parts: Sequence[Part], wanted: Wanted, *, halves: bool = False) -> tuple[Path, Source]:
     """Of one part each file is a sample, a picture or its two halves; of two parts each pair of files of one name."""
     folders = [part.folder for part in parts]
-    listings = [_list_part(part, wanted) for part in parts]
+    listings = [list_part(part, wanted.say) for part in parts]
     alone = len(parts) == 1
     samples = [(file,) for file in listings[0].files] if alone else _partners(folders, listings, wanted)
     table = Path(wanted.attributes) if wanted.attributes else None
@@ -131,7 +124,7 @@ def _find(name: str, parts: Sequence[Part], wanted: Wanted, *, halves: bool = Fa
     fields = ("a", "b") if halves or not alone else ("x",)
     prints = [fingerprint(listing.files) for listing in listings]
     path = wanted.path(name, *folders, *prints, *["halves"] * halves, *told)
-    return Found(path, wanted, Source(name, len(samples), read, title, classes, broken, fields=fields))
+    return path, Source(name, len(samples), read, title, classes, broken, fields=fields)
 
 
 def _doubt(folder: Path, file: str, say: Callable[[str], None]) -> None:
@@ -250,33 +243,26 @@ def list_folder(folder: Path, endings: tuple[str, ...] = pictures.EXTENSIONS, *,
     return out
 
 
-def _list_part(part: Part, wanted: Wanted) -> Listing:
+def list_part(part: Part, say: Callable[[str], None] = lambda _: None) -> Listing:
     """The pictures of a part; what is passed over is said, and UserError if there is no picture."""
     listing = list_folder(part.folder, spare=part.spare)
     if listing.apart:
-        wanted.say(f"left out of training: {', '.join(sorted(listing.apart))}")
+        say(f"left out of training: {', '.join(sorted(listing.apart))}")
     if listing.others:
         counts = ", ".join(f"{count} {printable(ending)}" for ending, count in listing.others.most_common(5))
         heic = "; pip install pillow-heif, to read .heic" * any(e in (".heic", ".heif") for e in listing.others)
-        wanted.say(f"passed over in {part.folder}: {listing.others.total()} files with other endings ({counts}){heic}")
+        say(f"passed over in {part.folder}: {listing.others.total()} files with other endings ({counts}){heic}")
     if not listing.files:
-        raise _none(part.folder, listing)
+        endings = " ".join(pictures.EXTENSIONS)
+        reason = f" ({listing.broken[0].why}: {listing.broken[0].file})" if listing.broken else ""
+        raise UserError(f"no pictures in {part.folder}{reason}; looked for {endings} there and in its subfolders")
     return listing
-
-
-def _none(folder: Path, listing: Listing) -> UserError:
-    endings = " ".join(pictures.EXTENSIONS)
-    reason = f" ({listing.broken[0].why}: {listing.broken[0].file})" if listing.broken else ""
-    return UserError(f"no pictures in {folder}{reason}; looked for {endings} there and in its subfolders")
 
 
 def training_files(folder: Path) -> list[Path]:
     """The files of single pictures that a training on this folder takes; UserError where there are none."""
     part = _split(folder, "train") or Part(folder)
-    listing = list_folder(part.folder, spare=part.spare)
-    if not listing.files:
-        raise _none(part.folder, listing)
-    return [part.folder / name for name in listing.files]
+    return [part.folder / name for name in list_part(part).files]
 
 
 def fingerprint(files: Mapping[str, tuple[int, int]]) -> str:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from gansmith.data.streamed import Layout
-    from gansmith.data.toy import Mixture
+    from gansmith.papers.toy import Mixture
 
 Bytes = NDArray[np.uint8]
 Labels = NDArray[np.int64]

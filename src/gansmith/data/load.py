@@ -17,7 +17,6 @@ from gansmith.data.named import NAMED
 from gansmith.data.pictures import EXTENSIONS
 from gansmith.data.prepare import UNLABELLED, Needs, Wanted, advice, described, kind
 from gansmith.data.streamed import Streamed, permutation
-from gansmith.data.toy import TOYS
 from gansmith.errors import UserError
 from gansmith.schema import did_you_mean
 
@@ -42,7 +41,10 @@ KNOWN: dict[str, Known] = {
     "stacked_mnist": Known("gansmith.papers.stacked:load_stacked_mnist", mixed=True),
     **{name: Known("gansmith.data.named:load_named", row.gives, row.mixed) for name, row in NAMED.items()},
     "tfd": Known("gansmith.papers.tfd:load_tfd", (("x",),), validation=True),
-    **{name: Known("gansmith.data.toy:load_toy", (("x",),), mixed=True) for name in TOYS},
+    **{
+        name: Known("gansmith.papers.toy:load_toy", (("x",),), mixed=True)
+        for name in ("normal_1d", "two_normals_1d", "ring", "grid")
+    },
 }
 SHUFFLED = frozenset(name for name, row in KNOWN.items() if row.mixed)
 _FOLDER = Known("gansmith.data.folder:load_folder", ())

@@ -1,13 +1,11 @@
 """Batches without end, in orders that follow from the seed and the position alone."""
 
 import hashlib
-import os
-import sys
+import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from pathlib import Path
 from threading import Lock
 from time import perf_counter
 from typing import Any
@@ -27,6 +25,7 @@ from gansmith.errors import UserError
 
 FREE_SHARE = 0.25  # "auto" keeps a set on the device that takes at most this share of its free memory
 AHEAD = 256 << 20  # bytes of batches that are read ahead of use
+UNTOLD = 2 << 30  # bytes that are taken to be free where the system does not tell
 MEMORY = ("auto", "device", "map")
 BoundView = Callable[[dict[str, Tensor], Draws], dict[str, Tensor]]  # a view with its keys
 
@@ -39,7 +38,7 @@ class Stream(Iterator[Batch]):
     largest set.
 
     memory="device" keeps all on the device as it is; "map" reads it from the memory map with `n_cpu` threads ahead of
-    use; "auto" is "device" when the pictures take at most a quarter of the free memory there. Both give the same
+    use; "auto" is "device" when the pictures take at most a quarter of the bytes `free` there. Both give the same
     batches bit for bit. `values` names what the networks see of the bytes, computed in `dtype` on the device; `views`
     change the fields after that, in this order. Of `ranks` processes that train together the one of number `rank` gets
     the rows from n rank / ranks to n (rank + 1) / ranks of each batch of n. `copies`: the processes that would each
@@ -62,6 +61,7 @@ class Stream(Iterator[Batch]):
         rank: int = 0,
         ranks: int = 1,
         copies: int = 1,
+        free: float = UNTOLD,
     ) -> None:
         if memory not in MEMORY:
             raise UserError(f"memory is {memory!r}; it must be one of {', '.join(MEMORY)}")
@@ -88,9 +88,7 @@ class Stream(Iterator[Batch]):
         shards = any(data.layout for data in sets)  # read ahead of use, so that the first batch is soon there
         self.in_memory = memory == "device"
         if memory == "auto" and not shards:
-            on_gpu = self.device.type == "cuda"
-            free = torch.cuda.mem_get_info(self.device)[0] if on_gpu else _free_host_memory()
-            self.in_memory = copies * n_bytes <= FREE_SHARE * free
+            self.in_memory = copies * n_bytes <= FREE_SHARE * (free if math.isfinite(free) else UNTOLD)
         self.dtype = dtype
         self._to_network = VALUES[values].to_network
         self._views = views
@@ -273,18 +271,3 @@ def _on_device(column: NDArray[Any], device: torch.device) -> Tensor:
     for start in range(0, len(column), step):
         out[start : start + step] = torch.from_numpy(np.array(column[start : start + step]))
     return out
-
-
-def _free_host_memory() -> int:
-    """Bytes that can be taken without swapping; a cautious 2 GiB where the platform does not tell."""
-    found = 2 << 30
-    if sys.platform != "win32":
-        try:
-            found = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
-            # Linux: sysconf counts the page cache, which is full of our own pictures, as taken.
-            lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-            found = next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable:"))
-            found = min(found, int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii")))
-        except (OSError, ValueError, StopIteration):
-            pass  # each line is better than the one before, and none is needed
-    return found

@@ -93,8 +93,8 @@ def _source(wanted: Wanted, pairs: bool) -> Source:
     if is_shards(what) or not folder.is_dir():
         raise UserError(f"{what} is no folder of pictures and no named set ({', '.join(KNOWN)})")
     needs: Needs = (("a", "b"),) if pairs else (("x", "bits"),) if (folder / TABLE).is_file() else (("x",),)
-    (found,) = find_folder(what, replace(wanted, needs=needs))
-    return found.source
+    ((_, source),) = find_folder(what, replace(wanted, needs=needs))
+    return source
 
 
 def _members(source: Source, index: int) -> tuple[list[tuple[str, bytes]], list[Broken]]:

@@ -28,10 +28,10 @@ from gansmith.evaluation.labels import LABELS, score_labels
 from gansmith.evaluation.measures import METRICS, Images, Measured, Reference, SplitName, Stored, as_recipe
 from gansmith.evaluation.receipts import Receipt, append, called
 from gansmith.games.game import Maker
-from gansmith.inference import Sampler, choose_maker, load
+from gansmith.inference import Sampler, choose_maker, load, open_run
 from gansmith.metrics.digits import SIDE
 from gansmith.metrics.features import EXTRACTORS, Extractor, there
-from gansmith.recipe import Recipe, is_run, plan
+from gansmith.recipe import Recipe, is_run
 from gansmith.run.export import save_images
 from gansmith.schema import did_you_mean
 from gansmith.sections import Data
@@ -386,13 +386,13 @@ def _subjects(
     if isinstance(what, Path) and is_run(what):
         if data is not None:
             raise UserError(f"{what} is a run, which is compared with its own data; leave data out")
-        recipe = plan(what, trust=opened["trust"]).recipe
-        makers = game_of(recipe).makers
+        run = open_run(what, opened["round"], opened["say"], trust=opened["trust"])
+        recipe, makers = run.recipe, game_of(run.recipe).makers
         chosen = choose_maker(game_of(recipe), maker, to) if maker or to else None
         subjects = []
         for called, one in makers.items():
             if chosen in (None, one):
-                sampler = load(what, maker=called, **opened)
+                sampler = load(run, maker=called, **opened)
                 more = {"maker": called} if len(makers) > 1 else {}
                 subjects.append(Subject(recipe, one, sampler, {**_about(name, sampler, recipe.data), **more}))
         return subjects

@@ -19,7 +19,6 @@ from gansmith.build import fields_of, game_of, load_split
 from gansmith.data import ImageSet
 from gansmith.data.imageset import Labels
 from gansmith.data.load import KNOWN, SHUFFLED, mixed
-from gansmith.data.toy import GOOD, TOYS
 from gansmith.data.values import VALUES
 from gansmith.errors import UserError
 from gansmith.metrics import modes, neighbours
@@ -31,6 +30,7 @@ from gansmith.metrics.neighbours import Threshold, nearest_of_parts, share, thre
 from gansmith.papers.parzen import SIGMAS, choose_sigma, parzen
 from gansmith.papers.stacked import stacked_modes
 from gansmith.papers.tfd import FOLDS, mean_over_folds
+from gansmith.papers.toy import GOOD, TOYS
 from gansmith.recipe import Recipe, combine, resolve
 from gansmith.run.pictures import to_uint8
 from gansmith.sections import Data

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from gansmith import checkpoint
 from gansmith.build import Experiment, load_split, objective_of
-from gansmith.data.toy import TOYS, Mixture
 from gansmith.engine import choose_device
 from gansmith.errors import UserError
 from gansmith.evaluation.measures import Images, Stored
@@ -25,6 +24,7 @@ from gansmith.inference import Pictures, Sampler, load, open_run
 from gansmith.metrics.neighbours import nearest_of_parts
 from gansmith.papers.density import Numbers, Stage, distance_of_d, jsd, pushforward, save_stages
 from gansmith.papers.networks2014 import Maxout, MaxoutConv
+from gansmith.papers.toy import TOYS, Mixture
 from gansmith.priors import Codes, Normal, Prior, Uniform
 from gansmith.recipe import Recipe, plan
 from gansmith.run.export import LOOKED_AT, save_film, save_images

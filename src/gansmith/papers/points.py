@@ -1,6 +1,8 @@
 """Pictures of points in the plane over their density, with what D says of every place behind them."""
 
+from collections.abc import Sequence
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -8,11 +10,14 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor, nn
 
 from gansmith.build import game_of, objective_of
-from gansmith.data.toy import GOOD, TOYS, Mixture, Numbers
 from gansmith.data.values import VALUES
+from gansmith.errors import UserError
 from gansmith.games.critique import judge
-from gansmith.inference import Opened
+from gansmith.inference import Opened, Sampler
+from gansmith.papers.toy import GOOD, TOYS, Mixture, Numbers
 from gansmith.recipe import Recipe
+from gansmith.run.atomic import replacing
+from gansmith.run.pictures import save_png
 
 POINTS = 2000
 """So many are shown."""
@@ -44,13 +49,24 @@ def over_density(x: Tensor, D: nn.Module, recipe: Recipe, density: Mixture) -> I
     return draw_points(x.flatten(1).double().cpu().numpy(), density, verdict.view(FIELD, FIELD).numpy())
 
 
-def points_picture(opened: Opened, x: Tensor) -> Image.Image:
-    """Points (N, 1, 1, 2) of a run over their density, with its D. UserError of numbers on the line."""
-    recipe = opened.recipe
+def save_points(opened: Opened, sampler: Sampler, seeds: Sequence[int], path: Path) -> None:
+    """The points of these seeds: as an array, or as a picture over their density, with D. UserError of numbers there.
+
+    .npz holds `points` (N, 2) and `seeds`.
+    """
+    suffix, recipe = path.suffix.lower(), opened.recipe
+    if suffix not in (".png", ".npz") or path.is_dir():
+        raise UserError(f"{path}: it must be a file that ends in .png (a picture) or .npz (an array)")
+    x = sampler.generate(sampler.latents(seeds))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if suffix == ".npz":
+        with replacing(path) as part, part.open("wb") as file:
+            np.savez_compressed(file, points=x.flatten(1).cpu().numpy(), seeds=np.array(seeds))
+        return
     if recipe.data.size != (1, 2):
         VALUES["raw"].to_unit(x)  # raises, and says what draws them
     D = opened.network(game_of(recipe).critics[0], x.device, ema=False)
-    return over_density(x, D, recipe, TOYS[recipe.data.name])
+    save_png(over_density(x, D, recipe, TOYS[recipe.data.name]), path)
 
 
 def draw_points(x: Numbers, density: Mixture, verdict: Numbers) -> Image.Image:

@@ -171,7 +171,6 @@ def _changed(run: Path, wanted: Recipe) -> str | None:
 def _score(variant: str, seed: int, run: Path, metric: str, device: str, say: Callable[[str], None]) -> Row:
     """The row of a run whose best checkpoint is scored, now if that was not done before."""
     best = checkpoint.newest_good(run / "best", say)
-    info = checkpoint.verify(best)
     receipts = _receipts(run, best)
     if not receipts:
         receipts = evaluate(run, metrics=[metric], round="best", device=device, say=say)
@@ -183,7 +182,7 @@ def _score(variant: str, seed: int, run: Path, metric: str, device: str, say: Ca
         seed=seed,
         run=run,
         receipt=receipts[-1],
-        best_epoch=info["images"] * per_image,
+        best_epoch=best.info["images"] * per_image,
         epochs=last["epoch"],
         rounds=last["round"],
         seconds=last["seconds"],
@@ -209,9 +208,9 @@ def _finished(what: Reproduction, out: Path, say: Callable[[str], None]) -> dict
     return rows
 
 
-def _receipts(run: Path, best: Path) -> list[Receipt]:
+def _receipts(run: Path, best: checkpoint.Read) -> list[Receipt]:
     """Those of the checkpoint that is the best one now: a run that was trained further has another."""
-    digest = checkpoint.verify(best)["sha256"][checkpoint.TENSORS]
+    digest = best.info["sha256"][checkpoint.TENSORS]
     return [r for r in read(run / SCORES) if digest.startswith(r.subject["checkpoint"])]
 
 

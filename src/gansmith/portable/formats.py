@@ -23,7 +23,7 @@ from torch.export import ExportedProgram
 from gansmith import strict_json
 from gansmith._version import __version__
 from gansmith.errors import UserError
-from gansmith.inference import Round, open_run, sampler_of
+from gansmith.inference import Round, load, open_run
 from gansmith.portable import program as programs
 from gansmith.portable.card import about, write_card
 from gansmith.run.atomic import new_folder
@@ -55,7 +55,7 @@ def export(
         near = did_you_mean(wrong[0], FORMATS)
         raise UserError(f"--format is {wrong[0]!r}; it must be of {', '.join(FORMATS)}{near}")
     opened = open_run(run, round, say, trust=trust)
-    sampler = sampler_of(opened, maker=maker, ema=ema, device="cpu", say=say)
+    sampler = load(opened, maker=maker, ema=ema, device="cpu", say=say)
     known, inputs = about(opened, sampler), programs.example(sampler)
     place = Path(out or Path(run) / f"export-{sampler.round:06d}{'' if ema else '-raw'}-{known['maker']}")
     program = programs.exported(sampler, inputs)

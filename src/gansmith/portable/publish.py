@@ -9,7 +9,7 @@ from pathlib import Path
 from gansmith import checkpoint
 from gansmith.errors import UserError
 from gansmith.hub import asked, client, parsed
-from gansmith.inference import Round, open_run, sampler_of
+from gansmith.inference import Round, load, open_run
 from gansmith.portable.card import about, write_card
 from gansmith.recipe import to_dict, to_yaml, without_paths
 
@@ -37,8 +37,9 @@ def push(
     with tempfile.TemporaryDirectory(prefix="gansmith-push-") as temporary:
         stage = Path(temporary)
         (stage / "recipe.yaml").write_text(to_yaml(recipe), encoding="utf-8")
-        checkpoint.write(stage / "checkpoints", at, opened.tree, info=info)
-        sampler = sampler_of(opened, device="cpu", say=say)
+        constant = checkpoint.not_finite(opened.tree)  # a mask's -inf, say: it was read, so it was no mistake
+        checkpoint.write(stage / "checkpoints", at, opened.tree, info=info, constant=constant)
+        sampler = load(opened, device="cpu", say=say)
         write_card(stage, Path(run), sampler, about(opened, sampler), name)
         asked(name, api.create_repo, private=private, exist_ok=True)
         if private and not asked(name, api.model_info).private:

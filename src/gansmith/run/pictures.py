@@ -93,30 +93,24 @@ def growth_gif(frames: Sequence[Path], out: Path) -> set[str]:
     pictures are enlarged. Frames that cannot be read, or have another size than the last one, are left out; what is
     wrong with them is returned.
     """
-    usable, bad = _usable(frames)
-    if not usable:
+    read, bad = dict[Path, Image.Image](), set[str]()
+    for path in (frames[i] for i in _thin(len(frames), _MOST_FRAMES)):
+        try:
+            read[path] = _read(path)
+        except UserError as error:
+            bad.add(str(error))
+    if not read:
         return bad
-    kept = [usable[i] for i in _thin(len(usable), _MOST_FRAMES)]
-    pictures = [_read(path) for path in kept]
-    captions = [f"round {int(path.stem)}" for path in kept]
+    size = [*read.values()][-1].size
+    bad |= {f"{path}: its size is another" for path, picture in read.items() if picture.size != size}
+    pictures = [picture for picture in read.values() if picture.size == size]
+    captions = [f"round {int(path.stem)}" for path, picture in read.items() if picture.size == size]
     longest, scale = max(captions, key=len), 2 if pictures[0].width < _WIDE else 1
     pages = [_page(*pair, longest, scale) for pair in zip(pictures, captions, strict=True)]
     each = min(max(round(_MOVES_MS / len(pages) / 10) * 10, _FASTEST_MS), _SLOWEST_MS)  # GIF counts 10 ms
     shades = [np.full((1000, 3), shade, np.uint8) for shade in (_DARK, _LIGHT)]  # of the strip
     save_pages(pages, [each] * (len(pages) - 1) + [_HOLD_MS], out, _sampled(pictures, shades))
     return bad
-
-
-def _usable(frames: Sequence[Path]) -> tuple[list[Path], set[str]]:
-    sizes, bad = dict[Path, tuple[int, int]](), set[str]()
-    for path in frames:
-        try:
-            sizes[path] = _read(path).size
-        except UserError as error:
-            bad.add(str(error))
-    last = next(reversed(sizes.values()), None)
-    odd = [path for path, size in sizes.items() if size != last]
-    return [path for path in sizes if path not in odd], bad | {f"{path}: its size is another" for path in odd}
 
 
 def save_pages(
