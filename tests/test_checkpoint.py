@@ -300,6 +300,10 @@ def test_what_is_forged_is_broken_and_no_traceback(write: Write) -> None:
     forge(path, schema=checkpoint.SCHEMA + 1)
     with pytest.raises(checkpoint.Broken, match=r"it has schema 2, this gansmith .* reads schema 1"):
         checkpoint.read(path)
+    forge(path, schema=checkpoint.SCHEMA, finite=False)  # as older versions wrote one that had diverged
+    with pytest.raises(checkpoint.Broken, match="its training has diverged"):
+        checkpoint.read(path)
+    forge(path, finite=True)
     odd: list[Any] = [{"map": 3}, {"map": [[1]]}, {"tensor": "no such"}, {"tensor": []}, {"other": 1}, {"list": None}]
     for state in odd:
         forge(path, schema=checkpoint.SCHEMA, state=state)
@@ -340,20 +344,21 @@ def test_a_pickle_in_place_of_the_tensors_is_not_run(write: Write, tmp_path: Pat
 # ---- choosing and keeping --------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("reading", ["verify", "load_file"])
 def test_one_that_a_training_beside_prunes_meanwhile_makes_place_for_its_successor(
-    write: Write, folder: Path, monkeypatch: pytest.MonkeyPatch
+    reading: str, write: Write, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write(1)
     said: list[str] = []
-    real = checkpoint.verify
+    real = getattr(checkpoint, reading)
 
-    def verify(path: Path) -> dict[str, Any]:
-        if path.name == "00000001":  # the training goes on between the look and the reading
+    def read(path: Path) -> Any:
+        if "00000001" in path.parts:  # the training goes on between the look and the reading
             write(2)
-            shutil.rmtree(path)
+            shutil.rmtree(folder / "00000001")
         return real(path)
 
-    monkeypatch.setattr(checkpoint, "verify", verify)
+    monkeypatch.setattr(checkpoint, reading, read)
     assert checkpoint.newest_good(folder, said.append).path.name == "00000002" and not said
 
 

@@ -1,17 +1,18 @@
 """What a recipe leaves to its pictures and its machine is chosen once, said, and written down."""
 
 import dataclasses
+import math
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import CPU, small_flags
+from conftest import CPU, experiment_of, small_flags
 from PIL import Image
 
 from gansmith import UserError, plan, train
 from gansmith.build import settled
 from gansmith.data.choose import Choice, choose
-from gansmith.engine import best_precision
+from gansmith.engine import best_precision, free_memory
 from gansmith.recipe import without_flip
 
 
@@ -110,6 +111,36 @@ def test_auto_is_bfloat16_where_the_processor_is_made_for_it(
 
     monkeypatch.setattr(Path, "read_text", read)
     assert best_precision(torch.device(kind)) == precision
+
+
+@pytest.mark.parametrize(
+    ("files", "free"),
+    [
+        ({"meminfo": "MemTotal: 9 kB\nMemAvailable:  4 kB\n", "memory.max": "max\n"}, 4096),
+        ({"meminfo": "MemAvailable: 4 kB\n", "memory.max": "1000\n"}, 1000),  # in a container
+        ({"meminfo": "MemAvailable: 4 kB\n"}, 4096),
+        ({}, math.inf),
+    ],
+)
+def test_free_memory_is_within_the_limit_of_a_container(
+    files: dict[str, str], free: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read(path: Path, **options: str) -> str:
+        if path.name not in files:
+            raise FileNotFoundError(path)
+        return files[path.name]
+
+    monkeypatch.setattr(Path, "read_text", read)
+    assert free_memory(torch.device("cpu")) == free
+
+
+@pytest.mark.parametrize(("free", "held"), [(1e12, True), (math.inf, False)])
+def test_a_set_is_held_in_memory_by_what_is_free(
+    free: float, held: bool, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gansmith.data.stream.UNTOLD", 0)
+    monkeypatch.setattr("gansmith.engine.free_memory", lambda device: free)
+    assert experiment_of("gan", str(pictures), **{"data.memory": "auto"}).stream.in_memory is held
 
 
 def test_no_flip_leaves_other_views() -> None:

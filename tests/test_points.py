@@ -210,12 +210,18 @@ def test_a_run_is_scored_and_leaves_receipts(run: Path, tmp_path: Path) -> None:
     assert all(len(receipt.values) == 2 for receipt in found) and (tmp_path / "receipts.jsonl").is_file()
 
 
-def test_sample_gives_a_picture_or_the_points_themselves(run: Path, tmp_path: Path) -> None:
+def test_sample_gives_a_picture_or_the_points_themselves(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for words in (["--out", str(tmp_path / "x.png")], ["--seeds", "0-9", "--out", str(tmp_path / "x.npz")]):
         with pytest.raises(SystemExit, match="^0$"):
             main(["sample", str(run), "--device", "cpu", *words])
     with Image.open(tmp_path / "x.png") as picture:
         assert picture.size == (SIDE, SIDE)
+    monkeypatch.setattr("gansmith.hub.local", lambda name, say, **more: {"hf:one/ring": run}.get(str(name), name))
+    with pytest.raises(SystemExit, match="^0$"):
+        main(["sample", "hf:one/ring", "--device", "cpu", "--out", str(tmp_path / "hub.png")])
+    assert (tmp_path / "hub.png").read_bytes() == (tmp_path / "x.png").read_bytes()
     with np.load(tmp_path / "x.npz") as made:
         sampler = gansmith.load(run, device="cpu")
         expected = sampler.generate(sampler.latents(range(10))).flatten(1)

@@ -162,18 +162,19 @@ def test_a_resume_skips_what_is_broken_and_the_end_is_the_same(
     assert rows(run) == rows(tmp_path / "once")
 
 
-def test_a_state_that_is_not_finite_is_not_written_and_pushes_out_no_good_one(pictures: Path, tmp_path: Path) -> None:
-    says: list[str] = []
-
+def test_a_state_that_is_not_finite_ends_the_training_and_pushes_out_no_good_one(
+    pictures: Path, tmp_path: Path
+) -> None:
     def spoil(record: Record) -> bool:
         if record.experiment.state.round == 3:
-            record.say = says.append
             record.experiment.game.G.net.register_buffer("far", torch.tensor(torch.inf))
         return False
 
-    train("gan", steps=5, at=tmp_path / "run", data=pictures, enough=spoil, overrides={"checkpoint.interval": 1})
-    assert [path.name for path in checkpoint.everything(tmp_path / "run/checkpoints")] == ["00000003", "00000002"]
-    assert says == [f"round {n} is not saved: players.G.net.far is not finite" for n in (4, 5)]
+    folder = tmp_path / "run/checkpoints"
+    says = rf"after round 4: players\.G\.net\.far is not finite; the newest good checkpoint is {folder}/00000003\. Try"
+    with pytest.raises(gansmith.Diverged, match=says):
+        train("gan", steps=9, at=tmp_path / "run", data=pictures, enough=spoil, overrides={"checkpoint.interval": 1})
+    assert [path.name for path in checkpoint.everything(folder)] == ["00000003", "00000002"]
 
 
 # ---- what may change, and what may not ---------------------------------------------------------------------------

@@ -121,6 +121,15 @@ def test_a_file_gets_plain_lines_now_and_then(time: Time) -> None:
     assert "\x1b" not in out.getvalue()
 
 
+def test_a_training_of_one_round_has_no_speed(time: Time) -> None:
+    out = io.StringIO()
+    with make(out, total=1) as live:
+        live.show(1, 64, {"D": 0.5})
+        time.now += 2
+        live.done(1, 64, {})
+    assert [line.partition("D 0.5000")[2] for line in out.getvalue().splitlines()] == ["", "  took 0:02"]
+
+
 @pytest.mark.parametrize(("name", "value", "file"), [("FORCE_COLOR", "1", io.StringIO), ("TERM", "dumb", Terminal)])
 def test_what_cannot_redraw_a_line_gets_plain_ones(
     name: str, value: str, file: Any, monkeypatch: pytest.MonkeyPatch

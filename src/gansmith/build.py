@@ -391,11 +391,11 @@ def _start(recipe: Recipe, networks: Mapping[str, nn.Module], frozen: Collection
     for name, network in networks.items():
         if (own := recipe.networks[name].args.get("weights")) is not None:
             key = f"networks.{name}.weights"
-            _start_from(_weights(own, key, say), own, name, network, key, raw=name not in frozen, say=say)
+            _start_from(_weights(own, key, say), name, network, key, raw=name not in frozen, say=say)
         elif newest is None or name in frozen:
             continue
         elif name in there or not there.keys() & players:
-            _start_from(newest, run, name, network, "start.run", raw=recipe.start.raw, say=say)
+            _start_from(newest, name, network, "start.run", raw=recipe.start.raw, say=say)
         else:
             say(f"{name} starts anew: {run} has no such player")
 
@@ -406,11 +406,10 @@ def _weights(run: str, key: str, say: Say) -> checkpoint.Read:
     return checkpoint.newest_good(Path(run, "checkpoints"), say)
 
 
-def _start_from(
-    newest: checkpoint.Read, run: str | None, name: str, network: nn.Module, key: str, *, raw: bool, say: Say
-) -> None:
+def _start_from(newest: checkpoint.Read, name: str, network: nn.Module, key: str, *, raw: bool, say: Say) -> None:
     """Load the weights that the player of this name has in a run: all of them, into places of the same names."""
-    _, tree, info = newest
+    path, tree, info = newest
+    run = path.parents[1]
     if name not in tree["players"]:
         raise UserError(f"{key}: {run} has no player {name} (it has: {', '.join(tree['players'])})")
     saved, here = tree["players"][name], network.state_dict()

@@ -32,7 +32,7 @@ TENSORS, STATE = "tensors.safetensors", "state.json"
 
 
 class Broken(Exception):
-    """A checkpoint does not verify; the text says why."""
+    """A checkpoint does not verify, or a state is not fit to be one; the text says why."""
 
 
 class Read(NamedTuple):

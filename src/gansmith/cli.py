@@ -328,18 +328,19 @@ def sample(
     if traverse and label:
         raise UserError("--traverse varies a code of the noise; --label does not go with it")
     columns, rows = _grid(grid or ("10x10" if traverse else "8x8"))
+    from gansmith import hub
     from gansmith.inference import load, open_run
     from gansmith.papers.points import POINTS, save_points
     from gansmith.run.export import save_images
 
-    sampler = load(run, kind="latent", say=_note, **opened)
+    here = open_run(hub.local(run, _note), opened["round"], _note)
+    sampler = load(here, kind="latent", say=_note, ema=opened["ema"], device=opened["device"])
     if sampler.values == "raw":
         if label or grid or traverse:
             raise UserError(f"{run} makes numbers, not pictures: --label, --grid and --traverse do not go with it")
         seeds = seeds or f"0-{POINTS - 1}"
         path = _place(out, run, "sample", sampler, opened["ema"], f"seeds-{seeds}")
-        at = open_run(run, "best" if opened["round"] == "best" else sampler.round, _note)
-        save_points(at, sampler, _seeds(seeds), path)
+        save_points(here, sampler, _seeds(seeds), path)
         return click.echo(f"{len(_seeds(seeds))} points of round {sampler.round}: {path}")
     by_class = sampler.maker.labelled and label is None and not traverse and grid is None
     if by_class:

@@ -287,5 +287,5 @@ def _settled(job: Job, scoring: Scoring) -> bool:
     try:
         there = job.wanted is None or (is_run(job.run) and (job.diverged or at_length(job.run, job.recipe)))
         return there and (job.diverged or not scoring.kept(job)[1])
-    except (UserError, checkpoint.Broken):  # to be said in its row
+    except UserError:  # to be said in its row
         return False

@@ -429,7 +429,8 @@ def load(
 
     `maker` names it, `to` is the field that it imitates, `kind` what it makes pictures from. `ema` takes the moving
     average where the run has one. A `run` hf:owner/name[@revision] is fetched from the Hugging Face hub into the cache.
-    UserError where there is no such run, maker or checkpoint.
+    A run that `open_run` has opened is taken as it is, whatever `round` and `trust` say. UserError where there is no
+    such run, maker or checkpoint.
     """
     opened = run if isinstance(run, Opened) else open_run(hub.local(run, say, trust=trust), round, say, trust=trust)
     recipe, game = opened.recipe, game_of(opened.recipe)

@@ -76,9 +76,9 @@ def train(
     `overrides` and `keys` are keys of the recipe, dotted or by the post's names: {"game.n_critic": 5}, lr=1e-3. `trust`
     lets a recipe from a file or a run import the modules it names. `enough` is asked before every round, with the
     record (state: `record.experiment.state`, scores: `record.scores`), and ends the training before its length when it
-    says so. Raises UserError for bad input, Diverged for a loss that is not finite, Stopped after SIGINT or SIGTERM;
-    what was trained until then is saved. Under torchrun all its processes train this one run (docs/distributed.md);
-    RankLost where one of them dies.
+    says so. Raises UserError for bad input, Diverged for a loss or a state that is not finite, Stopped after SIGINT or
+    SIGTERM; what was trained until then is saved. Under torchrun all its processes train this one run
+    (docs/distributed.md); RankLost where one of them dies.
     """
     named = {"data.name": data, "steps": steps, "n_epochs": n_epochs, "minutes": minutes, "seed": seed}
     flags = {key: str(v) if isinstance(v, Path) else v for key, v in named.items() if v is not None}
@@ -474,6 +474,9 @@ def _told(session: Session) -> Iterator[None]:
             yield
         except NonFinite as error:
             raise Diverged(_diverged(session, error)) from None
+        except checkpoint.Broken as error:  # of the state that was to be saved
+            how = f"training stopped after round {state.round:,}: {error}; {_newest_kept(session)}"
+            raise Diverged(f"{how}. {TRY}") from None
         except OutOfMemory as error:
             if session.world.size > 1:  # the others are in the middle of the round, and cannot save it with this one
                 raise RankLost(str(error)) from None
@@ -524,6 +527,9 @@ def _stop_signals(session: Session) -> Iterator[None]:
             signal.signal(signum, handler)
 
 
+TRY = "Try a lower --lr or another --seed in a new run"
+
+
 def _diverged(session: Session, error: NonFinite) -> str:
     """Save the state from before the round that failed, and say who, when, and what to try."""
     kept, experiment = _kept(session), session.experiment
@@ -531,7 +537,7 @@ def _diverged(session: Session, error: NonFinite) -> str:
         return str(error)
     return (
         f"training stopped in round {experiment.state.round + 1} (epoch {experiment.stream.epoch:.2f}): {error}; no"
-        f" weight was touched by it, and {kept}. Try a lower --lr or another --seed in a new run"
+        f" weight was touched by it, and {kept}. {TRY}"
     )
 
 
@@ -545,6 +551,10 @@ def _kept(session: Session) -> str:
     if checkpoint.not_finite(state.state_dict()) <= session.record.constant and not moved:
         return f"the state before it is saved in {session.record.checkpoint()}"
     # A state in the middle of a round is none that an uninterrupted training passes through.
+    return _newest_kept(session)
+
+
+def _newest_kept(session: Session) -> str:
     with suppress(UserError):
         good = checkpoint.newest_good(session.run / "checkpoints", lambda text: None)
         return f"the newest good checkpoint is {good.path}"

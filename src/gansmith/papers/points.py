@@ -50,9 +50,9 @@ def over_density(x: Tensor, D: nn.Module, recipe: Recipe, density: Mixture) -> I
 
 
 def save_points(opened: Opened, sampler: Sampler, seeds: Sequence[int], path: Path) -> None:
-    """The points of these seeds: as an array, or as a picture over their density, with D. UserError of numbers there.
+    """The points of these seeds, as a picture over their density, with D, or as .npz: `points` (N, dim) and `seeds`.
 
-    .npz holds `points` (N, 2) and `seeds`.
+    UserError for another ending, and for a picture of numbers on the line.
     """
     suffix, recipe = path.suffix.lower(), opened.recipe
     if suffix not in (".png", ".npz") or path.is_dir():

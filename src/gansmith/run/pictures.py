@@ -90,8 +90,8 @@ def growth_gif(frames: Sequence[Path], out: Path) -> set[str]:
     """Join PNG frames, whose names are their rounds, into a looping GIF with the round under each picture.
 
     Of many frames the early ones, which change fastest, are kept densest; the first and the last always stay. Narrow
-    pictures are enlarged. Frames that cannot be read, or have another size than the last one, are left out; what is
-    wrong with them is returned.
+    pictures are enlarged. Of these, frames that cannot be read, or have another size than the last one, are left out;
+    what is wrong with them is returned.
     """
     read, bad = dict[Path, Image.Image](), set[str]()
     for path in (frames[i] for i in _thin(len(frames), _MOST_FRAMES)):

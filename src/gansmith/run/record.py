@@ -231,8 +231,8 @@ class Record:
             raise
         self.log.write({**self._clocks(), **{f"eval/{receipt.metric}": receipt.value for receipt in receipts}})
         for receipt in receipts:
-            better = receipt.measure == best and receipt.better_than(self._best_so_far(receipt.metric))
-            if better and self._write(self.run / "best", score={"metric": receipt.metric, "value": receipt.value}):
+            if receipt.measure == best and receipt.better_than(self._best_so_far(receipt.metric)):
+                self._write(self.run / "best", score={"metric": receipt.metric, "value": receipt.value})
                 for path in checkpoint.everything(self.run / "best"):  # a later one, too, from before a kill
                     if int(path.name) != state.round:
                         shutil.rmtree(path)
@@ -262,24 +262,17 @@ class Record:
         state, keep = self.experiment.state, self.recipe.checkpoint
         folder = self.run / "checkpoints"
         if self.saved_at != state.round:
-            written = self._write(folder)
-            self.saved_at = state.round  # or it has been said that it is not
-            if written:
-                checkpoint.prune(folder, state.round, keep.keep, keep.keep_every)
+            self._write(folder)
+            self.saved_at = state.round
+            checkpoint.prune(folder, state.round, keep.keep, keep.keep_every)
         return folder / f"{state.round:08d}"
 
-    def _write(self, folder: Path, **more: Any) -> bool:
-        """Whether the whole state was fit to be written."""
+    def _write(self, folder: Path, **more: Any) -> None:
         state, classes = self.experiment.state, self.experiment.classes
         info = {"images": state.images, "device": self.device.type, "recipe": to_dict(self.recipe), **more}
         if classes.names:
             info["classes"] = [classes.names, classes.counts]
-        try:
-            checkpoint.write(folder, state.round, state.state_dict(), info=info, constant=self.constant)
-        except checkpoint.Broken as error:
-            self.say(f"round {state.round:,} is not saved: {error}")
-            return False
-        return True
+        checkpoint.write(folder, state.round, state.state_dict(), info=info, constant=self.constant)
 
     def summary(self, *, finished: bool) -> None:
         """The pictures that tell the whole run: growth.gif and curves.png."""
