@@ -334,7 +334,7 @@ def sample(
     from gansmith.run.export import save_images
 
     here = open_run(hub.local(run, _note), opened["round"], _note)
-    sampler = load(here, kind="latent", say=_note, ema=opened["ema"], device=opened["device"])
+    sampler = load(here, kind="latent", say=_note, **opened)
     if sampler.values == "raw":
         if label or grid or traverse:
             raise UserError(f"{run} makes numbers, not pictures: --label, --grid and --traverse do not go with it")
