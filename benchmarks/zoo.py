@@ -70,7 +70,7 @@ ITEMS: dict[str, Item] = {
     ),
     "ebgan": Item(4000),
     "began": Item(
-        3000, note="Falls short: at batch 16 and 1e-4 so few rounds hardly begin ([longer](results.md#began))."
+        3000, note="Falls short: ones alone satisfy its balance, in every setting tried ([why](results.md#began))."
     ),
     "hinge_sn": Item(4000),
     "r3gan": Item(1876, note="Slowest of all by the round, and still getting better: two epochs are little for it."),
