@@ -63,11 +63,7 @@ ITEMS: dict[str, Item] = {
     "gan_r1": Item(4000),
     "relativistic_gan": Item(5000),
     "ragan": Item(5000),
-    "softmax_gan": Item(
-        10_000,
-        note="Near a collapse: speckled, of few shapes. Its networks are those of the popular script, fully connected;"
-        " whether the convolutional ones of `lsgan` help was not tried.",
-    ),
+    "softmax_gan": Item(10_000),
     "ebgan": Item(4000),
     "began": Item(
         3000, note="Falls short: ones alone satisfy its balance, in every setting tried ([why](results.md#began))."

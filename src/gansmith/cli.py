@@ -56,7 +56,7 @@ class _OneLine(click.Group):
         try:
             slips = (word for word in words if re.match("-(?!inf|nan)[a-z][a-z_]", word, re.I))
             if slip := next(slips, None):
-                raise UserError(f"there is no option {slip}; did you mean -{slip}?")  # and not -h, for the h in it
+                raise UserError(f"there is no option {slip}; did you mean -{slip}?")  # not -h, because of the h in it
             code = super().main(words, *rest, **{**options, "standalone_mode": False})
             sys.exit(code if isinstance(code, int) else 0)
         except click.ClickException as error:

@@ -297,7 +297,7 @@ def _merged(*layers: Layer) -> dict[str, tuple[Any, Layer]]:
                     full += ".name"  # `game: alternating` is short for `game: {name: alternating}`
                 if full == "engine.compile" and value == "auto" and not layer.typed:
                     value = False  # in recipes of before; it was off but in long runs on CUDA
-                # Names first, for they clear what is below; a short name gives way to the long one beside it.
+                # Names first: they clear what is below. A short name gives way to the long one beside it.
                 order = 0 if full.endswith(".name") else 1 if first in SHORT_NAMES else 2
                 given.append((order, full, value))
         cleared = {kind for kind in LISTS if isinstance(layer.keys.get(kind), (list, tuple))}

@@ -63,7 +63,7 @@ def created(out: Path | None, label: str, data: str, empty: Callable[[], bool]) 
     """A new run's folder, locked: `out`, or the next free runs/LABEL-DATA-NNN.
 
     If an error ends the block while `empty` says that nothing was trained yet, nothing stays behind; Diverged is no
-    such error, for it names the checkpoint from before the round, nor is RankLost, after which a restart goes on here.
+    such error: it names the checkpoint from before the round. Nor is RankLost, after which a restart goes on here.
     """
     check_free(out)
     called = Path(data).parent.name if re.search(r"[{}*?]", data) else Path(data).name  # a pattern of shards
