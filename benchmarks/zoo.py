@@ -65,9 +65,7 @@ ITEMS: dict[str, Item] = {
     "ragan": Item(5000),
     "softmax_gan": Item(10_000),
     "ebgan": Item(4000),
-    "began": Item(
-        3000, note="Falls short: ones alone satisfy its balance, in every setting tried ([why](results.md#began))."
-    ),
+    "began": Item(3000, note="Falls short: one blurred shape so soon, and ones alone later ([why](results.md#began))."),
     "hinge_sn": Item(4000),
     "r3gan": Item(1876, note="Slowest of all by the round, and still getting better: two epochs are little for it."),
     "cgan": Item(8000),
