@@ -251,6 +251,15 @@ def test_what_is_trained_on_what_is_said_unless_it_is_quiet(
     assert "warning: 30 of the 60 images" in text and "are held back; --data.validation 6 holds a tenth back" in text
 
 
+def test_few_pictures_with_labels_are_wanted_and_no_reason_to_warn(
+    train: Train, tmp_path: Path, data_of: Callable[[str], str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    keys = {"data.labelled": 6, "data.validation": 3}
+    train(tmp_path / "run", 1, "sgan", keys, quiet=False, data=data_of("sgan"))
+    text = "".join(capfd.readouterr())
+    assert "3 held back" in text and "are held back;" not in text
+
+
 def test_what_else_lies_in_a_run_does_no_harm(train: Train, tmp_path: Path) -> None:
     run = train(tmp_path / "run", 2)
     (run / "environment.json").write_text("{}")
@@ -375,6 +384,23 @@ def test_whatever_else_fails_later_is_raised_and_what_was_trained_is_saved(
     with pytest.raises(kind, match="^the device fell off$"):  # of one's own network it may be a slip: no line hides it
         played[:] = [1, 1, 1]
         train(tmp_path / "own", 9, keys={"networks.D.name": "test_run:Own"})
+
+
+def test_where_the_disk_fills_up_the_newest_good_checkpoint_is_named(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    written = checkpoint.write
+
+    def write(folder: Path, round: int, *args: Any, **options: Any) -> Path:
+        if round > 2:
+            raise OSError(28, "No space left on device")
+        return written(folder, round, *args, **options)
+
+    monkeypatch.setattr(checkpoint, "write", write)
+    with pytest.raises(OSError, match="No space left"):
+        train(tmp_path / "run", 9, keys={"checkpoint.interval": 2}, quiet=False)
+    newest = tmp_path / "run" / "checkpoints" / "00000002"
+    assert f"round 5 was not finished: the newest good checkpoint is {newest}" in capsys.readouterr().out
 
 
 class Own(Discriminator):

@@ -220,10 +220,11 @@ def test_what_cannot_be_translated_or_written_is_refused(runs: dict[str, Path], 
     (here / "empty").mkdir()
     noise(16, 16).save("in/a.png")
     noise(16, 16).save("a.jpg")
-    (here / "in/z.png").write_bytes(b"no picture")
+    for name in "yz":
+        (here / f"in/{name}.png").write_bytes(b"no picture")
     (here / "file").write_text("", encoding="utf-8")
     wrong: list[tuple[Any, str, str]] = [
-        ("in", "out", "in/z.png cannot be read: not a picture"),
+        (["in/z.png", "in/y.png"], "out", "in/z.png cannot be read: not a picture"),
         (["in/a.png", "a.jpg"], "out", "would both become out/a.png"),
         ("nowhere.png", "out", "there is no picture or folder nowhere.png"),
         ("empty", "out", "no pictures in empty"),
@@ -235,6 +236,19 @@ def test_what_cannot_be_translated_or_written_is_refused(runs: dict[str, Path], 
         with pytest.raises(UserError, match=said):
             translate(runs["pix2pix"], pictures, out=out, **OPTIONS)
         assert not Path("out").exists() and (here / "in/a.png").read_bytes() == before
+
+
+def test_pictures_that_cannot_be_read_are_named_and_passed_over(runs: dict[str, Path], here: Path) -> None:
+    (here / "in").mkdir()
+    noise(16, 16).save("in/a.png")
+    for i in range(12):
+        (here / f"in/z{i:02}.png").write_bytes(b"no picture")
+    said: list[str] = []
+    written = translate(runs["pix2pix"], "in", out="out", device="cpu", seeds=(0, 1), say=said.append)
+    assert sorted(written) == [Path("out/a-seed-0.png"), Path("out/a-seed-1.png")] == sorted(Path("out").iterdir())
+    told = [line for line in said if line.startswith("passed over: ")]
+    assert told[0] == "passed over: in/z00.png cannot be read: not a picture"
+    assert len(told) == 11 and told[10] == "passed over: 2 more that cannot be read"
 
 
 def test_the_strip_of_a_run_shows_held_back_pictures_what_is_made_and_the_truth(runs: dict[str, Path]) -> None:

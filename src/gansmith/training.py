@@ -549,7 +549,8 @@ def _kept(session: Session) -> str:
     if session.record is None:
         return ""
     if checkpoint.not_finite(state.state_dict()) <= session.record.constant and not moved:
-        return f"the state before it is saved in {session.record.checkpoint()}"
+        with suppress(OSError):  # a full disk
+            return f"the state before it is saved in {session.record.checkpoint()}"
     # A state in the middle of a round is none that an uninterrupted training passes through.
     return _newest_kept(session)
 

@@ -19,6 +19,11 @@ from gansmith.run.atomic import check_empty
 from gansmith.run.pictures import grid, save_png, to_uint8
 
 SAY_SECONDS = 10.0
+MOST_NAMED = 10  # files that cannot be read
+
+
+class Unreadable(UserError):
+    """A file is no picture, or a damaged one."""
 
 
 def translate(
@@ -42,7 +47,8 @@ def translate(
     """Translate picture files, or folders of them, by a run's maker into PNG files of the same names; return these.
 
     A file may have any size that the network takes; UserError, before anything is written, for others, unless `resize`
-    takes them to the next larger one that fits and back. `seeds` draw what the network leaves to chance, as its
+    takes them to the next larger one that fits and back. Files that cannot be read are named and passed over, and a
+    UserError if they are all. `seeds` draw what the network leaves to chance, as its
     dropout: one output for each. `style` is a second picture, which asks for a maker that takes two; `mask`, where it
     fills holes, a picture of the same size that is white where the hole is; `attributes` are those that it changes.
     `out` is a folder, by default in the run.
@@ -63,8 +69,19 @@ def translate(
         raise UserError(f"--out {folder} is a file; it must be a folder")
     if out is not None:
         check_empty(folder)
+    broken: dict[Path, str] = {}
     for _, path in files:  # all of them before the first is written
-        _read(path, sampler, resize, given)
+        try:
+            _read(path, sampler, resize, given)
+        except Unreadable as error:
+            broken[path] = str(error)
+    if len(broken) == len(files):
+        raise UserError(next(iter(broken.values())))
+    for why in list(broken.values())[:MOST_NAMED]:
+        say(f"passed over: {why}")
+    if len(broken) > MOST_NAMED:
+        say(f"passed over: {len(broken) - MOST_NAMED} more that cannot be read")
+    targets = {target: (path, seed) for target, (path, seed) in targets.items() if path not in broken}
     began = said = time.monotonic()
     for i, (target, (path, seed)) in enumerate(targets.items()):
         fields, own, size = _read(path, sampler, resize, given)
@@ -142,4 +159,4 @@ def _open(path: Path) -> Image.Image:
     try:
         return open_picture(path)
     except Exception as error:  # on a damaged file the readers of Pillow raise almost anything
-        raise UserError(f"{printable(str(path))} cannot be read: {why_broken(error)}") from None
+        raise Unreadable(f"{printable(str(path))} cannot be read: {why_broken(error)}") from None
