@@ -143,7 +143,6 @@ ADAM_OR_SGD = "optimizers: {G: sgd, D: {lr: 0.3, b1: 0.1}}"
         ("steps: 7", {"n_epochs": 2}, {"n_epochs": (2, "flag"), "steps": (None, "default")}),
         ("steps: 7", {"minutes": 5}, {"minutes": (5.0, "flag"), "steps": (None, "default")}),
         ("steps: 7", {"n_epochs": 2, "steps": 9}, {"n_epochs": (2, "flag"), "steps": (9, "flag")}),
-        ("steps: 7", {"steps": 9, "minutes": 5}, {"minutes": (None, "default"), "steps": (9, "flag")}),
         ("steps: 7", {"minutes": 5, "n_epochs": 2}, {"n_epochs": (2, "flag"), "minutes": (5.0, "flag")}),
         # Recipes of before could say that the compiler is chosen.
         ("engine: {compile: auto}", {}, {"engine.compile": (False, "file")}),
@@ -185,9 +184,10 @@ def test_a_game_has_under_it_what_it_has_players_and_parts_for(name: str) -> Non
     assert (recipe.prior is not None, recipe.objective is not None) == ("prior" in wanted, "objective" in wanted)
 
 
-def test_what_a_game_does_not_take_and_what_it_needs_is_said() -> None:
+def test_what_a_game_does_not_take_what_it_needs_and_two_lengths_are_said() -> None:
     assert "the game began takes no objective: say objective: null" in refused({"objective": "wasserstein"}, "began")
     assert "the game began takes no penalties: say penalties: []" in refused({"penalties": ["wgan_gp"]}, "began")
+    assert "flag: steps and minutes are both given; give one of them" in refused({"steps": 9, "minutes": 5})
     assert "the game simultaneous needs prior: one of normal" in refused({"prior": None})
     assert "the game simultaneous needs objective: one of non_saturating" in refused({"objective": None})
     text = "flag: networks.E: the game simultaneous takes no networks.E: say networks.E: null; its players are G, D"

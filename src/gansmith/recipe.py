@@ -301,10 +301,12 @@ def _merged(*layers: Layer) -> dict[str, tuple[Any, Layer]]:
                 order = 0 if full.endswith(".name") else 1 if first in SHORT_NAMES else 2
                 given.append((order, full, value))
         cleared = {kind for kind in LISTS if isinstance(layer.keys.get(kind), (list, tuple))}
-        # The length that was asked for last counts; in one layer steps, then minutes.
-        if length := next((key for key in ("steps", "minutes", "n_epochs") if leaves.get(key) is not None), None):
+        lengths = [key for key in ("steps", "minutes", "n_epochs") if leaves.get(key) is not None]
+        if lengths[:2] == ["steps", "minutes"]:
+            raise UserError(f"{layer.origin}: steps and minutes are both given; give one of them")
+        if lengths:  # the length that was asked for last counts
             cleared |= {"steps", "minutes"}
-            given = [leaf for leaf in given if leaf[1] not in {"steps", "minutes"} - {length}]
+            given = [leaf for leaf in given if leaf[1] not in {"steps", "minutes"} - {lengths[0]}]
         flat = {key: leaf for key, leaf in flat.items() if key.partition(".")[0] not in cleared}
         if any(full == "start.run" for _, full, _ in given):  # the digest was that of another one
             flat.pop("start.digest", None)
