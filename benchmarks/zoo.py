@@ -56,9 +56,7 @@ ITEMS: dict[str, Item] = {
     "wgan": Item(4000, note="Varied, and blurred by the budget: 5e-5 is the paper's rate, for far longer trainings."),
     "wgan_gp": Item(3000),
     "wgan_div": Item(3000),
-    "bgan": Item(
-        10_000, note="Readable and speckled, of few kinds; the networks of the popular script, fully connected."
-    ),
+    "bgan": Item(10_000),
     "dragan": Item(8000),
     "gan_r1": Item(4000),
     "relativistic_gan": Item(5000),
