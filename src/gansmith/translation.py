@@ -47,11 +47,10 @@ def translate(
     """Translate picture files, or folders of them, by a run's maker into PNG files of the same names; return these.
 
     A file may have any size that the network takes; UserError, before anything is written, for others, unless `resize`
-    takes them to the next larger one that fits and back. Files that cannot be read are named and passed over, and a
-    UserError if they are all. `seeds` draw what the network leaves to chance, as its
-    dropout: one output for each. `style` is a second picture, which asks for a maker that takes two; `mask`, where it
-    fills holes, a picture of the same size that is white where the hole is; `attributes` are those that it changes.
-    `out` is a folder, by default in the run.
+    takes them to the next larger one that fits and back. Files that cannot be read are named and passed over; UserError
+    if none can. `seeds` draw what the network leaves to chance, as its dropout: one output for each. `style` is a second
+    picture, which asks for a maker that takes two; `mask`, where it fills holes, a picture of the same size that is
+    white where the hole is; `attributes` are those that it changes. `out` is a folder, by default in the run.
     """
     kind: Kind = "style" if style else "pictures"
     sampler = load(run, maker=maker, to=to, kind=kind, round=round, ema=ema, device=device, trust=trust, say=say)
@@ -64,24 +63,11 @@ def translate(
     label += [f"{name.replace('/', '_')}{'' if value else '=0'}" for name, value in (attributes or {}).items()]
     home = Path("." if str(run).startswith(PREFIX) else run)  # of a run on the hub the results are made here
     folder = home / "-".join(label) if out is None else Path(out)
-    targets = _targets(files, folder, seeds)
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--out {folder} is a file; it must be a folder")
     if out is not None:
         check_empty(folder)
-    broken: dict[Path, str] = {}
-    for _, path in files:  # all of them before the first is written
-        try:
-            _read(path, sampler, resize, given)
-        except Unreadable as error:
-            broken[path] = str(error)
-    if len(broken) == len(files):
-        raise UserError(next(iter(broken.values())))
-    for why in list(broken.values())[:MOST_NAMED]:
-        say(f"passed over: {why}")
-    if len(broken) > MOST_NAMED:
-        say(f"passed over: {len(broken) - MOST_NAMED} more that cannot be read")
-    targets = {target: (path, seed) for target, (path, seed) in targets.items() if path not in broken}
+    targets = _targets(_readable(files, lambda path: _read(path, sampler, resize, given), say), folder, seeds)
     began = said = time.monotonic()
     for i, (target, (path, seed)) in enumerate(targets.items()):
         fields, own, size = _read(path, sampler, resize, given)
@@ -106,6 +92,25 @@ def _files(path: Path) -> Iterator[tuple[str, Path]]:
         yield path.name, path
     else:
         raise UserError(f"there is no picture or folder {printable(str(path))}")
+
+
+def _readable(
+    files: Sequence[tuple[str, Path]], read: Callable[[Path], object], say: Callable[[str], None]
+) -> list[tuple[str, Path]]:
+    """Those of the files that can be read; the others are named. UserError if none can, or if one does not fit."""
+    broken: dict[Path, str] = {}
+    for _, path in files:
+        try:
+            read(path)
+        except Unreadable as error:
+            broken[path] = str(error)
+    if broken and len(broken) == len(files):
+        raise UserError(next(iter(broken.values())))
+    for why in list(broken.values())[:MOST_NAMED]:
+        say(f"passed over: {why}")
+    if len(broken) > MOST_NAMED:
+        say(f"passed over: {len(broken) - MOST_NAMED} more that cannot be read")
+    return [(name, path) for name, path in files if path not in broken]
 
 
 def _targets(files: Sequence[tuple[str, Path]], folder: Path, seeds: Sequence[int]) -> dict[Path, tuple[Path, int]]:
