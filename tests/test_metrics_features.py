@@ -367,6 +367,10 @@ def test_no_other_mobilenet_is_loaded(mobile_net: Any, hub: Path, tmp_path: Path
     safetensors.torch.save_file({"features.0.0.weight": torch.zeros(2)}, other := tmp_path / "other.safetensors")
     with pytest.raises(UserError, match="other.safetensors is not MobileNetV2"):
         mobilenet(other)
+    with pytest.raises(
+        UserError, match="other.safetensors is not MobileNetV2"
+    ):  # a file that is given is not passed over
+        Evaluator("cifar10", feature_weights=other, device="cpu")
     said: list[str] = []
     with pytest.raises(UserError, match="no network.*--feature-weights FILE"):
         mobilenet(say=said.append)

@@ -71,6 +71,13 @@ from model import load
 given = numpy.load(sys.argv[2])
 numpy.save(sys.argv[3], load()(**{name: torch.from_numpy(x) for name, x in given.items()}).numpy())
 assert not [name for name in sys.modules if name.startswith("gansmith.")]
+for wrong in (dict(z=torch.zeros(3, 100), y=torch.zeros(3, dtype=torch.int64)), dict(z=torch.zeros(3, 64))):
+    try:
+        load()(**wrong)
+    except ValueError as error:
+        assert str(error) in ("z is [3, 100]; it must be a tensor ['N', 64]", "y is []; it must be a tensor ['N']")
+    else:
+        raise SystemExit(f"{wrong} was taken")
 with open(sys.argv[1] + "/model.safetensors", "r+b") as file:
     file.seek(-1, 2)
     file.write(b"\x55")
@@ -252,6 +259,10 @@ def test_what_cannot_be_exported_is_refused_and_leaves_nothing(
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine").touch()
     refused("exists and is not an empty folder", out=tmp_path / "full")
+    again = run / "export-000002-sample"
+    again.mkdir()
+    refused("export-000002-sample exists; remove it or give --out, and name all formats at once", out=None)
+    again.rmdir()
     monkeypatch.setitem(sys.modules, "onnx", None)
     refused(r'--format onnx needs onnx: pip install "gansmith\[onnx\]"', format="onnx")
     monkeypatch.setitem(formats.FORMATS, "torch", lambda *given: 0.5)

@@ -26,7 +26,7 @@ from gansmith.networks.mlp import Discriminator
 from gansmith.objectives import OBJECTIVES, Objective
 from gansmith.recipe import plan
 from gansmith.run.curves import plot_curves
-from gansmith.run.folder import environment
+from gansmith.run.folder import created, environment
 from gansmith.run.log import read_metrics
 from gansmith.run.pictures import grid
 from gansmith.training import show_in_notebook
@@ -197,6 +197,8 @@ def test_new_folders_are_made_and_default_names_count_up(
     Path("runs", f"gan-{pictures.name}-002").write_text("in the way", encoding="utf-8")
     assert [train(None, 1) for _ in range(2)] == [Path("runs", f"gan-{pictures.name}-{n}") for n in ("001", "003")]
     assert train(None, 1, "wgan_gp").name == f"wgan_gp-{pictures.name}-001"
+    with created(None, f"gan-{pictures.name}-001", str(pictures), lambda: True) as again:  # of that run's recipe.yaml
+        assert again.name == f"gan-{pictures.name}-004"
 
 
 @pytest.mark.parametrize(

@@ -522,7 +522,8 @@ def _augment(recipe: Recipe, game: Game, noise: torch.Generator, world: World, s
         else:
             raise UserError(
                 f"ada.target: with the objective {recipe.objective.name} no score separates real from fake, so D's"
-                " overfitting shows on held-back pictures alone: give --data.validation 100, or more"
+                " overfitting shows on held-back pictures alone: give --data.validation 100, or more (if 0 does"
+                " in an objective of your own, say zero=True there)"
             )
     nets = [critic.net for critic in critics]
     return Augment(nets, changes, noise, target=recipe.ada.target, kimg=recipe.ada.kimg, overfitting=overfitting)

@@ -31,7 +31,7 @@ OPTIONS: dict[str, tuple[str, str, str]] = {
     "b2": ("FLOAT", "Adam: decay of the mean of the squared gradient", "0.999"),
     "n_cpu": ("INT", "threads that decode pictures and read batches from disk", "8"),
     "latent_dim": ("INT", "dimensions of the noise", "100"),
-    "img_size": ("INT", "side of the images in pixels", "28"),
+    "img_size": ("INT|H,W", "side of the images in pixels, or height and width", "28"),
     "channels": ("INT", "channels of the images: 1, 3 or 4", "1"),
     "sample_interval": ("INT", "rounds between two pictures of samples", "400"),
     "steps": ("INT", "length in rounds, in place of --n_epochs", ""),
@@ -735,7 +735,7 @@ def recipes_cp(name: str, path: Text) -> None:
     click.echo(f"change it, then: gansmith train {target}")
 
 
-# ---- out of the house ------------------------------------------------------------------------------------------
+# ---- exporting and sharing -------------------------------------------------------------------------------------
 
 
 @main.command("export", short_help="Write a run's generator as files that need no gansmith.")
@@ -758,7 +758,7 @@ def export_(run: str, device: str, **options: Any) -> None:
 
     folder = export(run, say=_note, **options)
     if (folder / "model.py").is_file():
-        click.echo(f"from model import load  # in {folder}\nmade = load()(**inputs)  # README.md there has the inputs")
+        click.echo(f"python {shlex.quote(str(folder / 'model.py'))}  # makes example.npz once more, in plain torch")
     click.echo(f"{folder}: README.md is the card, and says how to use it")
 
 

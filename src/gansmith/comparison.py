@@ -87,26 +87,28 @@ def table(found: Comparison) -> Table:
     """A row for each recipe: means over seeds, and below each its difference to the first row."""
     named = {measure: receipt for kept in found.scores.values() for measure, receipt in kept.items()}
     first, lines = next(iter(found.rows)), []
+    shown: list[list[str]] = []
     for name, row in found.rows.items():
         ends = [last_line(job.run) for job in row if job.run in found.scores]
         means = [statistics.fmean(end[key] for end in ends) for key in ("round", "images", "seconds") if ends]
-        cells = [_cell(found, name, first, receipt) for receipt in named.values()]
+        shown.append(cells := [_cell(found, name, first, receipt) for receipt in named.values()])
         lines.append([name, _seeds(found, row), *cells, *(f"{mean:,.0f}" for mean in means)])
     if any(receipt.real is not None for receipt in named.values()):
         lines.append(["real images", "", *(number(receipt.real) for receipt in named.values())])
-    told = [
-        f"+-: standard deviation over seeds (n - 1). Below it the difference to {first} with a 95 % interval: bootstrap"
-        " over seeds, in pairs where both rows have the same seeds.",
-        "no difference at this n: the interval holds 0. With 3, 4, 5, 10 seeds such an interval holds the truth in"
-        " about 75, 87, 92, 95 % of cases, each by itself: of many some miss it.",
-    ]
+    told = [f"+-: standard deviation over seeds (n - 1). Below it the difference to {first}."]
+    if any("[" in cell for cells in shown for cell in cells):
+        told += [
+            "[, ]: its 95 % interval: bootstrap over seeds, in pairs where both rows have the same seeds.",
+            "no difference at this n: the interval holds 0. With 3, 4, 5, 10 seeds such an interval holds the truth in"
+            " about 75, 87, 92, 95 % of cases, each by itself: of many some miss it.",
+        ]
     lost = [job for row in found.rows.values() for job in row if job.run in found.lost]
     below = [
         *(told if named and len(found.rows) > 1 else []),
         *(f"{r.metric}: {'; '.join(f'{key}: {value}' for key, value in r.protocol.items())}" for r in named.values()),
         *(f"{job.row}, seed {job.seed}: {found.lost[job.run]}" for job in lost),
     ]
-    heads = [f"{r.metric} ({'; '.join(filter(None, (r.unit, f'better {r.better}')))})" for r in named.values()]
+    heads = [f"{r.metric} ({'; '.join(filter(None, (r.unit, f'{r.best} is better')))})" for r in named.values()]
     head = ["", "seeds", *heads, "rounds", "images", "seconds"]
     data = found.rows[first][0].recipe.data
     above = f"compared on {data.name}, {'x'.join(map(str, (*data.size, data.channels)))}"

@@ -333,7 +333,9 @@ class _Checker:
     def below(self, at: str) -> dict[str, Any]:
         """What stands below a key that holds keys and values; nothing where it is null."""
         if self.flat.get(at, (None, None))[0] is not None:
-            raise UserError(f"{self.where(at)} is {schema.shown(self.flat[at][0])}; it must hold keys and values")
+            raise UserError(
+                f"{self.where(at)} is {schema.shown(self.flat[at][0])}; it must be a name or keys and values"
+            )
         return {key[len(at) + 1 :]: value for key, (value, _) in self.flat.items() if key.startswith(f"{at}.")}
 
     def components(self, game: str, wanted: Sequence[str], frozen: Sequence[str]) -> dict[str, Any]:

@@ -48,9 +48,9 @@ def translate(
 
     A file may have any size that the network takes; UserError, before anything is written, for others, unless `resize`
     takes them to the next larger one that fits and back. Files that cannot be read are named and passed over; UserError
-    if none can. `seeds` draw what the network leaves to chance, as its dropout: one output for each. `style` is a second
-    picture, which asks for a maker that takes two; `mask`, where it fills holes, a picture of the same size that is
-    white where the hole is; `attributes` are those that it changes. `out` is a folder, by default in the run.
+    if none can. `seeds` draw what the network leaves to chance, as its dropout: one output for each. `style` is a
+    second picture, which asks for a maker that takes two; `mask`, where it fills holes, a picture of the same size that
+    is white where the hole is; `attributes` are those that it changes. `out` is a folder, by default in the run.
     """
     kind: Kind = "style" if style else "pictures"
     sampler = load(run, maker=maker, to=to, kind=kind, round=round, ema=ema, device=device, trust=trust, say=say)

@@ -92,7 +92,7 @@ class Evaluator:
                 self.extractor = EXTRACTORS[case.features](feature_weights, where, say)
             except UserError as error:
                 self.metrics = [m for m in self.metrics if not METRICS[m].features]
-                if metrics is not None or features is not None or not self.metrics:
+                if metrics is not None or features is not None or feature_weights is not None or not self.metrics:
                     raise
                 say(f"all that needs features is left out: {error}")
         self.to = Reference(recipe, self.maker.imitates, reference, self.extractor, where, say)
@@ -206,7 +206,7 @@ class Evaluator:
     def _next(self, what: str) -> None:
         """Say what comes now, and how long the rest may take if its parts take as long as those before."""
         left = ""
-        if self._done:
+        if self._done >= len(self.metrics):  # each once, for they differ a lot
             seconds = round((time.monotonic() - self._began) / self._done * (self._parts - self._done))
             left = f", left about {seconds // 60}:{seconds % 60:02d}"
         self._done += 1

@@ -51,6 +51,11 @@ class Receipt:
             return False
         return math.isnan(value) or (self.value > value if self.better == "higher" else self.value < value)
 
+    @property
+    def best(self) -> str:
+        """`better` in words."""
+        return self.better if self.better in ("higher", "lower") else f"near {self.better}"
+
     def __str__(self) -> str:
         return f"{self.metric} {self.text()} {self.unit}".rstrip()
 
@@ -127,7 +132,7 @@ def table(columns: Sequence[Sequence[Receipt]]) -> Table:
     for metric, first in named.items():
         values = [next((r.text() for r in column if r.metric == metric), "") for column in columns]
         unit = f" ({first.unit})" if first.unit else ""
-        rows.append([f"{metric}{unit}", *values, number(first.real), first.better])
+        rows.append([f"{metric}{unit}", *values, number(first.real), first.best])
     sets = max((len(receipt.values) for receipt in named.values()), default=1)
     several = any(receipt.spread is not None and "low" not in receipt.details for receipt in named.values())
     means = f"means over {sets} sets of samples" if sets > 1 else "one set of samples"

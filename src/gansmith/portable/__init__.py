@@ -1,1 +1,1 @@
-"""Out of the house: a run's maker for those who have no gansmith, its model card, and the Hugging Face hub."""
+"""Exporting and sharing: a run's maker for those who have no gansmith, its model card, and the Hugging Face hub."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Mapping
 from importlib import resources
@@ -47,6 +48,7 @@ def write_card(folder: Path, run: Path, sampler: Sampler, known: Mapping[str, An
         task, call = "image-to-image", "translate([picture])  # (C, H, W), uint8, in and out"
     words = {
         "task": task,
+        "title": _title(run.resolve().name),
         "game": known["recipe"]["game"]["name"],
         "data": known["recipe"]["data"]["name"],
         "samples": _samples(folder, run, sampler, private=repo is not None),
@@ -62,6 +64,11 @@ def write_card(folder: Path, run: Path, sampler: Sampler, known: Mapping[str, An
     }
     text = (resources.files("gansmith") / "portable" / "card.md").read_text(encoding="utf-8")
     (folder / "README.md").write_text(text.format(**{**known, **words}), encoding="utf-8")
+
+
+def _title(run: str) -> str:
+    """The run's name without its number: photos-flowers."""
+    return re.sub(r"-\d+$", "", run)
 
 
 def _samples(folder: Path, run: Path, sampler: Sampler, *, private: bool) -> str:
@@ -100,7 +107,7 @@ def _scores(receipts: list[Receipt]) -> str:
         return "None were measured of these weights: `gansmith evaluate RUN` does."
     rows = ["| score | value | real images | better |", "| --- | --- | --- | --- |"]
     for r in receipts:
-        rows.append(f"| {f'{r.metric} {r.unit}'.strip()} | {r.text()} | {number(r.real)} | {r.better} |")
+        rows.append(f"| {f'{r.metric} {r.unit}'.strip()} | {r.text()} | {number(r.real)} | {r.best} |")
     said = "Each with its protocol in [receipts.jsonl](receipts.jsonl); `real images` is what real ones reach."
     memory = any(r.measure.startswith("memorised") for r in receipts)
     return "\n".join([*rows, "", said + " Whether it repeats training images was not measured." * (not memory)])

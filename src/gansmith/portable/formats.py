@@ -58,6 +58,10 @@ def export(
     sampler = load(opened, maker=maker, ema=ema, device="cpu", say=say)
     known, inputs = about(opened, sampler), programs.example(sampler)
     place = Path(out or Path(run) / f"export-{sampler.round:06d}{'' if ema else '-raw'}-{known['maker']}")
+    if out is None and place.exists():
+        raise UserError(
+            f"{place} exists; remove it or give --out, and name all formats at once: --format safetensors,onnx"
+        )
     program = programs.exported(sampler, inputs)
     with new_folder(place) as folder:
         made = _played(programs.Plain(sampler).eval(), inputs)
@@ -96,7 +100,10 @@ def _safetensors(program: ExportedProgram, inputs: Tensors, made: Tensor, folder
     save_file(held, folder / "model.safetensors", metadata={"format": "pt"})
     template = (resources.files("gansmith") / "portable" / "model.txt").read_text(encoding="utf-8")
     digests = json.dumps({name: _digest(x) for name, x in held.items()}, indent=4)
-    words = {"version": __version__, "made": programs.MADE, "digests": digests, "forward": programs.python(program)}
+    nodes = {node.name: node.meta["val"] for node in program.graph.nodes if node.name in inputs}
+    shapes = {name: programs.sized(nodes[name])["shape"] for name in inputs}
+    words = {"version": __version__, "made": programs.MADE, "digests": digests, "shapes": shapes}
+    words["forward"] = programs.python(program)
     (folder / "model.py").write_text(Template(template).substitute(words), encoding="utf-8")
     shutil.copymode(folder / "model.py", folder / "model.safetensors")  # which safetensors keeps from all others
     alone = "import runpy, sys; sys.modules['gansmith'] = None; runpy.run_path(sys.argv[1], run_name='__main__')"

@@ -22,10 +22,11 @@ _LOG = "grad/"  # the keys that have a logarithmic scale begin so
 _PANELS = {
     "loss": ("loss/",),
     "mean output of D": ("D/real", "D/fake"),
-    "share judged rightly": ("D/right_",),
+    "share judged correctly": ("D/right_",),
     "V, Jensen-Shannon": ("value/",),
     "gradient norm": (_LOG,),
     "game": ("game/",),
+    "augmentation": ("augment/",),
     "held-back images": ("eval/",),
 }
 # What tells the rows of `plot_overlaid` apart: colour and dash, by the names that HTML has for them, too.

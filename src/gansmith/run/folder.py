@@ -68,6 +68,7 @@ def created(out: Path | None, label: str, data: str, empty: Callable[[], bool]) 
     check_free(out)
     called = Path(data).parent.name if re.search(r"[{}*?]", data) else Path(data).name  # a pattern of shards
     was_there = out is not None and out.exists()
+    label = re.sub(rf"-{re.escape(called)}-\d+$", "", label)  # of a run whose recipe.yaml is trained again
     run = out or _next_free(f"{label}-{called or 'shards'}")
     run.mkdir(parents=True, exist_ok=True)
     with locked(run):
